@@ -1,0 +1,8 @@
+//! Every type whose bytes cross a process boundary: HTTP bodies and the worker protocol.
+//!
+//! Never does IO, never depends on another cortex crate, never holds a default that is policy.
+#![forbid(unsafe_code)]
+
+pub mod native;
+pub mod openai;
+pub mod worker;

@@ -1,0 +1,11 @@
+//! The OpenAI shapes, lenient on input and exact on output.
+
+mod chat;
+mod completions;
+mod error;
+mod shared;
+
+pub use chat::*;
+pub use completions::*;
+pub use error::*;
+pub use shared::*;

@@ -1,0 +1,305 @@
+//! The protocol between the daemon and a worker process: one JSON object a line.
+//!
+//! The daemon writes [`ToWorker`] to the worker's standard input, the worker answers with
+//! [`FromWorker`] on its standard output. Standard error is for logs. The protocol is private: both
+//! sides come from one build, and [`FromWorker::Hello`] proves it.
+
+use serde::{Deserialize, Serialize};
+
+/// The version both sides must agree on exactly.
+pub const PROTOCOL: u32 = 1;
+
+/// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
+pub type RequestId = u64;
+
+/// What the daemon tells a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// Loads the one model of this process. Must come first, and only once.
+    Load(Load),
+    /// Starts a generation. Answered by `accepted` or `rejected`, then `text`, then `finished`.
+    Generate(Box<Generate>),
+    /// Ends a generation within one token or one prefill chunk. Unknown ids are ignored.
+    Cancel {
+        /// The request to end.
+        id: RequestId,
+    },
+    /// Asks for the token ids of a prompt.
+    Tokenize {
+        /// Echoed in the answer.
+        id: RequestId,
+        /// What to tokenise.
+        prompt: Vec<Segment>,
+    },
+    /// Asks for one `stats` line.
+    Stats,
+    /// Frees the model and ends the process with exit code 0.
+    Shutdown,
+}
+
+/// What to load, and the room it gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// The GGUF file; the first shard of a split one.
+    pub model: String,
+    /// The compute modules to load, best first choice already made by the daemon.
+    pub backends: Vec<String>,
+    /// Tokens that ONE request may use, prompt and answer together.
+    pub context_length: u32,
+    /// Requests that run at the same time; each has its own `context_length` cells.
+    pub parallel: u32,
+    /// Threads for single tokens.
+    pub threads: u32,
+    /// Threads for prompts.
+    pub threads_batch: u32,
+    /// Most prompt tokens computed in one step.
+    pub batch: u32,
+}
+
+/// A piece of a prompt. Pieces are tokenised separately, so that text of a user can never join
+/// with its neighbour into a control token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Segment {
+    /// Text to tokenise.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether the text of a control token stands for that token.
+        special: bool,
+    },
+    /// Token ids, used as they are.
+    Tokens {
+        /// Ids below the vocabulary's size.
+        tokens: Vec<i32>,
+    },
+}
+
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generate {
+    /// Names the request in every answer.
+    pub id: RequestId,
+    /// The prompt. A beginning-of-sequence token is added before the first segment when the model wants one.
+    pub prompt: Vec<Segment>,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// Texts that end the answer; never part of it.
+    pub stop: Vec<String>,
+    /// Most tokens of the answer; `None` is as many as the context holds.
+    pub max_tokens: Option<u32>,
+    /// Go on after the model's own end token.
+    pub ignore_eos: bool,
+    /// Alone in its batches and without reuse, so that a repetition gives the same bits.
+    pub deterministic: bool,
+}
+
+/// How the next token is chosen. Each value that equals its neutral value switches its step off.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 takes the most likely token; larger is more random. Range 0 to 5.
+    pub temperature: f32,
+    /// Keep the k most likely tokens; 0 is off.
+    pub top_k: i32,
+    /// Keep the most likely tokens that together have this probability; 1 is off.
+    pub top_p: f32,
+    /// Keep tokens at least this fraction as likely as the best; 0 is off.
+    pub min_p: f32,
+    /// Locally typical sampling; 1 is off.
+    pub typical_p: f32,
+    /// Divides the logit of tokens seen lately; 1 is off.
+    pub repeat_penalty: f32,
+    /// How many tokens back the penalties look.
+    pub repeat_last_n: u32,
+    /// Subtracted once from a token seen lately; 0 is off.
+    pub presence_penalty: f32,
+    /// Subtracted once per occurrence; 0 is off.
+    pub frequency_penalty: f32,
+    /// Where the random numbers start; `None` is a fresh one.
+    pub seed: Option<u32>,
+}
+
+/// What a worker tells the daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// Must be the first line.
+    Hello {
+        /// [`PROTOCOL`] of the worker.
+        protocol: u32,
+        /// The worker's version and that of the engine inside.
+        build: String,
+    },
+    /// How far the load is, 0 to 1.
+    Loading {
+        /// Fraction of the weights that are loaded.
+        fraction: f32,
+    },
+    /// The model answers from now on.
+    Loaded(Box<Loaded>),
+    /// The model could not be loaded; the process ends.
+    LoadFailed {
+        /// Why, in the engine's words.
+        message: String,
+    },
+    /// The prompt is tokenised, fits and will be answered.
+    Accepted {
+        /// Which request.
+        id: RequestId,
+        /// Length of the prompt in tokens.
+        prompt_tokens: u32,
+    },
+    /// The request cannot be answered. Nothing else follows for this id.
+    Rejected {
+        /// Which request.
+        id: RequestId,
+        /// Why.
+        reason: Rejection,
+    },
+    /// The next piece of the answer: whole characters, never a part of a stop text.
+    Text {
+        /// Which request.
+        id: RequestId,
+        /// Not empty.
+        text: String,
+        /// Tokens that this piece holds.
+        tokens: u32,
+    },
+    /// The answer is complete. Nothing else follows for this id.
+    Finished {
+        /// Which request.
+        id: RequestId,
+        /// Why it ended.
+        reason: FinishReason,
+        /// What it cost.
+        timings: Timings,
+    },
+    /// The token ids asked for.
+    Tokens {
+        /// Which request.
+        id: RequestId,
+        /// Ids in order.
+        tokens: Vec<i32>,
+    },
+    /// A sign of life: on request, and every two seconds while something runs.
+    Stats(Stats),
+}
+
+/// Facts about the loaded model.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Tokens that one request may use.
+    pub context_length: u32,
+    /// Requests that run at the same time.
+    pub parallel: u32,
+    /// Context the model was trained with.
+    pub trained_context_length: u32,
+    /// Size of the vocabulary.
+    pub vocabulary_size: u32,
+    /// Jinja source of the chat template, when the file has one.
+    pub chat_template: Option<String>,
+    /// Text of the beginning-of-sequence token; empty when there is none.
+    pub bos_token: String,
+    /// Text of the end-of-sequence token; empty when there is none.
+    pub eos_token: String,
+    /// Texts that stand for control tokens.
+    pub control_tokens: Vec<String>,
+    /// The compute module in use.
+    pub backend: String,
+    /// Bytes of weights.
+    pub model_bytes: u64,
+}
+
+/// Why a request cannot be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Rejection {
+    /// The prompt does not leave room for one token.
+    ContextExceeded {
+        /// Tokens of the prompt.
+        needed: u32,
+        /// Tokens that one request may use.
+        available: u32,
+    },
+    /// The prompt has no tokens.
+    EmptyPrompt,
+    /// A value is out of its range.
+    Invalid {
+        /// What and why.
+        message: String,
+    },
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model's end token or a stop text.
+    Stop,
+    /// `max_tokens` or the context is used up.
+    Length,
+    /// `cancel` was received.
+    Cancelled,
+    /// The engine could not go on; the slot was given up.
+    Error,
+}
+
+/// What one answer cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Timings {
+    /// Prompt tokens taken from an earlier request of the same slot.
+    pub cached_tokens: u32,
+    /// Prompt tokens computed for this request.
+    pub prompt_tokens: u32,
+    /// Milliseconds from the first chunk of the prompt to the first token.
+    pub prompt_ms: f64,
+    /// Tokens of the answer, the end token included.
+    pub answer_tokens: u32,
+    /// Milliseconds from the first token to the last.
+    pub answer_ms: f64,
+}
+
+/// A sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Requests that have a slot.
+    pub running: u32,
+    /// Requests that wait for one.
+    pub waiting: u32,
+    /// Calls of the engine since the load.
+    pub steps: u64,
+    /// Tokens produced since the load.
+    pub answer_tokens: u64,
+    /// Prompt tokens computed since the load.
+    pub prompt_tokens: u64,
+}
+
+/// Encodes one message as a line, newline included.
+pub fn encode(message: &impl Serialize) -> String {
+    let mut line = serde_json::to_string(message).expect("protocol types have string keys only");
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_its_text() {
+        let line = encode(&FromWorker::Text { id: 1, text: "a\nb\u{2028}\"".into(), tokens: 2 });
+        assert_eq!(line.matches('\n').count(), 1);
+        assert_eq!(
+            serde_json::from_str::<FromWorker>(&line).expect("parses"),
+            FromWorker::Text { id: 1, text: "a\nb\u{2028}\"".into(), tokens: 2 }
+        );
+    }
+
+    #[test]
+    fn a_recorded_line_still_reads() {
+        let line = r#"{"type":"generate","id":7,"prompt":[{"kind":"text","text":"hi","special":true},{"kind":"tokens","tokens":[1,2]}],"sampling":{"temperature":0.0,"top_k":0,"top_p":1.0,"min_p":0.0,"typical_p":1.0,"repeat_penalty":1.0,"repeat_last_n":64,"presence_penalty":0.0,"frequency_penalty":0.0,"seed":null},"stop":[],"max_tokens":4,"ignore_eos":false,"deterministic":false}"#;
+        let ToWorker::Generate(generate) = serde_json::from_str(line).expect("parses") else { panic!("not a generate") };
+        assert_eq!((generate.id, generate.prompt.len()), (7, 2));
+    }
+}
