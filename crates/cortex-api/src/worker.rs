@@ -275,6 +275,15 @@ pub struct Stats {
     pub prompt_tokens: u64,
 }
 
+/// What `cortex-llamacpp trial` prints when a compute module passed: a line of JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialResult {
+    /// Time of one batch of 32 tokens, the best of several, in microseconds.
+    pub batch_microseconds: u64,
+    /// Time of one single token, in microseconds.
+    pub single_microseconds: u64,
+}
+
 /// Encodes one message as a line, newline included.
 pub fn encode(message: &impl Serialize) -> String {
     let mut line = serde_json::to_string(message).expect("protocol types have string keys only");
@@ -299,7 +308,9 @@ mod tests {
     #[test]
     fn a_recorded_line_still_reads() {
         let line = r#"{"type":"generate","id":7,"prompt":[{"kind":"text","text":"hi","special":true},{"kind":"tokens","tokens":[1,2]}],"sampling":{"temperature":0.0,"top_k":0,"top_p":1.0,"min_p":0.0,"typical_p":1.0,"repeat_penalty":1.0,"repeat_last_n":64,"presence_penalty":0.0,"frequency_penalty":0.0,"seed":null},"stop":[],"max_tokens":4,"ignore_eos":false,"deterministic":false}"#;
-        let ToWorker::Generate(generate) = serde_json::from_str(line).expect("parses") else { panic!("not a generate") };
+        let ToWorker::Generate(generate) = serde_json::from_str(line).expect("parses") else {
+            panic!("not a generate")
+        };
         assert_eq!((generate.id, generate.prompt.len()), (7, 2));
     }
 }

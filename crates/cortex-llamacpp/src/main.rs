@@ -1,1 +1,29 @@
-fn main(){}
+//! The worker: one process, one loaded GGUF, requests as JSON lines on standard input.
+//!
+//! Never speaks HTTP, never knows OpenAI, never reads settings or the data folder.
+
+mod generation;
+mod llama;
+mod sampling;
+mod schedule;
+mod serve;
+mod slot;
+mod stdio;
+mod text;
+mod trial;
+mod trial_model;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let lines = match stdio::claim_stdout() {
+        Ok(lines) => lines,
+        Err(error) => return stdio::fail(&format!("cannot take standard output: {error}")),
+    };
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => serve::serve(lines),
+        ["trial", backend, scratch, threads] => trial::run(lines, backend, scratch, threads),
+        _ => stdio::fail("usage: cortex-llamacpp [trial BACKEND SCRATCH-FILE THREADS]; it is started by cortex-server"),
+    }
+}

@@ -1,0 +1,61 @@
+//! One request on its way through a slot.
+
+use crate::{llama::Token, sampling::Chooser, text::TextStream};
+use cortex_api::worker::{RequestId, Timings};
+use std::time::Instant;
+
+/// A request that has a slot.
+pub(crate) struct Generation {
+    /// Its name in every answer.
+    pub(crate) id: RequestId,
+    /// The whole prompt.
+    pub(crate) prompt: Vec<Token>,
+    /// How many of its tokens the cells hold. Smaller than the prompt: it is still being computed.
+    pub(crate) computed: usize,
+    /// The token that was chosen last and is not in the cells yet.
+    pub(crate) pending: Option<Token>,
+    /// Tokens chosen so far, the end token included.
+    pub(crate) produced: u32,
+    /// Most tokens of the answer.
+    pub(crate) limit: u32,
+    /// Chooses the next token.
+    pub(crate) chooser: Chooser,
+    /// Turns tokens into text.
+    pub(crate) text: TextStream,
+    /// Tokens chosen since text was last sent.
+    pub(crate) unsent_tokens: u32,
+    /// Go on after the end token.
+    pub(crate) ignore_eos: bool,
+    /// Alone in its batches.
+    pub(crate) deterministic: bool,
+    /// Order of admission: the prompt that came first is computed first.
+    pub(crate) admitted: u64,
+    /// Prompt tokens that were in the slot already.
+    pub(crate) cached: u32,
+    /// When the first chunk of the prompt began.
+    pub(crate) started: Instant,
+    /// When the first token was chosen.
+    pub(crate) first_token: Option<Instant>,
+}
+
+impl Generation {
+    /// Prompt tokens that still have to be computed.
+    pub(crate) fn remaining(&self) -> usize {
+        self.prompt.len() - self.computed
+    }
+
+    /// What it cost so far.
+    pub(crate) fn timings(&self) -> Timings {
+        let milliseconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
+        let now = Instant::now();
+        let first = self.first_token.unwrap_or(now);
+        let computed = self.computed.saturating_sub(self.cached as usize);
+        Timings {
+            cached_tokens: self.cached,
+            prompt_tokens: u32::try_from(computed).unwrap_or(u32::MAX),
+            prompt_ms: milliseconds(self.started, first),
+            answer_tokens: self.produced,
+            answer_ms: milliseconds(first, now),
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Everything that touches llama.cpp or needs `unsafe`.
+//!
+//! llama.cpp aborts or corrupts memory on a wrong sequence id, position or count, so every call
+//! here checks its numbers first and answers with an error instead.
+
+#![expect(unsafe_code, reason = "the one file that calls C; each block says why it is sound")]
+
+use crate::sampling;
+use cortex_api::worker::{Load, Sampling, Segment};
+use llama_cpp_2::{
+    context::{LlamaContext, params::LlamaContextParams},
+    llama_backend::LlamaBackend,
+    llama_batch::LlamaBatch,
+    model::{LlamaModel, params::LlamaModelParams},
+    sampling::LlamaSampler,
+    token::LlamaToken,
+};
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    io,
+    num::NonZeroU32,
+    os::fd::FromRawFd,
+};
+
+/// A token id of the loaded model.
+pub(crate) type Token = i32;
+
+/// Why llama.cpp could not do something, in words for a log or a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LlamaError(pub(crate) String);
+
+fn error<T>(message: impl Into<String>) -> Result<T, LlamaError> {
+    Err(LlamaError(message.into()))
+}
+
+/// Moves standard output to a private descriptor and points descriptor 1 at standard error.
+pub(crate) fn redirect_stdout_to_stderr() -> io::Result<File> {
+    // SAFETY: plain descriptor calls; the new descriptor is owned by nobody else.
+    unsafe {
+        let private = libc::fcntl(1, libc::F_DUPFD_CLOEXEC, 3);
+        if private < 0 || libc::dup2(2, 1) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(File::from_raw_fd(private))
+    }
+}
+
+/// Ends the process now, also amid a computation of another thread: no destructors run.
+pub(crate) fn end_process(code: i32) -> ! {
+    // SAFETY: _exit takes no locks and runs no handlers.
+    unsafe { libc::_exit(code) }
+}
+
+/// Version of the engine inside.
+pub(crate) fn version() -> String {
+    // SAFETY: a static, NUL-terminated string or NULL.
+    unsafe {
+        let text = llama_cpp_sys_2::llama_version();
+        if text.is_null() { "unknown".into() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+    }
+}
+
+/// Loads one compute module (a shared library with ggml's entry points). May die with SIGILL when
+/// the processor does not have what the module needs: that is what trials are for.
+pub(crate) fn load_backend(path: &str) -> Result<(), LlamaError> {
+    let Ok(c_path) = CString::new(path) else { return error("the path of the module holds a NUL byte") };
+    // SAFETY: a valid C string that outlives the call.
+    let registry = unsafe { llama_cpp_sys_2::ggml_backend_load(c_path.as_ptr()) };
+    if registry.is_null() { error(format!("the compute module {path} could not be loaded")) } else { Ok(()) }
+}
+
+/// The engine, started once in a process.
+pub(crate) fn start() -> Result<LlamaBackend, LlamaError> {
+    LlamaBackend::init().map_err(|why| LlamaError(why.to_string()))
+}
+
+/// Loads the weights. `progress` gets 0 to 1.
+pub(crate) fn load_model(
+    engine: &LlamaBackend,
+    path: &str,
+    progress: impl FnMut(f32) + 'static,
+) -> Result<LlamaModel, LlamaError> {
+    let mut progress = progress;
+    let params = LlamaModelParams::default().with_progress_callback(move |fraction| {
+        progress(fraction);
+        true
+    });
+    LlamaModel::load_from_file(engine, path, &params).map_err(|why| LlamaError(why.to_string()))
+}
+
+/// Facts about a model's vocabulary and layout that the rest of the worker needs.
+pub(crate) struct Vocabulary<'model> {
+    model: &'model LlamaModel,
+    /// Number of tokens.
+    pub(crate) size: i32,
+    adds_bos: bool,
+}
+
+impl<'model> Vocabulary<'model> {
+    /// The vocabulary of a loaded model.
+    pub(crate) fn new(model: &'model LlamaModel) -> Self {
+        Self { model, size: model.n_vocab(), adds_bos: model.vocab().should_add_bos() }
+    }
+
+    /// Context that the model was trained with.
+    pub(crate) fn trained_context(&self) -> u32 {
+        self.model.n_ctx_train()
+    }
+
+    /// Bytes of weights.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        self.model.size()
+    }
+
+    /// Width of the window of sliding-window attention; 0 when the model has none.
+    pub(crate) fn sliding_window(&self) -> i32 {
+        // SAFETY: the model is alive as long as the context made from it; see `Context::new`.
+        0.max(self.model.meta_val_str("general.architecture").ok().map_or(0, |architecture| {
+            self.model
+                .meta_val_str(&format!("{architecture}.attention.sliding_window"))
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0)
+        }))
+    }
+
+    /// Whether the state of a sequence cannot be cut back to an earlier position.
+    pub(crate) fn is_recurrent(&self) -> bool {
+        self.model.is_recurrent() || self.model.is_hybrid()
+    }
+
+    /// The Jinja source of the chat template.
+    pub(crate) fn chat_template(&self) -> Option<String> {
+        self.model.meta_val_str("tokenizer.chat_template").ok().filter(|text| !text.is_empty())
+    }
+
+    /// Text of the beginning-of-sequence token; empty when there is none.
+    pub(crate) fn bos_text(&self) -> String {
+        self.text_of(self.model.vocab().bos())
+    }
+
+    /// Text of the end-of-sequence token; empty when there is none.
+    pub(crate) fn eos_text(&self) -> String {
+        self.text_of(self.model.vocab().eos())
+    }
+
+    fn text_of(&self, token: LlamaToken) -> String {
+        if token.0 < 0 || token.0 >= self.size {
+            return String::new();
+        }
+        self.model.vocab().text(token).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Texts that stand for control tokens when a segment is special.
+    pub(crate) fn control_texts(&self) -> Vec<String> {
+        let vocabulary = self.model.vocab();
+        (0..self.size)
+            .map(LlamaToken)
+            .filter(|&token| vocabulary.is_control(token) || vocabulary.is_eog(token))
+            .map(|token| self.text_of(token))
+            .filter(|text| !text.is_empty())
+            .collect()
+    }
+
+    /// Whether the token ends an answer.
+    pub(crate) fn ends_answer(&self, token: Token) -> bool {
+        self.model.vocab().is_eog(LlamaToken(token))
+    }
+
+    /// The bytes that a token stands for; control tokens stand for none.
+    pub(crate) fn piece(&self, token: Token) -> Vec<u8> {
+        self.model.vocab().token_to_piece(LlamaToken(token), false, None)
+    }
+
+    /// Tokenises each segment on its own. The beginning-of-sequence token comes first exactly once.
+    pub(crate) fn tokenize(&self, prompt: &[Segment]) -> Result<Vec<Token>, LlamaError> {
+        let vocabulary = self.model.vocab();
+        let mut tokens = Vec::new();
+        for segment in prompt {
+            match segment {
+                Segment::Text { text, special } => {
+                    // A NUL is data for the tokeniser: lengths are passed, not terminators.
+                    tokens
+                        .extend(vocabulary.tokenize(text.as_bytes(), false, *special).into_iter().map(|token| token.0));
+                }
+                Segment::Tokens { tokens: given } => {
+                    if let Some(wrong) = given.iter().find(|&&token| token < 0 || token >= self.size) {
+                        return error(format!("token {wrong} is not in the vocabulary of {} tokens", self.size));
+                    }
+                    tokens.extend(given);
+                }
+            }
+        }
+        let bos = vocabulary.bos().0;
+        if self.adds_bos && bos >= 0 && tokens.first() != Some(&bos) {
+            tokens.insert(0, bos);
+        }
+        Ok(tokens)
+    }
+}
+
+/// One token to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The token.
+    pub(crate) token: Token,
+    /// Its position in its sequence.
+    pub(crate) position: u32,
+    /// Which sequence.
+    pub(crate) sequence: u32,
+    /// Whether the next token is wanted.
+    pub(crate) wants_logits: bool,
+}
+
+/// The computing side: key-value cells for every sequence.
+pub(crate) struct Context<'model> {
+    inner: LlamaContext<'model>,
+    batch: LlamaBatch<'static>,
+    vocabulary_size: i32,
+    /// Cells that one sequence has.
+    pub(crate) sequence_length: u32,
+    /// Sequences.
+    pub(crate) sequences: u32,
+    batch_size: u32,
+}
+
+impl<'model> Context<'model> {
+    /// Allocates `sequences` × `sequence_length` cells.
+    pub(crate) fn new(
+        engine: &LlamaBackend,
+        model: &'model LlamaModel,
+        load: &Load,
+        (sequence_length, sequences): (u32, u32),
+    ) -> Result<Self, LlamaError> {
+        let Some(cells) = sequence_length.checked_mul(sequences) else {
+            return error("the context is too large");
+        };
+        let batch_size = load.batch.clamp(32, 4096).max(sequences);
+        let threads = |count: u32| i32::try_from(count.clamp(1, 512)).unwrap_or(1);
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(cells))
+            .with_n_seq_max(sequences)
+            .with_n_batch(batch_size)
+            .with_n_ubatch(batch_size.min(512).max(sequences))
+            .with_n_threads(threads(load.threads))
+            .with_n_threads_batch(threads(load.threads_batch))
+            .with_kv_unified(false)
+            .with_no_perf(true);
+        let inner = model
+            .new_context(engine, params)
+            .map_err(|why| LlamaError(format!("no memory for {sequences} × {sequence_length} tokens: {why}")))?;
+        let batch = LlamaBatch::new(batch_size as usize, 1);
+        Ok(Self { inner, batch, vocabulary_size: model.n_vocab(), sequence_length, sequences, batch_size })
+    }
+
+    /// Most entries of one [`Context::compute`].
+    pub(crate) fn batch_size(&self) -> usize {
+        self.batch_size as usize
+    }
+
+    /// Computes the entries in one batch. On an error nothing can be said about the sequences in it:
+    /// the caller forgets them.
+    pub(crate) fn compute(&mut self, entries: &[Entry]) -> Result<(), LlamaError> {
+        if entries.is_empty() || entries.len() > self.batch_size() {
+            return error(format!("a batch of {} entries; 1 to {} are possible", entries.len(), self.batch_size));
+        }
+        self.batch.clear();
+        for entry in entries {
+            if entry.sequence >= self.sequences
+                || entry.position >= self.sequence_length
+                || entry.token < 0
+                || entry.token >= self.vocabulary_size
+            {
+                return error(format!("{entry:?} is outside of the context"));
+            }
+            self.batch
+                .add(
+                    LlamaToken(entry.token),
+                    entry.position.cast_signed(),
+                    &[entry.sequence.cast_signed()],
+                    entry.wants_logits,
+                )
+                .map_err(|why| LlamaError(why.to_string()))?;
+        }
+        self.inner.decode(&mut self.batch).map_err(|why| LlamaError(why.to_string()))
+    }
+
+    /// Cuts a sequence back to its first `length` tokens. False when the model cannot do that; the
+    /// sequence is then empty.
+    pub(crate) fn truncate(&mut self, sequence: u32, length: u32) -> bool {
+        if sequence >= self.sequences {
+            return false;
+        }
+        if length > 0 && matches!(self.inner.clear_kv_cache_seq(Some(sequence), Some(length), None), Ok(true)) {
+            return true;
+        }
+        // Removing a whole sequence cannot fail.
+        let _ = self.inner.clear_kv_cache_seq(Some(sequence), None, None);
+        length == 0
+    }
+
+    /// The first position that a sequence still holds; sliding-window layers drop older ones.
+    pub(crate) fn first_position(&self, sequence: u32) -> i32 {
+        if sequence >= self.sequences {
+            return -1;
+        }
+        self.inner.kv_cache_seq_pos_min(sequence.cast_signed())
+    }
+
+    /// The logits of an entry of the last [`Context::compute`] that wanted them, by its index there.
+    pub(crate) fn logits(&self, index: usize) -> &[f32] {
+        self.inner.get_logits_ith(i32::try_from(index).unwrap_or(i32::MAX))
+    }
+
+    /// Lets a chain choose the next token from the logits of entry `index`.
+    pub(crate) fn choose(&self, chain: &mut Chain, index: usize) -> Token {
+        chain.0.sample(&self.inner, i32::try_from(index).unwrap_or(i32::MAX)).0
+    }
+}
+
+/// llama.cpp's samplers in a row.
+pub(crate) struct Chain(LlamaSampler);
+
+impl Chain {
+    /// Builds the chain for validated values, in llama.cpp's usual order.
+    pub(crate) fn new(sampling: &Sampling, seed: u32, vocabulary_size: i32, history: &[Token]) -> Self {
+        let mut steps = Vec::new();
+        if sampling::has_penalties(sampling) {
+            steps.push(LlamaSampler::penalties(
+                vocabulary_size,
+                i32::try_from(sampling.repeat_last_n).unwrap_or(i32::MAX),
+                sampling.repeat_penalty,
+                sampling.frequency_penalty,
+                sampling.presence_penalty,
+            ));
+        }
+        if sampling.temperature <= 0.0 {
+            steps.push(LlamaSampler::greedy());
+        } else {
+            if sampling.top_k > 0 {
+                steps.push(LlamaSampler::top_k(sampling.top_k));
+            }
+            if sampling.typical_p < 1.0 {
+                steps.push(LlamaSampler::typical(sampling.typical_p, 1));
+            }
+            if sampling.top_p < 1.0 {
+                steps.push(LlamaSampler::top_p(sampling.top_p, 1));
+            }
+            if sampling.min_p > 0.0 {
+                steps.push(LlamaSampler::min_p(sampling.min_p, 1));
+            }
+            steps.push(LlamaSampler::temp(sampling.temperature));
+            steps.push(LlamaSampler::dist(seed));
+        }
+        let mut chain = LlamaSampler::chain(steps, true);
+        chain.accept_many(history.iter().map(|&token| LlamaToken(token)));
+        Self(chain)
+    }
+}

@@ -1,0 +1,445 @@
+//! The life of a worker: hello, load, then steps of the engine until it is told to stop.
+//!
+//! Two threads. The reader takes lines from standard input and ends the process when it closes; the
+//! main thread owns llama.cpp and writes the answers of a step in one go, so that a token needs no
+//! further hop.
+
+use crate::{
+    generation::Generation,
+    llama::{self, Context, Entry, LlamaError, Token, Vocabulary},
+    sampling::{self, Chooser},
+    schedule::{self, Pace, Share, Want},
+    slot::{Slot, choose_slot},
+    stdio::{self, Lines},
+    text::TextStream,
+};
+use cortex_api::worker::{FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, Rejection, Stats, ToWorker};
+use llama_cpp_2::{llama_backend::LlamaBackend, model::LlamaModel};
+use std::{
+    collections::VecDeque,
+    io::BufRead,
+    process::ExitCode,
+    sync::mpsc::{Receiver, TryRecvError, sync_channel},
+    time::{Duration, Instant},
+};
+
+/// How often a busy worker gives a sign of life.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Lines that may wait while a step is computed.
+const INBOX: usize = 1024;
+
+/// Runs until standard input closes or `shutdown` comes.
+pub(crate) fn serve(mut lines: Lines) -> ExitCode {
+    lines.send(&FromWorker::Hello {
+        protocol: PROTOCOL,
+        build: format!("cortex-llamacpp {} (llama.cpp {})", env!("CARGO_PKG_VERSION"), llama::version()),
+    });
+    let (sender, inbox) = sync_channel(INBOX);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            match serde_json::from_str::<ToWorker>(&line) {
+                Ok(message) => {
+                    if sender.send(message).is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    stdio::fail(&format!("a line that is not of the protocol: {error}"));
+                    llama::end_process(2);
+                }
+            }
+        }
+        // The daemon is gone: nobody is left to answer to, even amid a computation.
+        llama::end_process(0);
+    });
+    let load = match inbox.recv() {
+        Ok(ToWorker::Load(load)) => load,
+        Ok(ToWorker::Shutdown) | Err(_) => return ExitCode::SUCCESS,
+        Ok(_) => return stdio::fail("the first line must be `load`"),
+    };
+    match run(&load, &mut lines, &inbox) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(LlamaError(message)) => {
+            lines.send(&FromWorker::LoadFailed { message });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Loads and serves. An error is one of the load.
+fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(), LlamaError> {
+    for backend in &load.backends {
+        llama::load_backend(backend)?;
+    }
+    let engine = llama::start()?;
+    let model = load_with_progress(&engine, load, lines)?;
+    let vocabulary = Vocabulary::new(&model);
+    let context = room_for(&engine, &model, load, vocabulary.trained_context())?;
+    lines.send(&FromWorker::Loaded(Box::new(Loaded {
+        context_length: context.sequence_length,
+        parallel: context.sequences,
+        trained_context_length: vocabulary.trained_context(),
+        vocabulary_size: vocabulary.size.cast_unsigned(),
+        chat_template: vocabulary.chat_template(),
+        bos_token: vocabulary.bos_text(),
+        eos_token: vocabulary.eos_text(),
+        control_tokens: vocabulary.control_texts(),
+        backend: load.backends.first().cloned().unwrap_or_default(),
+        model_bytes: vocabulary.weight_bytes(),
+    })));
+    Worker::new(&vocabulary, context).run(lines, inbox);
+    Ok(())
+}
+
+fn load_with_progress(engine: &LlamaBackend, load: &Load, lines: &Lines) -> Result<LlamaModel, LlamaError> {
+    // The callback may outlive a borrow of the lines, so it has its own.
+    let mut progress_lines = lines.another().map_err(|why| LlamaError(why.to_string()))?;
+    let mut last: Option<Instant> = None;
+    llama::load_model(engine, &load.model, move |fraction| {
+        if last.is_none_or(|at| at.elapsed() > Duration::from_millis(100)) {
+            last = Some(Instant::now());
+            progress_lines.send(&FromWorker::Loading { fraction });
+        }
+    })
+}
+
+/// Allocates the context; when memory is short, fewer requests at a time come before a shorter context.
+fn room_for<'model>(
+    engine: &LlamaBackend,
+    model: &'model LlamaModel,
+    load: &Load,
+    trained: u32,
+) -> Result<Context<'model>, LlamaError> {
+    let trained = if trained == 0 { u32::MAX } else { trained };
+    let mut length = load.context_length.clamp(1, trained);
+    let mut sequences = load.parallel.clamp(1, 64);
+    loop {
+        match Context::new(engine, model, load, (length, sequences)) {
+            Ok(context) => return Ok(context),
+            Err(_) if sequences > 1 => sequences /= 2,
+            Err(_) if length > 512 => length /= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The loaded model at work.
+struct Worker<'model> {
+    vocabulary: &'model Vocabulary<'model>,
+    context: Context<'model>,
+    slots: Vec<Slot>,
+    waiting: VecDeque<(Generate, Vec<Token>)>,
+    pace: Pace,
+    stats: Stats,
+    admitted: u64,
+    last_sign: Instant,
+}
+
+impl<'model> Worker<'model> {
+    fn new(vocabulary: &'model Vocabulary<'model>, context: Context<'model>) -> Self {
+        let slots = (0..context.sequences).map(|_| Slot::default()).collect();
+        Self {
+            vocabulary,
+            context,
+            slots,
+            waiting: VecDeque::new(),
+            pace: Pace::default(),
+            stats: Stats::default(),
+            admitted: 0,
+            last_sign: Instant::now(),
+        }
+    }
+
+    fn run(&mut self, lines: &mut Lines, inbox: &Receiver<ToWorker>) {
+        loop {
+            if !self.is_busy() {
+                let Ok(message) = inbox.recv() else { return };
+                if !self.take(message, lines) {
+                    return;
+                }
+            }
+            // What came in during the last step joins now.
+            loop {
+                match inbox.try_recv() {
+                    Ok(message) => {
+                        if !self.take(message, lines) {
+                            return;
+                        }
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            self.admit();
+            if self.is_busy() {
+                self.step(lines);
+                if self.last_sign.elapsed() >= HEARTBEAT {
+                    self.sign_of_life(lines);
+                }
+            }
+            lines.flush();
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.waiting.is_empty() || self.slots.iter().any(|slot| slot.generation.is_some())
+    }
+
+    /// Takes one message; false ends the worker.
+    fn take(&mut self, message: ToWorker, lines: &mut Lines) -> bool {
+        match message {
+            ToWorker::Generate(generate) => self.accept(*generate, lines),
+            ToWorker::Cancel { id } => self.cancel(id, lines),
+            ToWorker::Tokenize { id, prompt } => lines.push(&match self.vocabulary.tokenize(&prompt) {
+                Ok(tokens) => FromWorker::Tokens { id, tokens },
+                Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
+            }),
+            ToWorker::Stats => self.sign_of_life(lines),
+            ToWorker::Shutdown => return false,
+            ToWorker::Load(_) => stdio::warn("a second `load` is ignored: one process, one model"),
+        }
+        lines.flush();
+        true
+    }
+
+    fn accept(&mut self, generate: Generate, lines: &mut Lines) {
+        let id = generate.id;
+        let reason = match self.check(&generate) {
+            Ok(tokens) => {
+                let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+                lines.push(&FromWorker::Accepted { id, prompt_tokens });
+                self.waiting.push_back((generate, tokens));
+                return;
+            }
+            Err(reason) => reason,
+        };
+        lines.push(&FromWorker::Rejected { id, reason });
+    }
+
+    fn check(&self, generate: &Generate) -> Result<Vec<Token>, Rejection> {
+        sampling::validate(&generate.sampling).map_err(|message| Rejection::Invalid { message })?;
+        let tokens =
+            self.vocabulary.tokenize(&generate.prompt).map_err(|LlamaError(message)| Rejection::Invalid { message })?;
+        if tokens.is_empty() {
+            return Err(Rejection::EmptyPrompt);
+        }
+        let needed = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        if needed >= self.context.sequence_length {
+            return Err(Rejection::ContextExceeded { needed, available: self.context.sequence_length });
+        }
+        Ok(tokens)
+    }
+
+    fn cancel(&mut self, id: u64, lines: &mut Lines) {
+        if let Some(at) = self.waiting.iter().position(|(generate, _)| generate.id == id) {
+            self.waiting.remove(at);
+            lines.push(&FromWorker::Finished {
+                id,
+                reason: FinishReason::Cancelled,
+                timings: cortex_api::worker::Timings::default(),
+            });
+        } else if let Some(slot) =
+            self.slots.iter().position(|slot| slot.generation.as_ref().is_some_and(|generation| generation.id == id))
+        {
+            self.finish(slot, FinishReason::Cancelled, lines);
+        }
+    }
+
+    /// Gives free slots to waiting requests, first come first served.
+    fn admit(&mut self) {
+        while let Some((_, tokens)) = self.waiting.front() {
+            let Some((index, common)) = choose_slot(&self.slots, tokens) else { return };
+            let Some((generate, prompt)) = self.waiting.pop_front() else { return };
+            let reused = self.reuse(index, if generate.deterministic { 0 } else { common }, prompt.len());
+            self.admitted += 1;
+            let room = self.context.sequence_length - u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+            self.slots[index].generation = Some(Generation {
+                id: generate.id,
+                chooser: Chooser::new(&generate.sampling, self.vocabulary.size, &prompt),
+                text: TextStream::new(&generate.stop),
+                prompt,
+                computed: reused,
+                pending: None,
+                produced: 0,
+                limit: generate.max_tokens.map_or(room, |most| most.min(room)),
+                unsent_tokens: 0,
+                ignore_eos: generate.ignore_eos,
+                deterministic: generate.deterministic,
+                admitted: self.admitted,
+                cached: u32::try_from(reused).unwrap_or(u32::MAX),
+                started: Instant::now(),
+                first_token: None,
+            });
+        }
+    }
+
+    /// Cuts the slot back to the tokens that the new prompt shares with it; returns how many those are.
+    fn reuse(&mut self, index: usize, common: usize, prompt_length: usize) -> usize {
+        // The last token is always computed: its logits choose the first token of the answer.
+        let mut keep = common.min(prompt_length - 1);
+        let held = self.slots[index].cells.len();
+        if keep < held && self.vocabulary.is_recurrent() {
+            keep = 0;
+        }
+        let sequence = u32::try_from(index).unwrap_or(u32::MAX);
+        let window = self.vocabulary.sliding_window();
+        if window > 0 && keep > 0 {
+            let needed = i32::try_from(keep).unwrap_or(i32::MAX).saturating_sub(window).max(0);
+            if self.context.first_position(sequence) > needed {
+                keep = 0;
+            }
+        }
+        if !self.context.truncate(sequence, u32::try_from(keep).unwrap_or(u32::MAX)) {
+            keep = 0;
+        }
+        self.slots[index].cells.truncate(keep);
+        keep
+    }
+
+    /// One step: a token for every running answer, and a chunk of the prompts that are waiting.
+    fn step(&mut self, lines: &mut Lines) {
+        let wants: Vec<Want> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, held)| {
+                let generation = held.generation.as_ref()?;
+                Some(Want {
+                    slot,
+                    prompt: generation.remaining(),
+                    deterministic: generation.deterministic,
+                    admitted: generation.admitted,
+                })
+            })
+            .collect();
+        for batch in schedule::plan(&wants, self.context.batch_size(), &self.pace) {
+            self.compute(&batch, lines);
+        }
+    }
+
+    fn compute(&mut self, batch: &[Share], lines: &mut Lines) {
+        let (entries, ready) = self.entries(batch);
+        let prompt_tokens = entries.len() - ready.iter().filter(|ready| ready.answering).count();
+        let started = Instant::now();
+        let result = self.context.compute(&entries);
+        self.stats.steps += 1;
+        if let Err(LlamaError(message)) = result {
+            stdio::warn(&format!("a batch of {} tokens failed: {message}", entries.len()));
+            for share in batch {
+                self.slots[share.slot].cells.clear();
+                self.context.truncate(u32::try_from(share.slot).unwrap_or(u32::MAX), 0);
+                self.finish(share.slot, FinishReason::Error, lines);
+            }
+            return;
+        }
+        self.pace.learn(prompt_tokens, started.elapsed());
+        self.stats.prompt_tokens += prompt_tokens as u64;
+        for entry in &entries {
+            let slot = entry.sequence as usize;
+            self.slots[slot].cells.push(entry.token);
+        }
+        for Ready { slot, index, .. } in ready {
+            self.next_token(slot, index, lines);
+        }
+    }
+
+    /// The entries of a batch, and which of them choose a token.
+    fn entries(&mut self, batch: &[Share]) -> (Vec<Entry>, Vec<Ready>) {
+        let mut entries = Vec::new();
+        let mut ready = Vec::new();
+        for share in batch {
+            let slot = &mut self.slots[share.slot];
+            let Some(generation) = slot.generation.as_mut() else { continue };
+            let sequence = u32::try_from(share.slot).unwrap_or(u32::MAX);
+            let position = |offset: usize| u32::try_from(slot.cells.len() + offset).unwrap_or(u32::MAX);
+            if let Some(token) = generation.pending.take() {
+                ready.push(Ready { slot: share.slot, index: entries.len(), answering: true });
+                entries.push(Entry { token, position: position(0), sequence, wants_logits: true });
+                continue;
+            }
+            let from = generation.computed;
+            let to = from + share.tokens.min(generation.remaining());
+            generation.computed = to;
+            let complete = to == generation.prompt.len();
+            for (offset, &token) in generation.prompt[from..to].iter().enumerate() {
+                let wants_logits = complete && from + offset + 1 == to;
+                if wants_logits {
+                    ready.push(Ready { slot: share.slot, index: entries.len(), answering: false });
+                }
+                entries.push(Entry { token, position: position(offset), sequence, wants_logits });
+            }
+        }
+        (entries, ready)
+    }
+
+    /// Chooses the next token of a slot and sends what may be shown of it.
+    fn next_token(&mut self, slot: usize, index: usize, lines: &mut Lines) {
+        let Some(generation) = self.slots[slot].generation.as_mut() else { return };
+        if generation.limit == 0 {
+            return self.finish(slot, FinishReason::Length, lines);
+        }
+        let Some(token) = generation.chooser.choose(&self.context, index) else {
+            stdio::warn("the model gives logits that are not numbers; the request ends");
+            return self.finish(slot, FinishReason::Error, lines);
+        };
+        generation.first_token.get_or_insert_with(Instant::now);
+        generation.produced += 1;
+        generation.unsent_tokens += 1;
+        self.stats.answer_tokens += 1;
+        let ends = self.vocabulary.ends_answer(token);
+        if ends && !generation.ignore_eos {
+            return self.finish(slot, FinishReason::Stop, lines);
+        }
+        let shown = generation.text.push(&self.vocabulary.piece(token));
+        if !shown.text.is_empty() {
+            let tokens = std::mem::take(&mut generation.unsent_tokens);
+            lines.push(&FromWorker::Text { id: generation.id, text: shown.text, tokens });
+        }
+        if shown.stopped {
+            return self.finish_quietly(slot, FinishReason::Stop, lines);
+        }
+        if generation.produced >= generation.limit {
+            return self.finish(slot, FinishReason::Length, lines);
+        }
+        generation.pending = Some(token);
+    }
+
+    /// Ends the request of a slot; what was held back for a stop text is sent first.
+    fn finish(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
+        if let Some(generation) = self.slots[slot].generation.as_mut() {
+            let text = generation.text.finish();
+            if !text.is_empty() {
+                let tokens = std::mem::take(&mut generation.unsent_tokens);
+                lines.push(&FromWorker::Text { id: generation.id, text, tokens });
+            }
+        }
+        self.finish_quietly(slot, reason, lines);
+    }
+
+    fn finish_quietly(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
+        let slot = &mut self.slots[slot];
+        if let Some(generation) = slot.generation.take() {
+            slot.last_used = self.stats.steps;
+            lines.push(&FromWorker::Finished { id: generation.id, reason, timings: generation.timings() });
+        }
+    }
+
+    fn sign_of_life(&mut self, lines: &mut Lines) {
+        self.last_sign = Instant::now();
+        let running = self.slots.iter().filter(|slot| slot.generation.is_some()).count();
+        lines.push(&FromWorker::Stats(Stats {
+            running: u32::try_from(running).unwrap_or(u32::MAX),
+            waiting: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
+            ..self.stats
+        }));
+    }
+}
+
+/// An entry whose logits choose a token.
+struct Ready {
+    slot: usize,
+    index: usize,
+    /// Whether the entry was a token of the answer rather than the end of the prompt.
+    answering: bool,
+}
