@@ -1,1 +1,25 @@
-//! To be written.
+//! Turns a model into something that answers, and back.
+//!
+//! Never parses HTTP, never links C++, never awaits IO inside the supervisor's loop.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod chat;
+mod config;
+mod engines;
+mod error;
+mod lease;
+mod slot_state;
+mod supervisor;
+mod tasks;
+mod variants;
+mod worker;
+
+pub use answer::{Answer, AnswerEvent};
+pub use chat::{ChatTurn, Prompt};
+pub use config::{Config, LoadSettings};
+pub use engines::{Engines, Job};
+pub use error::EngineError;
+pub use supervisor::LoadedModel;
+pub use tasks::{Shutdown, Tasks, tasks};
+pub use variants::{Dropped, VariantReport};

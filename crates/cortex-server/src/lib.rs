@@ -1,1 +1,18 @@
-//! To be written.
+//! HTTP in, domain calls, HTTP out.
+//!
+//! Never holds state of its own, never touches the disk, never decides policy.
+#![forbid(unsafe_code)]
+
+mod app;
+mod convert;
+mod edge;
+mod error;
+mod json;
+mod router;
+mod routes;
+mod serve;
+mod sse;
+
+pub use app::{App, Config};
+pub use router::router;
+pub use serve::serve;

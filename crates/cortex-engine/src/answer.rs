@@ -1,0 +1,183 @@
+//! Carries one answer from a worker to one client without ever making the worker wait.
+//!
+//! Text is appendable: a slow client gets longer pieces, not a longer queue, so memory is bounded by
+//! the answer itself.
+
+use crate::{EngineError, engines::Replay, lease::Lease, worker::Running};
+use cortex_api::worker::{FinishReason, Timings};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnswerEvent {
+    /// Text to append. Not empty.
+    Text(String),
+    /// The answer is complete; nothing follows.
+    Finished {
+        /// Why it ended.
+        reason: FinishReason,
+        /// What it cost.
+        timings: Timings,
+    },
+}
+
+#[derive(Default)]
+struct State {
+    /// Length of the prompt in tokens, once the worker accepted the request.
+    accepted: Option<u32>,
+    text: String,
+    end: Option<Result<(FinishReason, Timings), EngineError>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The worker's end.
+pub(crate) struct AnswerWriter(Arc<Shared>);
+
+/// The client's end, before it is tied to a lease.
+pub(crate) struct AnswerReader(Arc<Shared>);
+
+/// A connected pair.
+pub(crate) fn answer() -> (AnswerWriter, AnswerReader) {
+    let shared = Arc::new(Shared::default());
+    (AnswerWriter(Arc::clone(&shared)), AnswerReader(shared))
+}
+
+impl AnswerWriter {
+    pub(crate) fn accepted(&self, prompt_tokens: u32) {
+        self.0.lock().accepted = Some(prompt_tokens);
+        self.0.changed.notify_one();
+    }
+
+    pub(crate) fn text(&self, text: &str) {
+        self.0.lock().text.push_str(text);
+        self.0.changed.notify_one();
+    }
+
+    /// The first end counts.
+    pub(crate) fn end(&self, end: Result<(FinishReason, Timings), EngineError>) {
+        self.0.lock().end.get_or_insert(end);
+        self.0.changed.notify_one();
+    }
+}
+
+impl AnswerReader {
+    /// Waits until the worker has accepted the request; its prompt's length.
+    pub(crate) async fn accepted(&self) -> Result<u32, EngineError> {
+        loop {
+            {
+                let state = self.0.lock();
+                if let Some(tokens) = state.accepted {
+                    return Ok(tokens);
+                }
+                if let Some(Err(error)) = &state.end {
+                    return Err(error.clone());
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// What came since the last call. Not to be called again after the end.
+    pub(crate) async fn next(&self) -> Option<Result<AnswerEvent, EngineError>> {
+        loop {
+            {
+                let mut state = self.0.lock();
+                if !state.text.is_empty() {
+                    return Some(Ok(AnswerEvent::Text(std::mem::take(&mut state.text))));
+                }
+                match state.end.take() {
+                    Some(Ok((reason, timings))) => {
+                        return Some(Ok(AnswerEvent::Finished { reason, timings }));
+                    }
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => {}
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+/// A running answer. Dropping it cancels the request and gives the lease back.
+pub struct Answer {
+    /// Declared before the lease: the request is cancelled before the model may leave.
+    running: Running,
+    prompt_tokens: u32,
+    /// How to ask again; gone once something was shown, or after the one replay.
+    replay: Option<Replay>,
+    ended: bool,
+    _lease: Lease,
+}
+
+impl Answer {
+    pub(crate) fn new(running: Running, prompt_tokens: u32, replay: Option<Replay>, lease: Lease) -> Self {
+        Self { running, prompt_tokens, replay, ended: false, _lease: lease }
+    }
+
+    /// Length of the prompt in tokens.
+    pub fn prompt_tokens(&self) -> u32 {
+        self.prompt_tokens
+    }
+
+    /// The next piece; `None` after the end or an error. When the worker dies before anything was
+    /// shown, the request is sent once more to the next one.
+    pub async fn next(&mut self) -> Option<Result<AnswerEvent, EngineError>> {
+        if self.ended {
+            return None;
+        }
+        let mut event = self.running.reader.next().await?;
+        if let (Err(error), Some(replay)) = (&event, self.replay.take())
+            && error.lost_the_worker()
+        {
+            match replay.again().await {
+                Ok(again) => {
+                    *self = again;
+                    event = self.running.reader.next().await?;
+                }
+                Err(error) => event = Err(error),
+            }
+        }
+        self.ended = !matches!(event, Ok(AnswerEvent::Text(_)));
+        Some(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_client_gets_longer_pieces_and_then_the_end() {
+        let (writer, reader) = answer();
+        writer.accepted(3);
+        writer.text("he");
+        writer.text("llo");
+        writer.end(Ok((FinishReason::Stop, Timings::default())));
+        assert_eq!(reader.accepted().await, Ok(3));
+        assert_eq!(reader.next().await, Some(Ok(AnswerEvent::Text("hello".into()))));
+        assert_eq!(
+            reader.next().await,
+            Some(Ok(AnswerEvent::Finished { reason: FinishReason::Stop, timings: Timings::default() }))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_instead_of_an_acceptance() {
+        let (writer, reader) = answer();
+        writer.end(Err(EngineError::EmptyPrompt));
+        writer.end(Err(EngineError::ShuttingDown));
+        assert_eq!(reader.accepted().await, Err(EngineError::EmptyPrompt));
+    }
+}

@@ -1,0 +1,284 @@
+//! The chat template of a model: hostile code, rendered in a sandbox.
+
+use super::guard;
+use crate::EngineError;
+use cortex_api::worker::{Loaded, Segment};
+use minijinja::{
+    Environment, ErrorKind, UndefinedBehavior, Value as JinjaValue,
+    value::{Kwargs, Serde},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::io::{self, Write};
+
+/// Instructions that one rendering may take.
+const FUEL: u64 = 20_000_000;
+/// Bytes that a rendering may add to what it was given.
+const OUTPUT_CAP: usize = 4 * 1024 * 1024;
+/// Nesting of includes, macros and loops.
+const RECURSION: usize = 64;
+/// Used when a model brings no template.
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+const NAME: &str = "chat";
+
+/// One message, as templates see it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChatTurn {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+    /// Who said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Calls that the assistant made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<Value>>,
+    /// Which call a `tool` message answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+/// A compiled template with the facts it needs.
+pub(crate) struct ChatTemplate {
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+    control_tokens: Vec<String>,
+}
+
+impl ChatTemplate {
+    /// Compiles the template of a loaded model. One that is absent or does not compile is replaced by
+    /// `ChatML`; the second value says so.
+    pub(crate) fn new(loaded: &Loaded) -> (Self, Option<String>) {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<JinjaValue, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", |format: String| -> Result<String, minijinja::Error> {
+            jiff::fmt::strtime::format(&format, &jiff::Zoned::now())
+                .map_err(|why| minijinja::Error::new(ErrorKind::InvalidOperation, why.to_string()))
+        });
+        // Transformers' own `tojson` takes arguments that change nothing a model was trained on.
+        environment.add_filter("tojson", |value: JinjaValue, _arguments: Kwargs| -> Result<String, minijinja::Error> {
+            serde_json::to_string(&value)
+                .map_err(|why| minijinja::Error::new(ErrorKind::BadSerialization, why.to_string()))
+        });
+        if let Ok(syntax) = minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+            environment.set_syntax(syntax);
+        }
+        let warning = match &loaded.chat_template {
+            Some(source) => environment
+                .add_template_owned(NAME, without_generation_tags(source))
+                .err()
+                .map(|why| format!("the model's chat template does not compile ({why}); ChatML is used")),
+            None => Some("the model has no chat template; ChatML is used".to_owned()),
+        };
+        if warning.is_some() {
+            environment.add_template_owned(NAME, CHATML).expect("our own template compiles");
+        }
+        let template = Self {
+            environment,
+            bos_token: loaded.bos_token.clone(),
+            eos_token: loaded.eos_token.clone(),
+            control_tokens: loaded.control_tokens.clone(),
+        };
+        (template, warning)
+    }
+
+    /// The prompt for an assistant's next message.
+    pub(crate) fn render(&self, turns: &[ChatTurn], extra: &Map<String, Value>) -> Result<Vec<Segment>, EngineError> {
+        let marked: Vec<ChatTurn> = turns
+            .iter()
+            .map(|turn| ChatTurn {
+                content: guard::mark(&turn.content, &self.control_tokens).into_owned(),
+                ..turn.clone()
+            })
+            .collect();
+        let rendered = match self.render_text(&marked, extra) {
+            // Some templates know no system message: it then stands before the first of the user.
+            Err(_) if marked.first().is_some_and(|turn| turn.role == "system") && marked.len() > 1 => {
+                self.render_text(&with_system_in_first_turn(&marked), extra)?
+            }
+            other => other?,
+        };
+        Ok(guard::split(&rendered))
+    }
+
+    fn render_text(&self, turns: &[ChatTurn], extra: &Map<String, Value>) -> Result<String, EngineError> {
+        let mut values = extra.clone();
+        let turns = serde_json::to_value(turns).map_err(|why| template_error(&why))?;
+        values.insert("messages".into(), turns);
+        values.insert("add_generation_prompt".into(), true.into());
+        values.insert("bos_token".into(), self.bos_token.clone().into());
+        values.insert("eos_token".into(), self.eos_token.clone().into());
+        let template = self.environment.get_template(NAME).map_err(|why| template_error(&why))?;
+        let mut output = Capped { bytes: Vec::new(), left: OUTPUT_CAP + input_size(&values) };
+        template
+            .render_captured_to(JinjaValue::from(Serde(&values)), &mut output)
+            .map_err(|why| template_error(&why))?;
+        String::from_utf8(output.bytes).map_err(|why| template_error(&why))
+    }
+}
+
+fn template_error(why: &dyn std::fmt::Display) -> EngineError {
+    EngineError::Template { message: why.to_string() }
+}
+
+fn input_size(values: &Map<String, Value>) -> usize {
+    values["messages"]
+        .as_array()
+        .map_or(0, |turns| turns.iter().map(|turn| turn["content"].as_str().map_or(0, str::len)).sum::<usize>())
+}
+
+fn with_system_in_first_turn(turns: &[ChatTurn]) -> Vec<ChatTurn> {
+    let mut rest = turns[1..].to_vec();
+    rest[0].content = format!("{}\n\n{}", turns[0].content, rest[0].content);
+    rest
+}
+
+/// `{% generation %}` marks what a training run learns from; for us it is a block that is always there.
+/// The white space marks of the tag are kept.
+fn without_generation_tags(source: &str) -> String {
+    let mut result = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let inside = &rest[start + 2..start + length];
+        let word = inside.trim_matches(|letter: char| letter.is_whitespace() || letter == '-' || letter == '+');
+        let replacement = match word {
+            "generation" => Some(inside.replacen("generation", "if true", 1)),
+            "endgeneration" => Some(inside.replacen("endgeneration", "endif", 1)),
+            _ => None,
+        };
+        result.push_str(&rest[..start + 2]);
+        result.push_str(replacement.as_deref().unwrap_or(inside));
+        result.push_str("%}");
+        rest = &rest[start + length + 2..];
+    }
+    result.push_str(rest);
+    result
+}
+
+/// Takes so many bytes and no more.
+struct Capped {
+    bytes: Vec<u8>,
+    left: usize,
+}
+
+impl Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left = self.left.checked_sub(bytes.len()).ok_or_else(|| io::Error::other("the output is too large"))?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(source: Option<&str>) -> (ChatTemplate, Option<String>) {
+        ChatTemplate::new(&Loaded {
+            chat_template: source.map(str::to_owned),
+            bos_token: "<s>".into(),
+            eos_token: "</s>".into(),
+            control_tokens: vec!["<s>".into(), "</s>".into()],
+            ..Loaded::default()
+        })
+    }
+
+    fn turn(role: &str, content: &str) -> ChatTurn {
+        ChatTurn { role: role.into(), content: content.into(), name: None, tool_calls: None, tool_call_id: None }
+    }
+
+    #[track_caller]
+    fn check(source: &str, turns: &[ChatTurn], expected: &str) {
+        let (template, warning) = template(Some(source));
+        assert_eq!(warning, None);
+        let segments = template.render(turns, &Map::new()).expect("renders");
+        let text: String = segments
+            .into_iter()
+            .map(|segment| match segment {
+                Segment::Text { text, .. } => text,
+                Segment::Tokens { .. } => String::new(),
+            })
+            .collect();
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn python_methods_loops_and_namespaces_work() {
+        check(
+            "{%- set ns = namespace(n=0) -%}{%- for m in messages[::-1] -%}{%- set ns.n = ns.n + 1 -%}{{ m.content.strip() }}|{%- endfor -%}{{ ns.n }}{{ bos_token }}",
+            &[turn("user", " a "), turn("assistant", "b")],
+            "b|a|2<s>",
+        );
+    }
+
+    #[test]
+    fn generation_tags_are_transparent() {
+        check("a {%- generation -%} {{ messages[0].content }} {%- endgeneration %} b", &[turn("user", "x")], "ax b");
+    }
+
+    #[test]
+    fn a_template_without_system_messages_gets_it_in_the_first_turn() {
+        check(
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}",
+            &[turn("system", "be kind"), turn("user", "hi")],
+            "user:be kind\n\nhi;",
+        );
+    }
+
+    #[test]
+    fn a_missing_or_broken_template_falls_back_to_chatml_and_says_so() {
+        let (fallback, warning) = template(None);
+        assert!(warning.expect("warned").contains("ChatML"));
+        let segments = fallback.render(&[turn("user", "hi")], &Map::new()).expect("renders");
+        assert_eq!(
+            segments,
+            vec![Segment::Text {
+                text: "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n".into(),
+                special: true
+            }]
+        );
+        assert!(template(Some("{% if %}")).1.expect("warned").contains("does not compile"));
+    }
+
+    #[test]
+    fn a_hostile_template_ends_with_an_error() {
+        for source in [
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "{% for a in range(90000) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' }}{% endfor %}",
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "{{ raise_exception('no') }}",
+        ] {
+            let (template, warning) = template(Some(source));
+            assert_eq!(warning, None);
+            let error = template.render(&[turn("user", "hi")], &Map::new()).expect_err(source);
+            assert!(matches!(error, EngineError::Template { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn text_of_a_user_never_becomes_a_control_token() {
+        let (template, _) = template(Some("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"));
+        let segments = template.render(&[turn("user", "x</s>y")], &Map::new()).expect("renders");
+        let texts: Vec<&str> = segments
+            .iter()
+            .map(|segment| match segment {
+                Segment::Text { text, .. } => text.as_str(),
+                Segment::Tokens { .. } => "",
+            })
+            .collect();
+        assert_eq!(texts, ["<s>x<", "/s>y</s>"]);
+    }
+}

@@ -1,0 +1,164 @@
+//! The handle of the engine: what a route or a command calls.
+
+use crate::{
+    Answer, Config, EngineError, LoadSettings, Prompt, Tasks, answer,
+    lease::Lease,
+    supervisor::{Command, LoadedModel, Supervisor},
+    variants::VariantReport,
+};
+use cortex_api::worker::{Generate, Sampling};
+use cortex_models::ModelId;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// One request, complete: it can be sent again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Which model.
+    pub model: ModelId,
+    /// Its weights.
+    pub weights: PathBuf,
+    /// How it is loaded when it is not.
+    pub load: LoadSettings,
+    /// What to answer.
+    pub prompt: Prompt,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// Most tokens of the answer.
+    pub max_tokens: Option<u32>,
+    /// Go on after the end token.
+    pub ignore_eos: bool,
+    /// Bit-identical on repetition.
+    pub deterministic: bool,
+}
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engines {
+    /// Unbounded, because a lease comes back from a destructor and must not wait. What can be in it is
+    /// bounded by the requests that are open.
+    supervisor: mpsc::UnboundedSender<Command>,
+    loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
+    variants: watch::Receiver<Arc<VariantReport>>,
+    load: LoadSettings,
+}
+
+impl Engines {
+    /// Starts the supervisor. No worker runs until a request needs one.
+    pub fn start(config: Config, tasks: &Tasks) -> Self {
+        let load = config.load;
+        let (supervisor, loaded, variants) = Supervisor::start(config, tasks);
+        Self { supervisor, loaded, variants, load }
+    }
+
+    /// How models are loaded that do not say otherwise.
+    pub fn load_settings(&self) -> LoadSettings {
+        self.load
+    }
+
+    /// The models that are loaded now.
+    pub fn loaded(&self) -> Arc<Vec<LoadedModel>> {
+        self.loaded.borrow().clone()
+    }
+
+    /// Which compute module was chosen, and which were dropped and why.
+    pub fn variants(&self) -> Arc<VariantReport> {
+        self.variants.borrow().clone()
+    }
+
+    /// Chooses a compute module now, if that was not done on this machine before.
+    pub async fn choose_variant(&self) -> Arc<VariantReport> {
+        let (reply, answer) = oneshot::channel();
+        if self.supervisor.send(Command::ChooseVariant { reply }).is_ok() {
+            // A supervisor that is gone leaves the report as it was.
+            let _ = answer.await;
+        }
+        self.variants()
+    }
+
+    /// Starts to answer. Returns once the worker has accepted the request: it is tokenised and fits.
+    pub async fn answer(&self, job: Job) -> Result<Answer, EngineError> {
+        let job = Arc::new(job);
+        let replay = Replay { engines: self.clone(), job: Arc::clone(&job) };
+        match self.attempt(&job, Some(replay)).await {
+            Err(error) if error.lost_the_worker() => {
+                tracing::warn!(model = %job.model, %error, "the request is sent again");
+                self.attempt(&job, None).await
+            }
+            other => other,
+        }
+    }
+
+    async fn attempt(&self, job: &Job, replay: Option<Replay>) -> Result<Answer, EngineError> {
+        let lease = self.acquire(job).await?;
+        let prompt = job.prompt.render(&lease.session.template)?;
+        let running = lease.session.generate(|id| Generate {
+            id,
+            prompt,
+            sampling: job.sampling.clone(),
+            stop: job.stop.clone(),
+            max_tokens: job.max_tokens,
+            ignore_eos: job.ignore_eos,
+            deterministic: job.deterministic,
+        })?;
+        let prompt_tokens = running.reader.accepted().await?;
+        Ok(answer::Answer::new(running, prompt_tokens, replay, lease))
+    }
+
+    async fn acquire(&self, job: &Job) -> Result<Lease, EngineError> {
+        self.acquire_for(&job.model, &job.weights, job.load, false).await
+    }
+
+    async fn acquire_for(
+        &self,
+        id: &ModelId,
+        weights: &std::path::Path,
+        load: LoadSettings,
+        keep: bool,
+    ) -> Result<Lease, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Acquire { id: id.clone(), weights: weights.to_owned(), load, keep, reply };
+        self.supervisor.send(command).map_err(|_| EngineError::ShuttingDown)?;
+        answer.await.map_err(|_| EngineError::ShuttingDown)?
+    }
+
+    /// Loads a model and keeps it until [`Engines::stop`].
+    pub async fn keep_loaded(
+        &self,
+        id: &ModelId,
+        weights: &std::path::Path,
+        load: LoadSettings,
+    ) -> Result<(), EngineError> {
+        self.acquire_for(id, weights, load, true).await.map(drop)
+    }
+
+    /// Unloads a model once its running answers are complete. False when it was not loaded.
+    pub async fn stop(&self, id: &ModelId) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.supervisor.send(Command::Unload { id: id.clone(), reply }).is_ok() && answer.await.unwrap_or(false)
+    }
+
+    /// Refuses new requests at once, ends running answers after `streams`, and kills what still runs
+    /// after `workers`.
+    pub async fn shut_down(&self, streams: Duration, workers: Duration) {
+        let (reply, answer) = oneshot::channel();
+        if self.supervisor.send(Command::ShutDown { streams, workers, reply }).is_ok() {
+            let _ = answer.await;
+        }
+    }
+}
+
+/// Asks the same once more.
+pub(crate) struct Replay {
+    engines: Engines,
+    job: Arc<Job>,
+}
+
+impl Replay {
+    pub(crate) async fn again(self) -> Result<Answer, EngineError> {
+        tracing::warn!(model = %self.job.model, "the worker died before it said anything; the request is sent again");
+        self.engines.attempt(&self.job, None).await
+    }
+}

@@ -1,0 +1,182 @@
+//! What can go wrong between a request and its answer.
+
+use cortex_models::ErrorKind;
+use std::path::PathBuf;
+
+/// Why a request was not answered, or only in part. Cheap to clone: all who wait for one load get the same.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The worker program is not where it should be.
+    #[error("the worker program {} is missing", program.display())]
+    WorkerMissing {
+        /// Where it should be.
+        program: PathBuf,
+    },
+    /// The worker program could not be started.
+    #[error("the worker program {} could not be started: {reason}", program.display())]
+    WorkerNotStarted {
+        /// Which program.
+        program: PathBuf,
+        /// The system's reason.
+        reason: String,
+    },
+    /// The worker speaks another version of the protocol.
+    #[error("the worker is of another build: it speaks protocol {theirs}, the daemon {ours}")]
+    WorkerMismatch {
+        /// Version of the worker.
+        theirs: u32,
+        /// Version of the daemon.
+        ours: u32,
+    },
+    /// No compute module works on this processor.
+    #[error("no compute module works on this processor")]
+    NoVariant,
+    /// The model could not be loaded.
+    #[error("the model `{model}` could not be loaded: {reason}")]
+    LoadFailed {
+        /// Which model.
+        model: String,
+        /// The worker's reason.
+        reason: String,
+    },
+    /// The worker ended by itself.
+    #[error("the worker of `{model}` died ({how}){}", last_lines(stderr))]
+    WorkerDied {
+        /// Which model.
+        model: String,
+        /// Exit code or signal.
+        how: String,
+        /// The last lines it wrote to standard error.
+        stderr: String,
+    },
+    /// The worker gave no sign of life and was ended.
+    #[error("the worker of `{model}` gave no sign of life for {seconds} s and was ended")]
+    WorkerStuck {
+        /// Which model.
+        model: String,
+        /// How long it was silent.
+        seconds: u64,
+    },
+    /// The computation of this request failed; the model is still loaded.
+    #[error("the model `{model}` could not compute this request")]
+    ComputeFailed {
+        /// Which model.
+        model: String,
+    },
+    /// The model was stopped while the request waited for it.
+    #[error("the model `{model}` was stopped while it was loading")]
+    Stopped {
+        /// Which model.
+        model: String,
+    },
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {needed} tokens, the context of the model holds {available}")]
+    ContextExceeded {
+        /// Tokens of the prompt.
+        needed: u32,
+        /// Tokens that one request may use.
+        available: u32,
+    },
+    /// The prompt has no tokens.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A value of the request is out of its range.
+    #[error("{message}")]
+    InvalidRequest {
+        /// What and why.
+        message: String,
+    },
+    /// The chat template of the model refused the messages.
+    #[error("the chat template of the model cannot render these messages: {message}")]
+    Template {
+        /// The template's words.
+        message: String,
+    },
+    /// Every place for a loaded model is taken by one that is in use.
+    #[error("{loaded} models are loaded and in use, and no more are allowed at a time")]
+    Overloaded {
+        /// How many.
+        loaded: usize,
+    },
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    ShuttingDown,
+}
+
+fn last_lines(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!("; its last words: {stderr}") }
+}
+
+impl EngineError {
+    /// The family, which decides the HTTP status and the exit code.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::ContextExceeded { .. } | Self::EmptyPrompt | Self::InvalidRequest { .. } | Self::Template { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::Overloaded { .. } => ErrorKind::Busy,
+            Self::WorkerMissing { .. }
+            | Self::WorkerNotStarted { .. }
+            | Self::WorkerMismatch { .. }
+            | Self::NoVariant
+            | Self::LoadFailed { .. }
+            | Self::WorkerDied { .. }
+            | Self::WorkerStuck { .. }
+            | Self::ComputeFailed { .. }
+            | Self::Stopped { .. }
+            | Self::ShuttingDown => ErrorKind::Unavailable,
+        }
+    }
+
+    /// A stable word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::WorkerMissing { .. } => "worker_missing",
+            Self::WorkerNotStarted { .. } => "worker_not_started",
+            Self::WorkerMismatch { .. } => "worker_mismatch",
+            Self::NoVariant => "no_compute_module",
+            Self::LoadFailed { .. } => "model_load_failed",
+            Self::WorkerDied { .. } => "worker_died",
+            Self::WorkerStuck { .. } => "worker_stuck",
+            Self::ComputeFailed { .. } => "compute_failed",
+            Self::Stopped { .. } => "model_stopped",
+            Self::ContextExceeded { .. } => "context_length_exceeded",
+            Self::EmptyPrompt => "empty_prompt",
+            Self::InvalidRequest { .. } => "invalid_value",
+            Self::Template { .. } => "template_failed",
+            Self::Overloaded { .. } => "overloaded",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::WorkerMissing { .. } => {
+                Some("install cortex again, or set `workerPath` in the settings to the program".into())
+            }
+            Self::WorkerMismatch { .. } => Some("install the daemon and the worker from one build".into()),
+            Self::NoVariant => Some("run `cortex doctor`: it lists what was tried and why each was dropped".into()),
+            Self::ContextExceeded { .. } => {
+                Some("shorten the prompt, or start the model with a larger `ctx_len` if it was trained with one".into())
+            }
+            Self::Overloaded { .. } => Some("stop a model with `cortex models stop ID`, or try again later".into()),
+            Self::WorkerDied { .. } | Self::WorkerStuck { .. } => {
+                Some("the next request loads the model again; `cortex logs` shows more".into())
+            }
+            Self::LoadFailed { .. } => Some("`cortex logs` shows what the engine said".into()),
+            Self::WorkerNotStarted { .. }
+            | Self::ComputeFailed { .. }
+            | Self::Stopped { .. }
+            | Self::EmptyPrompt
+            | Self::InvalidRequest { .. }
+            | Self::Template { .. }
+            | Self::ShuttingDown => None,
+        }
+    }
+
+    /// Whether the worker is gone, so that a request that has shown nothing yet can be sent again.
+    pub(crate) fn lost_the_worker(&self) -> bool {
+        matches!(self, Self::WorkerDied { .. } | Self::WorkerStuck { .. })
+    }
+}

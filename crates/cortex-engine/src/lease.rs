@@ -1,0 +1,32 @@
+//! The permission to use a loaded model.
+
+use crate::{slot_state::Generation, supervisor::Command, worker::Session};
+use cortex_models::ModelId;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Holds a loaded model in memory. Dropping it gives it back.
+pub(crate) struct Lease {
+    pub(crate) session: Arc<Session>,
+    id: ModelId,
+    generation: Generation,
+    supervisor: UnboundedSender<Command>,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        session: Arc<Session>,
+        id: ModelId,
+        generation: Generation,
+        supervisor: UnboundedSender<Command>,
+    ) -> Self {
+        Self { session, id, generation, supervisor }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // A supervisor that is gone counts no leases.
+        let _ = self.supervisor.send(Command::Released { id: self.id.clone(), generation: self.generation });
+    }
+}

@@ -1,0 +1,268 @@
+//! Which compute module runs on this processor: found by trial, not by what the processor announces.
+//!
+//! Virtual machines announce instructions that fault. So each candidate loads and runs a tiny model in a
+//! process of its own; one that dies, hangs or computes nonsense is dropped, with its reason. Of the
+//! first three that pass, the fastest is taken. The result is kept for this processor, kernel and build.
+
+use crate::{Config, worker::exit_reason};
+use cortex_api::worker::TrialResult;
+use cortex_hardware::Cpu;
+use serde::{Deserialize, Serialize};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+/// Silence after which a trial has failed.
+const TRIAL_LIMIT: Duration = Duration::from_secs(5);
+/// Candidates that are timed.
+const TIMED: usize = 3;
+/// A candidate that comes later must be this much faster to be taken: the order is llama.cpp's own.
+const CLEARLY_FASTER: f64 = 0.97;
+const PREFIX: &str = "libggml-cpu-";
+
+/// llama.cpp's order: the most demanding first. A module that is not named here is newer than this
+/// list and is tried before all others.
+const ORDER: &[&str] = &[
+    "sapphirerapids",
+    "zen4",
+    "cooperlake",
+    "icelake",
+    "cascadelake",
+    "cannonlake",
+    "skylakex",
+    "alderlake",
+    "haswell",
+    "piledriver",
+    "ivybridge",
+    "sandybridge",
+    "sse42",
+    "x64",
+];
+
+/// What was found out about the compute modules.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VariantReport {
+    /// Processor, kernel and build for which this holds; empty before the first trial.
+    pub identity: String,
+    /// The module in use; `None` when none works, or none was needed yet.
+    pub chosen: Option<String>,
+    /// Modules that passed, with their times.
+    pub passed: Vec<Passed>,
+    /// Modules that were tried and dropped.
+    pub dropped: Vec<Dropped>,
+}
+
+/// A module that passed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// Its name, such as `haswell`.
+    pub name: String,
+    /// Its times on a tiny model.
+    pub times: TrialResult,
+}
+
+/// A module that does not work here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Its name.
+    pub name: String,
+    /// What happened.
+    pub reason: String,
+}
+
+/// The modules beside a worker.
+pub(crate) struct Variants {
+    program: PathBuf,
+    modules: PathBuf,
+    cache: PathBuf,
+    scratch: PathBuf,
+    threads: usize,
+    trial: bool,
+    report: VariantReport,
+}
+
+impl Variants {
+    pub(crate) fn new(config: &Config) -> Self {
+        let folder = config.worker_program.parent().unwrap_or(Path::new(".")).to_owned();
+        Self {
+            program: config.worker_program.clone(),
+            modules: folder.join("backends"),
+            cache: config.cache_folder.join("variants.json"),
+            scratch: config.cache_folder.join(format!("trial-{}.gguf", std::process::id())),
+            threads: Cpu::probe().cores,
+            trial: config.variant_trial,
+            report: VariantReport::default(),
+        }
+    }
+
+    pub(crate) fn report(&self) -> &VariantReport {
+        &self.report
+    }
+
+    /// The module to use; runs the trial when it was not run for this machine and build.
+    pub(crate) async fn choose(&mut self) -> Option<PathBuf> {
+        let names = self.candidates();
+        if !self.trial {
+            let first = names.first().cloned();
+            self.report = VariantReport { chosen: first.clone(), ..VariantReport::default() };
+            return first.map(|name| self.path(&name));
+        }
+        let identity = self.identity(&names);
+        if self.report.identity != identity {
+            self.report = self.remembered(&identity).unwrap_or_default();
+        }
+        if self.report.identity != identity {
+            self.report = VariantReport { identity, ..VariantReport::default() };
+            self.run_trials(&names).await;
+            self.remember();
+        }
+        self.report.chosen.clone().map(|name| self.path(&name))
+    }
+
+    /// A worker died of an instruction that its module should not have used: the next best is taken.
+    pub(crate) fn drop_chosen(&mut self, reason: &str) {
+        let Some(name) = self.report.chosen.take() else { return };
+        tracing::warn!(variant = %name, reason, "the compute module is dropped");
+        self.report.passed.retain(|passed| passed.name != name);
+        self.report.dropped.push(Dropped { name, reason: reason.to_owned() });
+        self.report.chosen = fastest(&self.report.passed);
+        if self.report.chosen.is_none() {
+            // None that was timed is left: the next request tries those behind them.
+            self.report.identity.clear();
+        }
+        self.remember();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.modules.join(format!("{PREFIX}{name}.so"))
+    }
+
+    fn candidates(&self) -> Vec<String> {
+        let Ok(entries) = fs_err::read_dir(&self.modules) else { return vec![] };
+        let names = entries
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                Some(name.strip_prefix(PREFIX)?.strip_suffix(".so")?.to_owned())
+            })
+            .collect();
+        in_order(names)
+    }
+
+    fn identity(&self, names: &[String]) -> String {
+        let build = fs_err::metadata(&self.program)
+            .ok()
+            .and_then(|metadata| Some((metadata.len(), metadata.modified().ok()?)))
+            .map_or_else(String::new, |(length, modified)| format!("{length} {modified:?}"));
+        format!("{} | {build} | {}", Cpu::probe().identity(), names.join(" "))
+    }
+
+    fn remembered(&self, identity: &str) -> Option<VariantReport> {
+        let report: VariantReport = serde_json::from_slice(&fs_err::read(&self.cache).ok()?).ok()?;
+        (report.identity == identity).then_some(report)
+    }
+
+    fn remember(&self) {
+        let Some(folder) = self.cache.parent() else { return };
+        // The cache saves a second at the next start. Without it everything works the same.
+        let _ = fs_err::create_dir_all(folder);
+        let Ok(text) = serde_json::to_vec_pretty(&self.report) else { return };
+        let written = tempfile::NamedTempFile::new_in(folder)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, &text).map(|()| file))
+            .and_then(|file| file.persist(&self.cache).map_err(Into::into));
+        if let Err(error) = written {
+            tracing::warn!(%error, "the result of the trial could not be kept");
+        }
+    }
+
+    async fn run_trials(&mut self, names: &[String]) {
+        if let Some(folder) = self.scratch.parent() {
+            let _ = fs_err::create_dir_all(folder);
+        }
+        for name in names {
+            match self.try_one(name).await {
+                Ok(times) => self.report.passed.push(Passed { name: name.clone(), times }),
+                Err(reason) => {
+                    tracing::info!(variant = %name, %reason, "the compute module is dropped");
+                    self.report.dropped.push(Dropped { name: name.clone(), reason });
+                }
+            }
+            if self.report.passed.len() == TIMED {
+                break;
+            }
+        }
+        let _ = fs_err::remove_file(&self.scratch);
+        self.report.chosen = fastest(&self.report.passed);
+        tracing::info!(chosen = ?self.report.chosen, passed = self.report.passed.len(), "compute modules were tried");
+    }
+
+    async fn try_one(&self, name: &str) -> Result<TrialResult, String> {
+        let child = tokio::process::Command::new(&self.program)
+            .arg("trial")
+            .arg(self.path(name))
+            .arg(&self.scratch)
+            .arg(self.threads.to_string())
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(TRIAL_LIMIT, child)
+            .await
+            .map_err(|_| format!("no result within {} s", TRIAL_LIMIT.as_secs()))?
+            .map_err(|why| why.to_string())?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().rev().find_map(|line| line.strip_prefix("cortex-llamacpp: "));
+            return Err(match said {
+                Some(said) if output.status.code().is_some() => said.to_owned(),
+                _ => format!("died of {}", exit_reason(output.status)),
+            });
+        }
+        serde_json::from_slice(&output.stdout).map_err(|why| format!("no result: {why}"))
+    }
+}
+
+/// Unknown modules first, then llama.cpp's order.
+fn in_order(mut names: Vec<String>) -> Vec<String> {
+    names.sort_by_key(|name| (ORDER.iter().position(|known| known == name).map_or(0, |at| at + 1), name.clone()));
+    names
+}
+
+/// The best of those that passed, in their order. Prompts and single tokens count the same.
+fn fastest(passed: &[Passed]) -> Option<String> {
+    #[expect(clippy::cast_precision_loss, reason = "times of a second at most, in microseconds")]
+    let cost = |times: &TrialResult| times.batch_microseconds as f64 * times.single_microseconds as f64;
+    let mut best: Option<&Passed> = None;
+    for candidate in passed {
+        if best.is_none_or(|best| cost(&candidate.times) < cost(&best.times) * CLEARLY_FASTER * CLEARLY_FASTER) {
+            best = Some(candidate);
+        }
+    }
+    best.map(|best| best.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed(name: &str, batch: u64, single: u64) -> Passed {
+        Passed { name: name.into(), times: TrialResult { batch_microseconds: batch, single_microseconds: single } }
+    }
+
+    #[test]
+    fn unknown_modules_come_first_then_the_most_demanding() {
+        let names = ["x64", "haswell", "novel", "zen4"].map(str::to_owned).to_vec();
+        assert_eq!(in_order(names), ["novel", "zen4", "haswell", "x64"]);
+    }
+
+    #[test]
+    fn a_later_module_must_be_clearly_faster() {
+        assert_eq!(fastest(&[]), None);
+        assert_eq!(fastest(&[passed("a", 100, 100), passed("b", 99, 99)]).as_deref(), Some("a"));
+        assert_eq!(fastest(&[passed("a", 100, 100), passed("b", 80, 100)]).as_deref(), Some("b"));
+    }
+}

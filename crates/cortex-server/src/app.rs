@@ -1,0 +1,38 @@
+//! What every route can reach.
+
+use cortex_engine::Engines;
+use cortex_models::ModelStore;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// The handles that routes use. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// Models on disk.
+    pub models: ModelStore,
+    /// Loaded models.
+    pub engines: Engines,
+    /// What the settings say about the edge.
+    pub config: Arc<Config>,
+    /// Cancelled to stop the daemon.
+    pub stop: CancellationToken,
+}
+
+/// Settings of the HTTP edge.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address that is served.
+    pub address: SocketAddr,
+    /// Names, besides the built-in ones, by which the daemon may be called.
+    pub allowed_hosts: Vec<String>,
+    /// Origins, besides the built-in ones, whose pages may use the daemon.
+    pub allowed_origins: Vec<String>,
+    /// Whether answers carry CORS headers.
+    pub cors: bool,
+    /// Keys, one of which a request must carry; none means that no key is needed.
+    pub api_keys: Vec<String>,
+    /// Bytes of a request body at most.
+    pub body_limit: usize,
+    /// Where the data lies, for `GET /health`.
+    pub data_folder: PathBuf,
+}

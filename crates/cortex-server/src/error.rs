@@ -1,0 +1,114 @@
+//! The one place where a failure becomes a status and a body.
+
+use crate::edge::Refusal;
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use cortex_api::openai::ErrorBody;
+use cortex_engine::EngineError;
+use cortex_models::ErrorKind;
+
+/// A failure on its way to a client.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Box<ErrorBody>,
+    pub(crate) retry_after: Option<u32>,
+}
+
+impl ApiError {
+    /// A failure of one kind, with a stable code.
+    pub(crate) fn new(kind: ErrorKind, code: &str, message: impl Into<String>) -> Self {
+        let (status, family) = of_kind(kind);
+        Self { status, body: Box::new(ErrorBody::new(family, code, message, None)), retry_after: None }
+    }
+
+    /// A field that is wrong.
+    pub(crate) fn field(field: &str, message: impl Into<String>) -> Self {
+        let mut error = Self::new(ErrorKind::Invalid, "invalid_value", message);
+        error.body.error.param = Some(field.to_owned());
+        error
+    }
+
+    /// With another status, where a route's contract asks for it.
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// A failure with an error's own words and hint.
+    pub(crate) fn told(kind: ErrorKind, code: &str, error: &dyn std::fmt::Display, hint: Option<String>) -> Self {
+        let message = match hint {
+            Some(hint) => format!("{error}; {hint}"),
+            None => error.to_string(),
+        };
+        Self::new(kind, code, message)
+    }
+}
+
+fn of_kind(kind: ErrorKind) -> (StatusCode, &'static str) {
+    match kind {
+        ErrorKind::NotFound => (StatusCode::NOT_FOUND, "invalid_request_error"),
+        ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "invalid_request_error"),
+        ErrorKind::Conflict => (StatusCode::CONFLICT, "invalid_request_error"),
+        ErrorKind::DoesNotFit => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error"),
+        ErrorKind::Busy => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+        ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable_error"),
+        ErrorKind::Cancelled | ErrorKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let kind = error.kind();
+        let mut answer = Self::told(kind, error.code(), &error, error.hint());
+        answer.retry_after = matches!(kind, ErrorKind::Busy | ErrorKind::Unavailable).then_some(1);
+        if let EngineError::InvalidRequest { message } = &error {
+            // The worker's message begins with the name of the field.
+            answer.body.error.param = message.split_whitespace().next().map(str::to_owned);
+        }
+        if matches!(error, EngineError::ContextExceeded { .. }) {
+            answer.body.error.param = Some("messages".into());
+        }
+        answer
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let forbidden = |code: &str, message: String| {
+            Self::new(ErrorKind::Invalid, code, message).with_status(StatusCode::FORBIDDEN)
+        };
+        match refusal {
+            Refusal::Host(host) => forbidden(
+                "host_not_allowed",
+                format!("the host `{host}` is not a name of this daemon; add it to `allowedHosts` in the settings"),
+            ),
+            Refusal::Origin(origin) => forbidden(
+                "origin_not_allowed",
+                format!(
+                    "pages of `{origin}` may not use this daemon; add the origin to `allowedOrigins` in the settings, or start with --allowed_origins"
+                ),
+            ),
+            Refusal::NotLocal => forbidden("not_local", "only programs on the daemon's own machine may stop it".into()),
+            Refusal::Key => {
+                let mut error = Self::new(ErrorKind::Invalid, "invalid_api_key", "Invalid API Key")
+                    .with_status(StatusCode::UNAUTHORIZED);
+                error.body.error.kind = "authentication_error".into();
+                error
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

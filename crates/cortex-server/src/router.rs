@@ -1,0 +1,224 @@
+//! Which path leads where, and what every request passes first.
+
+use crate::{
+    App,
+    edge::{self, Admitted},
+    error::ApiError,
+    routes::{chat, completions, models, system},
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, DefaultBodyLimit, Request},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::PathAndQuery},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use cortex_models::ErrorKind;
+use futures::FutureExt;
+use std::{net::SocketAddr, panic::AssertUnwindSafe};
+use tower::ServiceExt;
+
+/// The whole service. Needs `ConnectInfo<SocketAddr>`.
+pub fn router(app: App) -> Router {
+    let routes = Router::new()
+        .route("/healthz", get(system::healthz))
+        .route("/health", get(system::health))
+        .route("/v1/system/doctor", get(system::doctor))
+        .route("/processManager/destroy", delete(system::destroy))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/import", post(models::import))
+        .route("/v1/models/start", post(models::start))
+        .route("/v1/models/stop", post(models::stop))
+        .route("/v1/models/status", get(models::status_by_id))
+        .route("/v1/models/status/{*id}", get(models::status))
+        .route("/v1/models/{*id}", get(models::get))
+        .route("/inferences/server/models", get(models::loaded))
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .fallback(|uri: Uri| async move {
+            ApiError::new(ErrorKind::NotFound, "unknown_route", format!("there is no route {}", uri.path()))
+        })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            ApiError::new(
+                ErrorKind::Invalid,
+                "method_not_allowed",
+                format!("{} is not answered to {method}", uri.path()),
+            )
+            .with_status(StatusCode::METHOD_NOT_ALLOWED)
+        })
+        .layer(DefaultBodyLimit::max(app.config.body_limit))
+        .with_state(app.clone());
+    Router::new().fallback(move |request: Request| pass(app.clone(), routes.clone(), request))
+}
+
+/// Every request passes here: who asks, under which name, from which page; then the route.
+async fn pass(app: App, routes: Router, mut request: Request) -> Response {
+    if let Some(uri) = canonical(request.uri()) {
+        *request.uri_mut() = uri;
+    }
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let Some(&ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>() else {
+        return ApiError::new(ErrorKind::Internal, "internal_error", "the peer is not known").into_response();
+    };
+    let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let admitted = edge::admit(&app.config, peer.ip(), (&method, &path), (request.headers(), authority.as_deref()));
+    let admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            tracing::warn!(%method, path, ?refusal, "refused");
+            return ApiError::from(refusal).into_response();
+        }
+    };
+    let asked = request.headers().clone();
+    let mut response = match AssertUnwindSafe(routes.oneshot(request)).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        // A route that panicked; the others go on.
+        Err(_) => {
+            tracing::error!(%method, path, "a route panicked");
+            ApiError::new(ErrorKind::Internal, "internal_error", "internal error; the log says more").into_response()
+        }
+    };
+    response = body_too_large(response);
+    if method == Method::OPTIONS {
+        response = preflight(&asked, &response);
+    }
+    if app.config.cors || method == Method::OPTIONS {
+        add_cors(&admitted, &asked, response.headers_mut());
+    }
+    tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
+    response
+}
+
+/// What the body limit says, in our words.
+fn body_too_large(response: Response) -> Response {
+    let is_ours = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if response.status() != StatusCode::PAYLOAD_TOO_LARGE || is_ours {
+        return response;
+    }
+    ApiError::new(
+        ErrorKind::Invalid,
+        "body_too_large",
+        "the body is too large; `bodyLimitBytes` in the settings is the limit",
+    )
+    .with_status(StatusCode::PAYLOAD_TOO_LARGE)
+    .into_response()
+}
+
+/// A route answers OPTIONS with 405 and its methods, an unknown path with 404: that is all a preflight asks.
+fn preflight(asked: &HeaderMap, response: &Response) -> Response {
+    let Some(methods) = response.headers().get(header::ALLOW).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let mut answer = Response::new(Body::empty());
+    let headers = answer.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    if let Some(wanted) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+    }
+    answer
+}
+
+fn add_cors(admitted: &Admitted, asked: &HeaderMap, headers: &mut HeaderMap) {
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let Some(origin) = &admitted.origin else {
+        // A page that may not read is told nothing, not even which methods there are.
+        headers.remove(header::ACCESS_CONTROL_ALLOW_METHODS);
+        headers.remove(header::ACCESS_CONTROL_ALLOW_HEADERS);
+        return;
+    };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    if asked.contains_key("access-control-request-private-network") {
+        headers.insert("access-control-allow-private-network", HeaderValue::from_static("true"));
+    }
+}
+
+/// Paths by which older clients call the same routes.
+const ALIASES: &[(&str, &str)] = &[
+    ("/inferences/server/chat_completion", "/v1/chat/completions"),
+    ("/models", "/v1/models"),
+    ("/models/import", "/v1/models/import"),
+    ("/models/start", "/v1/models/start"),
+    ("/models/stop", "/v1/models/stop"),
+    ("/models/status", "/v1/models/status"),
+];
+/// Paths without an id in them.
+const FIXED: &[&str] = &[
+    "/healthz",
+    "/health",
+    "/v1/system/doctor",
+    "/processManager/destroy",
+    "/v1/models",
+    "/v1/models/import",
+    "/v1/models/start",
+    "/v1/models/stop",
+    "/v1/models/status",
+    "/inferences/server/models",
+    "/v1/chat/completions",
+    "/v1/completions",
+];
+/// What stands before an id, which is case-sensitive.
+const BEFORE_ID: &[(&str, &str)] = &[
+    ("/v1/models/status/", "/v1/models/status/"),
+    ("/models/status/", "/v1/models/status/"),
+    ("/v1/models/", "/v1/models/"),
+    ("/models/", "/v1/models/"),
+];
+
+/// The path that the router knows, where an older client wrote it in another way: fixed parts match
+/// whatever their case, ids do not.
+fn canonical(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    let fixed = ALIASES
+        .iter()
+        .find(|(alias, _)| alias.eq_ignore_ascii_case(trimmed))
+        .map(|&(_, path)| path)
+        .or_else(|| FIXED.iter().copied().find(|fixed| fixed.eq_ignore_ascii_case(trimmed)));
+    let new = if let Some(fixed) = fixed {
+        fixed.to_owned()
+    } else {
+        let (prefix, id) = BEFORE_ID.iter().find_map(|&(written, known)| {
+            let (head, id) = path.split_at_checked(written.len())?;
+            (head.eq_ignore_ascii_case(written) && !id.is_empty()).then_some((known, id))
+        })?;
+        format!("{prefix}{id}")
+    };
+    if new == path {
+        return None;
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(format!("{new}{query}")).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_parts_match_whatever_their_case_and_ids_do_not() {
+        for (written, known) in [
+            ("/processmanager/destroy", Some("/processManager/destroy")),
+            ("/v1/Models", Some("/v1/models")),
+            ("/models?limit=-1", Some("/v1/models?limit=-1")),
+            ("/Models/My:Model", Some("/v1/models/My:Model")),
+            ("/V1/models/Status/A%20b", Some("/v1/models/status/A%20b")),
+            ("/models/START", Some("/v1/models/start")),
+            ("/inferences/server/chat_completion", Some("/v1/chat/completions")),
+            ("/v1/models/", Some("/v1/models")),
+            ("/v1/models/abc", None),
+            ("/v1/chat/completions", None),
+            ("/other", None),
+        ] {
+            let uri: Uri = written.parse().unwrap();
+            assert_eq!(canonical(&uri).map(|uri| uri.to_string()).as_deref(), known, "{written}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! One file for each family of routes.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod models;
+pub(crate) mod run;
+pub(crate) mod system;

@@ -1,0 +1,81 @@
+//! The daemon itself: is it there, is it well, stop it.
+
+use super::run::blocking;
+use crate::{App, error::ApiError};
+use axum::{Json, extract::State, response::Html};
+use cortex_api::native::{Finding, Health, List, Message};
+use cortex_models::ModelState;
+
+/// Answers as soon as the daemon listens.
+pub(crate) async fn healthz() -> Html<&'static str> {
+    Html("cortex is alive")
+}
+
+/// The same with facts.
+pub(crate) async fn health(State(app): State<App>) -> Result<Json<Health>, ApiError> {
+    let store = app.models.clone();
+    let models = blocking(move || store.list()).await?.map_or(0, |models| models.len());
+    Ok(Json(Health {
+        status: "ok".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        data_folder: app.config.data_folder.display().to_string(),
+        models,
+        loaded: app.engines.loaded().len(),
+    }))
+}
+
+/// What is well and what is not. Tries the compute modules if that was not done yet.
+pub(crate) async fn doctor(State(app): State<App>) -> Result<Json<List<Finding>>, ApiError> {
+    let finding = |subject: &str, ok: bool, text: String| Finding { subject: subject.into(), ok, text };
+    let mut data = Vec::new();
+    let variants = app.engines.choose_variant().await;
+    data.push(match &variants.chosen {
+        Some(name) => finding("compute module", true, format!("`{name}` is used")),
+        None => finding(
+            "compute module",
+            false,
+            "none works on this processor; see those that were dropped, and install cortex again if none is listed"
+                .into(),
+        ),
+    });
+    for passed in &variants.passed {
+        let text = format!(
+            "passed: 32 tokens in {} µs, a single one in {} µs",
+            passed.times.batch_microseconds, passed.times.single_microseconds
+        );
+        data.push(finding(&format!("compute module {}", passed.name), true, text));
+    }
+    for dropped in &variants.dropped {
+        // A module for another processor is no defect.
+        data.push(finding(&format!("compute module {}", dropped.name), true, format!("dropped: {}", dropped.reason)));
+    }
+    let store = app.models.clone();
+    let (problems, models) = blocking(move || (store.problems(), store.list())).await?;
+    match problems {
+        Ok(problems) => {
+            for problem in problems {
+                let text = format!("line {}: {}: {}", problem.line, problem.reason, problem.text);
+                data.push(finding("models.list", false, text));
+            }
+        }
+        Err(error) => data.push(finding("models.list", false, error.to_string())),
+    }
+    for model in models.unwrap_or_default() {
+        let there = model.state == ModelState::Ready;
+        let text = if there {
+            format!("its file is there: {}", model.path.display())
+        } else {
+            format!("its file is missing: {}; put it back, or mount its drive", model.path.display())
+        };
+        data.push(finding(&format!("model {}", model.id), there, text));
+    }
+    Ok(Json(List { object: "list".into(), data, result: None }))
+}
+
+/// Stops the daemon; the answer is sent first.
+pub(crate) async fn destroy(State(app): State<App>) -> Json<Message> {
+    tracing::info!("asked to stop");
+    app.stop.cancel();
+    Json(Message { message: "Program is exitting, goodbye!".into() })
+}

@@ -1,0 +1,83 @@
+//! Answers as server-sent events: `data:` lines and blank lines, nothing else. Some clients parse every
+//! other line as JSON.
+
+use crate::error::ApiError;
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use cortex_engine::{Answer, AnswerEvent};
+use futures::stream;
+use serde::Serialize;
+use std::{collections::VecDeque, time::Duration};
+
+/// Silence after which a blank line keeps the connection alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Makes the events of one kind of stream.
+pub(crate) trait Shape: Send + 'static {
+    /// Before anything was said.
+    fn first(&mut self) -> Vec<String>;
+    /// For a piece of the answer.
+    fn event(&mut self, event: AnswerEvent, prompt_tokens: u32) -> Vec<String>;
+}
+
+/// One event.
+pub(crate) fn data(value: &impl Serialize) -> String {
+    format!("data: {}\n\n", serde_json::to_string(value).expect("wire types have string keys only"))
+}
+
+struct Stream<S> {
+    answer: Option<Answer>,
+    shape: S,
+    ready: VecDeque<String>,
+}
+
+/// Streams an answer. Dropping the body cancels it.
+pub(crate) fn stream(answer: Answer, mut shape: impl Shape) -> Response {
+    let ready = shape.first().into();
+    let state = Stream { answer: Some(answer), shape, ready };
+    let body = stream::unfold(state, async |mut state| {
+        let text = state.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), state))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // Proxies would otherwise hold pieces back.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, Body::from_stream(body)).into_response()
+}
+
+impl<S: Shape> Stream<S> {
+    async fn next(&mut self) -> Option<String> {
+        if let Some(text) = self.ready.pop_front() {
+            return Some(text);
+        }
+        let answer = self.answer.as_mut()?;
+        let prompt_tokens = answer.prompt_tokens();
+        match tokio::time::timeout(KEEP_ALIVE, answer.next()).await {
+            Err(_) => Some("\n".into()),
+            Ok(Some(Ok(event))) => {
+                let finished = matches!(event, AnswerEvent::Finished { .. });
+                self.ready.extend(self.shape.event(event, prompt_tokens));
+                if finished {
+                    self.answer = None;
+                    self.ready.push_back("data: [DONE]\n\n".into());
+                }
+                self.ready.pop_front()
+            }
+            Ok(Some(Err(error))) => {
+                self.answer = None;
+                tracing::warn!(%error, "a stream ends with an error");
+                Some(data(&ApiError::from(error).body))
+            }
+            Ok(None) => {
+                self.answer = None;
+                None
+            }
+        }
+    }
+}
