@@ -1,0 +1,175 @@
+//! The command line: types only.
+
+use crate::settings::Overrides;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Run language models on your own machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cortex",
+    version,
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  cortex import ./model.gguf\n  cortex run model \"What is the capital of France?\"\n  cortex run model            chat\n  cat notes.txt | cortex run model \"Summarise this\""
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print the version.
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    /// Folder that everything lies in.
+    #[arg(long, alias = "data_folder_path", global = true, value_name = "PATH")]
+    data_folder: Option<PathBuf>,
+    /// Settings file.
+    #[arg(long, alias = "config_file_path", global = true, value_name = "PATH")]
+    config_file: Option<PathBuf>,
+    /// Address of the daemon.
+    #[arg(long, global = true)]
+    host: Option<String>,
+    /// Port of the daemon.
+    #[arg(long, global = true)]
+    port: Option<u16>,
+    /// Print the daemon's JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print results only.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+impl Global {
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            config_file: self.config_file.clone(),
+            data_folder: self.data_folder.clone(),
+            host: self.host.clone(),
+            port: self.port,
+            ..Overrides::default()
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Chat with a model, or answer one prompt.
+    Run(RunArguments),
+    /// Take a GGUF file in by reference: it stays where it is.
+    Import(ImportArguments),
+    /// List the models.
+    List(ListArguments),
+    /// Models: list, get, start, stop, status, import.
+    #[command(subcommand, arg_required_else_help = true)]
+    Models(ModelsCommand),
+    /// List the loaded models.
+    Ps,
+    /// Start the daemon in the background.
+    Start,
+    /// Stop the daemon.
+    Stop,
+    /// Run the daemon in the foreground.
+    Serve,
+    /// Look for what is wrong.
+    Doctor,
+    /// Print the daemon's log.
+    Logs(LogsArguments),
+}
+
+/// Arguments of `cortex run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Id of the model, or a part of it that only one has.
+    pub(crate) model: Option<String>,
+    /// The prompt; without one, a chat.
+    pub(crate) prompt: Vec<String>,
+    /// A system message.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+    /// Randomness; 0 always takes the most likely token.
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
+    /// Most tokens of an answer.
+    #[arg(long)]
+    pub(crate) max_tokens: Option<u32>,
+    /// Start of the random numbers.
+    #[arg(long)]
+    pub(crate) seed: Option<u32>,
+}
+
+/// Arguments of `cortex import`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArguments {
+    /// The GGUF file.
+    #[arg(value_name = "PATH", required_unless_present = "model_path")]
+    pub(crate) path: Option<PathBuf>,
+    /// The id that it gets; from the file's name when absent.
+    #[arg(long, alias = "model_id")]
+    pub(crate) id: Option<String>,
+    /// The name to show.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The same as PATH.
+    #[arg(long, alias = "model_path", hide = true)]
+    pub(crate) model_path: Option<PathBuf>,
+}
+
+/// Arguments of `cortex list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// Only ids with this in them.
+    pub(crate) filter: Option<String>,
+}
+
+/// Arguments of `cortex logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArguments {
+    /// Go on as the log grows.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// So many lines from the end.
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub(crate) lines: usize,
+}
+
+/// `cortex models …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List the models.
+    List(ListArguments),
+    /// Print what is known of a model.
+    Get(ModelArguments),
+    /// Load a model and keep it until it is stopped.
+    Start(StartArguments),
+    /// Unload a model.
+    Stop(ModelArguments),
+    /// Say whether a model is loaded.
+    Status(ModelArguments),
+    /// Take a GGUF file in by reference.
+    Import(ImportArguments),
+}
+
+/// One model.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArguments {
+    /// Its id.
+    pub(crate) id: String,
+}
+
+/// Arguments of `cortex models start`.
+#[derive(Debug, Args)]
+pub(crate) struct StartArguments {
+    /// Its id.
+    pub(crate) id: String,
+    /// Tokens that one request may use.
+    #[arg(long, alias = "ctx_len")]
+    pub(crate) ctx_len: Option<i64>,
+}

@@ -1,0 +1,47 @@
+//! One file for each family of commands.
+
+mod chat;
+mod daemon;
+mod logs;
+mod models;
+mod run;
+
+use crate::{
+    cli::{Command, ModelsCommand},
+    client::Client,
+    error::CliError,
+    output::Printer,
+    settings::Settings,
+};
+
+/// What every command needs.
+pub(crate) struct Context<'run> {
+    pub(crate) client: Client,
+    pub(crate) settings: &'run Settings,
+    pub(crate) printer: Printer,
+}
+
+/// Runs a command.
+pub(crate) async fn execute(command: Command, settings: &Settings, printer: Printer) -> Result<(), CliError> {
+    let context = Context { client: Client::new(settings)?, settings, printer };
+    match command {
+        Command::Run(arguments) => run::run(&context, arguments).await,
+        Command::Import(arguments) | Command::Models(ModelsCommand::Import(arguments)) => {
+            models::import(&context, arguments).await
+        }
+        Command::List(arguments) | Command::Models(ModelsCommand::List(arguments)) => {
+            models::list(&context, arguments).await
+        }
+        Command::Models(ModelsCommand::Get(arguments)) => models::get(&context, &arguments.id).await,
+        Command::Models(ModelsCommand::Start(arguments)) => models::start(&context, arguments).await,
+        Command::Models(ModelsCommand::Stop(arguments)) => models::stop(&context, &arguments.id).await,
+        Command::Models(ModelsCommand::Status(arguments)) => models::status(&context, &arguments.id).await,
+        Command::Ps => models::ps(&context).await,
+        Command::Start => daemon::start(&context).await,
+        Command::Stop => daemon::stop(&context).await,
+        Command::Doctor => daemon::doctor(&context).await,
+        Command::Logs(arguments) => logs::logs(&context, &arguments).await,
+        // `lib.rs` runs the daemon itself.
+        Command::Serve => Ok(()),
+    }
+}

@@ -1,0 +1,229 @@
+//! The daemon: its parts, started in order and stopped in order.
+
+use crate::{
+    logging,
+    settings::{Settings, SettingsError},
+};
+use cortex_engine::{Engines, LoadSettings, Shutdown, Tasks, tasks};
+use cortex_models::{ModelStore, StoreError, write_atomically};
+use cortex_server::App;
+use std::{
+    fs::{File, TryLockError},
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What running streams get before they end with an error.
+const STREAM_BUDGET: Duration = Duration::from_millis(500);
+/// When workers that still run are killed.
+const WORKER_BUDGET: Duration = Duration::from_millis(1500);
+/// What is left of two seconds for the rest.
+const TASK_BUDGET: Duration = Duration::from_millis(300);
+/// How often the parent is looked for.
+const PARENT_CHECK: Duration = Duration::from_millis(250);
+
+/// Whose end is also ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Parent {
+    /// Nobody's.
+    #[default]
+    Ignored,
+    /// The process that started us.
+    Starter,
+    /// The process with this id.
+    Pid(u32),
+}
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("the data folder {} is in use by another cortex daemon", folder.display())]
+    FolderInUse { folder: PathBuf },
+    #[error("the address {address} is in use by another program")]
+    AddressInUse { address: SocketAddr },
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("{action}: {source}")]
+    System { action: &'static str, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Runs the daemon until it is told to stop.
+pub(crate) fn run(settings: Settings, parent: Parent) -> Result<(), DaemonError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
+        .enable_all()
+        .build()
+        .map_err(|source| DaemonError::System { action: "cannot start", source })?;
+    let result = runtime.block_on(async {
+        let daemon = Daemon::start(settings).await?;
+        let stop = daemon.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = signal() => tracing::info!("a signal asks to stop"),
+            () = end_of(parent) => tracing::info!("the parent is gone"),
+        }
+        tokio::select! {
+            () = daemon.shut_down() => {}
+            () = signal() => tracing::warn!("a second signal: ending now"),
+        }
+        Ok(())
+    });
+    // What still blocks, blocks alone.
+    runtime.shutdown_timeout(Duration::from_millis(50));
+    result
+}
+
+/// A running daemon.
+struct Daemon {
+    engines: Engines,
+    accepting: Tasks,
+    shutdown: Shutdown,
+    stop: CancellationToken,
+    /// `<data>/daemon.json`, removed at the end.
+    note: PathBuf,
+    grace: Duration,
+    /// Held as long as we live; nobody else gets the data folder.
+    _lock: File,
+}
+
+impl Daemon {
+    async fn start(settings: Settings) -> Result<Self, DaemonError> {
+        let system = |action: &'static str| move |source: io::Error| DaemonError::System { action, source };
+        settings.check_exposure()?;
+        fs_err::create_dir_all(&settings.data_folder).map_err(system("cannot make the data folder"))?;
+        let lock = lock_folder(&settings)?;
+        let listener = TcpListener::bind(settings.address).await.map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => DaemonError::AddressInUse { address: settings.address },
+            _ => DaemonError::Listen { address: settings.address, source },
+        })?;
+        let address = listener.local_addr().map_err(system("cannot listen"))?;
+        settings.write_first_file()?;
+        logging::start(&settings).map_err(system("cannot write the log"))?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, data = %settings.data_folder.display(), "started");
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+
+        let (tasks, shutdown) = tasks();
+        let models = ModelStore::open(cortex_models::Config { data_folder: settings.data_folder.clone() })?;
+        let engines = Engines::start(engine_config(&settings), &tasks);
+        let stop = CancellationToken::new();
+        let app = App {
+            models,
+            engines: engines.clone(),
+            config: Arc::new(cortex_server::Config {
+                address,
+                allowed_hosts: settings.allowed_hosts.clone(),
+                allowed_origins: settings.allowed_origins.clone(),
+                cors: settings.cors,
+                api_keys: settings.api_keys.clone(),
+                body_limit: settings.body_limit,
+                data_folder: settings.data_folder.clone(),
+            }),
+            stop: stop.clone(),
+        };
+        let accepting = tasks.child();
+        accepting.spawn(cortex_server::serve(listener, cortex_server::router(app), tasks.child()));
+
+        let note = settings.data_folder.join("daemon.json");
+        let text = serde_json::json!({"pid": std::process::id(), "addr": address.to_string()}).to_string();
+        write_atomically(&note, text.as_bytes()).map_err(system("cannot write daemon.json"))?;
+        crate::output::server_is_up(address);
+        Ok(Self { engines, accepting, shutdown, stop, note, grace: settings.shutdown_grace, _lock: lock })
+    }
+
+    async fn shut_down(self) {
+        self.accepting.cancel();
+        self.engines.shut_down(STREAM_BUDGET + self.grace, WORKER_BUDGET + self.grace).await;
+        if !self.shutdown.now(TASK_BUDGET).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+        // Left behind by a crash it does no harm: the lock says who is alive.
+        let _ = fs_err::remove_file(&self.note);
+        tracing::info!("stopped");
+    }
+}
+
+fn lock_folder(settings: &Settings) -> Result<File, DaemonError> {
+    let path = settings.data_folder.join("daemon.lock");
+    let file = fs_err::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| DaemonError::System { action: "cannot lock the data folder", source })?
+        .into_file();
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DaemonError::FolderInUse { folder: settings.data_folder.clone() }),
+        Err(TryLockError::Error(source)) => Err(DaemonError::System { action: "cannot lock the data folder", source }),
+    }
+}
+
+fn engine_config(settings: &Settings) -> cortex_engine::Config {
+    cortex_engine::Config {
+        worker_program: settings.worker_program.clone(),
+        cache_folder: settings.data_folder.join("cache"),
+        max_loaded: settings.max_loaded,
+        idle_unload: settings.idle_unload,
+        silence_limit: settings.worker_silence,
+        load: LoadSettings {
+            context_length: settings.context_length,
+            parallel: settings.parallel,
+            threads: settings.threads,
+        },
+        batch: 512,
+        variant_trial: settings.variant_trial,
+    }
+}
+
+/// Resolves at ctrl-C or a request to terminate.
+async fn signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            return;
+        }
+    }
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Resolves when the parent is gone.
+async fn end_of(parent: Parent) {
+    #[cfg(unix)]
+    {
+        let starter = std::os::unix::process::parent_id();
+        loop {
+            let there = match parent {
+                Parent::Ignored => break,
+                // Process 1 adopts orphans; as a starter, in a container, it is for ever.
+                Parent::Starter => std::os::unix::process::parent_id() == starter,
+                Parent::Pid(pid) => std::path::Path::new(&format!("/proc/{pid}")).exists(),
+            };
+            if !there {
+                return;
+            }
+            tokio::time::sleep(PARENT_CHECK).await;
+        }
+    }
+    let _ = (parent, PARENT_CHECK);
+    std::future::pending::<()>().await;
+}

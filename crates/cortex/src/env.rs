@@ -1,0 +1,40 @@
+//! The only reader of the environment: one documented constant for each variable.
+
+use std::{ffi::OsString, path::PathBuf};
+
+/// The user's home folder.
+pub(crate) const HOME: &str = "HOME";
+/// Where configuration lies instead of `~/.config`.
+pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// Where data lies instead of `~/.local/share`.
+pub(crate) const XDG_DATA_HOME: &str = "XDG_DATA_HOME";
+/// The settings file.
+pub(crate) const CORTEX_CONFIG_FILE: &str = "CORTEX_CONFIG_FILE";
+/// The data folder.
+pub(crate) const CORTEX_DATA_FOLDER: &str = "CORTEX_DATA_FOLDER";
+/// The address to listen on, or to talk to.
+pub(crate) const CORTEX_HOST: &str = "CORTEX_HOST";
+/// The port to listen on, or to talk to.
+pub(crate) const CORTEX_PORT: &str = "CORTEX_PORT";
+/// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `cortex_engine=debug`.
+pub(crate) const CORTEX_LOG: &str = "CORTEX_LOG";
+/// The worker program, when it is not in `worker/` beside the daemon.
+pub(crate) const CORTEX_WORKER: &str = "CORTEX_WORKER";
+/// For tests only: `off` takes the first compute module untried.
+pub(crate) const CORTEX_TEST_VARIANT_TRIAL: &str = "CORTEX_TEST_VARIANT_TRIAL";
+
+/// A variable; an empty one counts as not set.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader")]
+pub(crate) fn get(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// A variable that is text.
+pub(crate) fn text(name: &str) -> Option<String> {
+    get(name).and_then(|value| value.into_string().ok())
+}
+
+/// A variable that is a path.
+pub(crate) fn path(name: &str) -> Option<PathBuf> {
+    get(name).map(PathBuf::from)
+}

@@ -1,0 +1,419 @@
+//! The settings: defaults, then the file, then the environment, then the command line.
+
+use crate::env;
+use serde_json::{Map, Value};
+use std::{
+    io::{self, Write},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// What the command line says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Overrides {
+    pub(crate) config_file: Option<PathBuf>,
+    pub(crate) data_folder: Option<PathBuf>,
+    pub(crate) host: Option<String>,
+    pub(crate) port: Option<u16>,
+    pub(crate) api_keys: Option<Vec<String>>,
+    pub(crate) cors: Option<bool>,
+    pub(crate) allowed_origins: Option<Vec<String>>,
+    pub(crate) log: Option<String>,
+}
+
+/// Everything that can be set, resolved.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) config_file: PathBuf,
+    pub(crate) data_folder: PathBuf,
+    pub(crate) logs_folder: PathBuf,
+    pub(crate) address: SocketAddr,
+    pub(crate) api_keys: Vec<String>,
+    pub(crate) cors: bool,
+    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) log: String,
+    pub(crate) worker_program: PathBuf,
+    pub(crate) max_loaded: usize,
+    pub(crate) idle_unload: Duration,
+    pub(crate) worker_silence: Duration,
+    pub(crate) context_length: u32,
+    pub(crate) parallel: u32,
+    pub(crate) threads: u32,
+    pub(crate) body_limit: usize,
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) variant_trial: bool,
+    /// Things to tell once logging works.
+    pub(crate) warnings: Vec<String>,
+    /// The file did not exist.
+    fresh: bool,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error("neither HOME nor --config-file and --data-folder say where things lie")]
+    NoHome,
+    #[error("cannot use the settings file: {0}")]
+    Io(#[source] io::Error),
+    #[error("the settings file {} is not valid: {reason}", path.display())]
+    Syntax { path: PathBuf, reason: String },
+    #[error("the setting `{key}` is {value}; {expected}")]
+    Value { key: &'static str, value: String, expected: &'static str },
+    #[error("{address} can be reached from other machines, and no API key is set")]
+    Exposed { address: SocketAddr },
+}
+
+impl SettingsError {
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Exposed { .. } => Some("set `apiKeys` in the settings file, or listen on 127.0.0.1".into()),
+            Self::Syntax { path, .. } => Some(format!("correct it, or delete it: {}", path.display())),
+            Self::NoHome | Self::Io(_) | Self::Value { .. } => None,
+        }
+    }
+}
+
+/// The folder of the programs that came before, whose files we read.
+const FOLDER: &str = "cortexcpp";
+/// Keys of cortex.cpp that have no meaning here yet. They are kept.
+const KEPT_KEYS: &[&str] = &[
+    "logLlamaCppPath",
+    "logOnnxPath",
+    "maxLogLines",
+    "checkedForUpdateAt",
+    "checkedForLlamacppUpdateAt",
+    "checkedForSyncHubAt",
+    "latestRelease",
+    "latestLlamacppRelease",
+    "huggingFaceToken",
+    "gitHubUserAgent",
+    "gitHubToken",
+    "llamacppVariant",
+    "llamacppVersion",
+    "proxyUrl",
+    "proxyUsername",
+    "proxyPassword",
+    "verifyProxySsl",
+    "verifyProxyHostSsl",
+    "verifyPeerSsl",
+    "verifyHostSsl",
+    "noProxy",
+    "sslCertPath",
+    "sslKeyPath",
+    "supportedEngines",
+];
+const OUR_KEYS: &[&str] = &[
+    "dataFolderPath",
+    "logFolderPath",
+    "apiServerHost",
+    "apiServerPort",
+    "enableCors",
+    "allowedOrigins",
+    "allowedHosts",
+    "apiKeys",
+    "workerPath",
+    "maxLoadedModels",
+    "idleUnloadSeconds",
+    "workerSilenceSeconds",
+    "contextLength",
+    "parallel",
+    "threads",
+    "bodyLimitBytes",
+    "shutdownGraceSeconds",
+];
+
+impl Settings {
+    /// Resolves the settings. Writes nothing.
+    pub(crate) fn load(overrides: &Overrides) -> Result<Self, SettingsError> {
+        let home = env::path(env::HOME);
+        let below = |variable: &str, rest: &str| {
+            env::path(variable).or_else(|| home.as_ref().map(|home| home.join(rest))).map(|folder| folder.join(FOLDER))
+        };
+        let config_file = overrides
+            .config_file
+            .clone()
+            .or_else(|| env::path(env::CORTEX_CONFIG_FILE))
+            .or_else(|| below(env::XDG_CONFIG_HOME, ".config").map(|folder| folder.join(".cortexrc")))
+            .ok_or(SettingsError::NoHome)?;
+        let (file, fresh) = read_file(&config_file)?;
+        let file = File { path: &config_file, values: file };
+        let data_folder = overrides
+            .data_folder
+            .clone()
+            .or_else(|| env::path(env::CORTEX_DATA_FOLDER))
+            .or(file.text("dataFolderPath")?.map(PathBuf::from))
+            .or_else(|| below(env::XDG_DATA_HOME, ".local/share"))
+            .ok_or(SettingsError::NoHome)?;
+        let data_folder = std::path::absolute(&data_folder).map_err(SettingsError::Io)?;
+        let logs = match (&overrides.data_folder, file.text("logFolderPath")?) {
+            (None, Some(folder)) => PathBuf::from(folder),
+            _ => data_folder.clone(),
+        };
+        let mut warnings = file.warnings();
+        let allowed_origins = overrides.allowed_origins.clone().or(file.texts("allowedOrigins")?).unwrap_or_default();
+        if allowed_origins.iter().any(|origin| origin == "*") {
+            warnings.push(
+                "`*` in allowedOrigins would open the daemon to every web page; it is treated as the built-in list"
+                    .into(),
+            );
+        }
+        let settings = Self {
+            address: address(overrides, &file)?,
+            logs_folder: logs.join("logs"),
+            api_keys: overrides.api_keys.clone().or(file.texts("apiKeys")?).unwrap_or_default(),
+            cors: overrides.cors.or(file.truth("enableCors")?).unwrap_or(true),
+            allowed_origins,
+            allowed_hosts: file.texts("allowedHosts")?.unwrap_or_default(),
+            log: overrides.log.clone().or_else(|| env::text(env::CORTEX_LOG)).unwrap_or_else(|| "info".into()),
+            worker_program: env::path(env::CORTEX_WORKER)
+                .or(file.text("workerPath")?.filter(|path| !path.is_empty()).map(PathBuf::from))
+                .unwrap_or_else(worker_beside_us),
+            max_loaded: usize::try_from(file.number("maxLoadedModels", 3, (1, 64))?).unwrap_or(3),
+            idle_unload: Duration::from_secs(file.number("idleUnloadSeconds", 300, (1, 31_536_000))?),
+            worker_silence: Duration::from_secs(file.number("workerSilenceSeconds", 30, (1, 3600))?),
+            context_length: u32::try_from(file.number("contextLength", 8192, (1, 1 << 24))?).unwrap_or(8192),
+            parallel: u32::try_from(file.number("parallel", 4, (1, 64))?).unwrap_or(4),
+            threads: u32::try_from(file.number("threads", 0, (0, 512))?).unwrap_or(0),
+            body_limit: usize::try_from(file.number("bodyLimitBytes", 32 << 20, (1024, 1 << 30))?).unwrap_or(32 << 20),
+            shutdown_grace: Duration::from_secs(file.number("shutdownGraceSeconds", 0, (0, 3600))?),
+            variant_trial: env::text(env::CORTEX_TEST_VARIANT_TRIAL).is_none_or(|value| value != "off"),
+            warnings,
+            fresh,
+            data_folder,
+            config_file: config_file.clone(),
+        };
+        Ok(settings)
+    }
+
+    /// What must hold before the daemon listens.
+    pub(crate) fn check_exposure(&self) -> Result<(), SettingsError> {
+        let local = self.address.ip().to_canonical().is_loopback();
+        if local || self.api_keys.iter().any(|key| !key.is_empty()) {
+            return Ok(());
+        }
+        Err(SettingsError::Exposed { address: self.address })
+    }
+
+    /// Writes a first settings file, for its owner only, when there is none.
+    pub(crate) fn write_first_file(&self) -> Result<(), SettingsError> {
+        if !self.fresh {
+            return Ok(());
+        }
+        if let Some(folder) = self.config_file.parent() {
+            fs_err::create_dir_all(folder).map_err(SettingsError::Io)?;
+        }
+        let mut options = fs_err::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        fs_err::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = match options.open(&self.config_file) {
+            Ok(file) => file,
+            // Somebody was faster: theirs counts.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) => return Err(SettingsError::Io(error)),
+        };
+        let text = format!(
+            "# Settings of cortex. Keys that are not here have their default; unknown ones are kept.\napiServerHost: {}\napiServerPort: {}\nenableCors: true\nallowedOrigins: []\napiKeys: []\n",
+            Value::from("127.0.0.1"),
+            Value::from("39281"),
+        );
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(SettingsError::Io)
+    }
+
+    /// The address as a URL.
+    pub(crate) fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+fn address(overrides: &Overrides, file: &File<'_>) -> Result<SocketAddr, SettingsError> {
+    let host = overrides
+        .host
+        .clone()
+        .or_else(|| env::text(env::CORTEX_HOST))
+        .or(file.text("apiServerHost")?)
+        .unwrap_or_else(|| "127.0.0.1".into());
+    let port = match overrides.port {
+        Some(port) => port,
+        None => match env::text(env::CORTEX_PORT).or(file.text("apiServerPort")?) {
+            None => 39281,
+            Some(text) => text.trim().parse().map_err(|_| SettingsError::Value {
+                key: "apiServerPort",
+                value: text,
+                expected: "it must be a port: 0 to 65535",
+            })?,
+        },
+    };
+    let bare = host.trim().trim_start_matches('[').trim_end_matches(']');
+    let ip = if bare.eq_ignore_ascii_case("localhost") { Ok(IpAddr::from([127, 0, 0, 1])) } else { bare.parse() };
+    let ip = ip.map_err(|_| SettingsError::Value {
+        key: "apiServerHost",
+        value: host.clone(),
+        expected: "it must be an IP address or `localhost`",
+    })?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// `worker/cortex-llamacpp` in the folder of this program.
+fn worker_beside_us() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    program
+        .parent()
+        .unwrap_or(Path::new("."))
+        .join("worker")
+        .join(format!("cortex-llamacpp{}", std::env::consts::EXE_SUFFIX))
+}
+
+fn read_file(path: &Path) -> Result<(Map<String, Value>, bool), SettingsError> {
+    let text = match fs_err::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Map::new(), true)),
+        Err(error) => return Err(SettingsError::Io(error)),
+    };
+    Ok((parse(&text).map_err(|reason| SettingsError::Syntax { path: path.to_owned(), reason })?, false))
+}
+
+/// A file with nothing but comments is an empty one.
+fn parse(text: &str) -> Result<Map<String, Value>, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    let says_something = text.lines().any(|line| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with('#') && line != "---"
+    });
+    if !says_something {
+        return Ok(Map::new());
+    }
+    serde_saphyr::from_str(text).map_err(|error| error.to_string())
+}
+
+struct File<'path> {
+    path: &'path Path,
+    values: Map<String, Value>,
+}
+
+impl File<'_> {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    fn wrong<T>(&self, key: &'static str, expected: &'static str) -> Result<T, SettingsError> {
+        let value = self.values.get(key).map(ToString::to_string).unwrap_or_default();
+        Err(SettingsError::Value { key, value, expected })
+    }
+
+    fn text(&self, key: &'static str) -> Result<Option<String>, SettingsError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::Number(number)) => Ok(Some(number.to_string())),
+            Some(_) => self.wrong(key, "it must be a text"),
+        }
+    }
+
+    fn texts(&self, key: &'static str) -> Result<Option<Vec<String>>, SettingsError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(items)) => {
+                let texts: Option<Vec<String>> = items
+                    .iter()
+                    .map(|item| match item {
+                        Value::String(text) => Some(text.clone()),
+                        Value::Number(number) => Some(number.to_string()),
+                        _ => None,
+                    })
+                    .collect();
+                texts.map_or_else(|| self.wrong(key, "it must be a list of texts"), |texts| Ok(Some(texts)))
+            }
+            Some(_) => self.wrong(key, "it must be a list of texts"),
+        }
+    }
+
+    fn truth(&self, key: &'static str) -> Result<Option<bool>, SettingsError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(truth)) => Ok(Some(*truth)),
+            Some(_) => self.wrong(key, "it must be true or false"),
+        }
+    }
+
+    fn number(&self, key: &'static str, default: u64, (low, high): (u64, u64)) -> Result<u64, SettingsError> {
+        let number = match self.get(key) {
+            None => return Ok(default),
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(Value::String(text)) => text.trim().parse().ok(),
+            Some(_) => None,
+        };
+        match number {
+            Some(number) if (low..=high).contains(&number) => Ok(number),
+            _ => self.wrong(key, "it must be a whole number in its range; the reference of the settings names it"),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.values
+            .keys()
+            .filter(|key| !OUR_KEYS.contains(&key.as_str()) && !KEPT_KEYS.contains(&key.as_str()))
+            .map(|key| format!("the key `{key}` in {} is not known; it is kept and does nothing", self.path.display()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, overrides: &Overrides) -> Result<Settings, SettingsError> {
+        let folder = tempfile::tempdir().unwrap();
+        let config_file = folder.path().join(".cortexrc");
+        fs_err::write(&config_file, text).unwrap();
+        Settings::load(&Overrides {
+            config_file: Some(config_file),
+            data_folder: Some(folder.path().to_owned()),
+            ..overrides.clone()
+        })
+    }
+
+    #[test]
+    fn the_file_of_cortex_cpp_is_understood() {
+        let settings = load(
+            "\u{feff}apiServerHost: 127.0.0.1\napiServerPort: \"3928\"\nenableCors: true\nallowedOrigins:\n  - http://localhost:3000\napiKeys: []\nsupportedEngines: [llama-cpp]\nmaxLogLines: 100000\n",
+            &Overrides::default(),
+        )
+        .unwrap();
+        assert_eq!(settings.address.port(), 3928);
+        assert_eq!(settings.allowed_origins, ["http://localhost:3000"]);
+        assert_eq!(settings.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_command_line_wins_and_unknown_keys_are_told() {
+        let overrides = Overrides { port: Some(1), host: Some("localhost".into()), ..Overrides::default() };
+        let settings = load("apiServerPort: 2\nmystery: 1\nallowedOrigins: ['*']\n", &overrides).unwrap();
+        assert_eq!(settings.address, "127.0.0.1:1".parse().unwrap());
+        assert_eq!(settings.warnings.len(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, word) in [
+            ("apiServerPort: never\n", "apiServerPort"),
+            ("apiServerHost: example.com\n", "apiServerHost"),
+            ("apiKeys: 5\n", "apiKeys"),
+            ("maxLoadedModels: 0\n", "maxLoadedModels"),
+            ("a: [\n", "not valid"),
+        ] {
+            let error = load(text, &Overrides::default()).expect_err(text).to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_machines_need_a_key() {
+        let open = load("apiServerHost: 0.0.0.0\n", &Overrides::default()).unwrap();
+        assert!(open.check_exposure().is_err());
+        let keyed = load("apiServerHost: 0.0.0.0\napiKeys: [secret]\n", &Overrides::default()).unwrap();
+        assert!(keyed.check_exposure().is_ok());
+    }
+}
