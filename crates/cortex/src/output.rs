@@ -15,6 +15,7 @@ pub(crate) struct Printer {
     terminal: bool,
 }
 
+#[expect(clippy::unused_self, reason = "what may be printed is asked of a printer, also where it has no choice")]
 impl Printer {
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         Self { json, quiet, terminal: io::stdout().is_terminal() }
