@@ -88,7 +88,7 @@ fn is_soname(name: &str) -> bool {
 }
 
 fn is_library(name: &str) -> bool {
-    name.ends_with(".so")
+    Path::new(name).extension().is_some_and(|ending| ending == "so")
 }
 
 /// Copies the content under a new name and renames: a program that runs keeps its old file.

@@ -58,7 +58,7 @@ impl Shutdown {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn shutdown_ends_a_task_that_would_run_for_ever() {
         let (tasks, shutdown) = tasks();
         tasks.child().spawn(std::future::pending());

@@ -1,4 +1,9 @@
 //! Fakes and builders for the tests of the other crates.
+//!
+//! Tests of the programs run what `cargo xtask stage` laid out in `dist/`: what a user gets.
 #![forbid(unsafe_code)]
 
+pub mod daemon;
+pub mod dist;
 pub mod gguf;
+pub mod worker;

@@ -122,6 +122,8 @@ pub struct Gguf {
     pub file_bytes: u64,
     /// What it says about itself.
     pub values: HashMap<String, Value>,
+    /// Where the data of the tensors begins.
+    pub data_offset: u64,
     /// Its tensors, in the order of the file.
     pub tensors: Vec<TensorInfo>,
     /// Texts of the beginning- and end-of-sequence tokens.
@@ -393,8 +395,8 @@ fn read_header<R: Read + Seek>(input: &mut Input<R>) -> Result<Gguf, GgufError> 
     for _ in 0..tensor_count {
         tensors.push(read_tensor(input, alignment)?);
     }
-    check_layout(input, &tensors, alignment)?;
-    Ok(Gguf { version, file_bytes: input.length, values, tensors, eos_text: None })
+    let data_offset = check_layout(input, &tensors, alignment)?;
+    Ok(Gguf { version, file_bytes: input.length, values, data_offset, tensors, eos_text: None })
 }
 
 fn read_tensor<R: Read + Seek>(input: &mut Input<R>, alignment: u64) -> Result<TensorInfo, GgufError> {
@@ -431,7 +433,7 @@ fn read_tensor<R: Read + Seek>(input: &mut Input<R>, alignment: u64) -> Result<T
 }
 
 /// Tensors lie inside of the file, have distinct names, and do not overlap.
-fn check_layout<R: Read + Seek>(input: &Input<R>, tensors: &[TensorInfo], alignment: u64) -> Result<(), GgufError> {
+fn check_layout<R: Read + Seek>(input: &Input<R>, tensors: &[TensorInfo], alignment: u64) -> Result<u64, GgufError> {
     let mut names = HashSet::new();
     if let Some(twice) = tensors.iter().find(|tensor| !names.insert(tensor.name.as_str())) {
         return input.damaged(format!("the tensor `{}` is there twice", twice.name));
@@ -454,7 +456,7 @@ fn check_layout<R: Read + Seek>(input: &Input<R>, tensors: &[TensorInfo], alignm
         };
     }
     match start.checked_add(end) {
-        Some(needed) if needed <= input.length => Ok(()),
+        Some(needed) if needed <= input.length => Ok(start),
         Some(needed) => Err(GgufError::Truncated { length: input.length, needed }),
         None => input.damaged("the tensors are beyond all limits"),
     }

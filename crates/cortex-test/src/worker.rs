@@ -1,0 +1,170 @@
+//! A real worker, spoken to directly.
+
+use crate::dist;
+use cortex_api::worker::{FromWorker, Generate, Load, Loaded, Sampling, Segment, ToWorker, encode};
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+/// A running worker; dropping it closes its input, which ends it.
+#[derive(Debug)]
+pub struct TestWorker {
+    /// The process.
+    pub child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+/// Always the most likely token.
+pub fn greedy() -> Sampling {
+    Sampling {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        typical_p: 1.0,
+        repeat_penalty: 1.0,
+        repeat_last_n: 64,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        seed: None,
+    }
+}
+
+/// A request with this text as its prompt.
+pub fn generate(id: u64, text: &str, max_tokens: u32) -> Generate {
+    Generate {
+        id,
+        prompt: vec![Segment::Text { text: text.into(), special: true }],
+        sampling: greedy(),
+        stop: vec![],
+        max_tokens: Some(max_tokens),
+        ignore_eos: true,
+        deterministic: false,
+    }
+}
+
+impl TestWorker {
+    /// Starts a worker and takes its greeting.
+    ///
+    /// # Panics
+    /// When it does not greet.
+    pub fn start() -> Self {
+        let mut child = Command::new(dist::program("worker/cortex-llamacpp"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the worker starts");
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut worker = Self { child, stdin, stdout };
+        assert!(matches!(worker.receive(), Some(FromWorker::Hello { .. })), "the worker greets first");
+        worker
+    }
+
+    /// Starts a worker and loads the small model.
+    ///
+    /// # Panics
+    /// When it does not load.
+    pub fn loaded(context_length: u32, parallel: u32) -> (Self, Loaded) {
+        let mut worker = Self::start();
+        match worker.load(&dist::model(), context_length, parallel) {
+            FromWorker::Loaded(facts) => (worker, *facts),
+            other => panic!("not loaded: {other:?}"),
+        }
+    }
+
+    /// Loads a file; the message that ends the load.
+    ///
+    /// # Panics
+    /// When the worker dies instead.
+    pub fn load(&mut self, model: &Path, context_length: u32, parallel: u32) -> FromWorker {
+        self.send(&ToWorker::Load(Load {
+            model: model.display().to_string(),
+            backends: vec![module()],
+            context_length,
+            parallel,
+            // Tests run beside each other: threads that wait for one another would wait for other tests.
+            threads: 1,
+            threads_batch: 1,
+            batch: 512,
+        }));
+        loop {
+            match self.receive().expect("the worker is alive") {
+                FromWorker::Loading { .. } => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Sends a message.
+    ///
+    /// # Panics
+    /// When the worker is gone.
+    pub fn send(&mut self, message: &ToWorker) {
+        let stdin = self.stdin.as_mut().expect("open");
+        stdin.write_all(encode(message).as_bytes()).expect("the worker reads");
+    }
+
+    /// The next message; `None` at the end.
+    ///
+    /// # Panics
+    /// When it is not of the protocol.
+    pub fn receive(&mut self) -> Option<FromWorker> {
+        let mut line = String::new();
+        let length = self.stdout.read_line(&mut line).expect("its output");
+        (length > 0).then(|| serde_json::from_str(&line).expect("a message"))
+    }
+
+    /// Closes its input.
+    pub fn close(&mut self) {
+        self.stdin = None;
+    }
+
+    /// All messages until the request with this id has ended, its last one included.
+    ///
+    /// # Panics
+    /// When the worker dies before.
+    pub fn until_finished(&mut self, wanted: u64) -> Vec<FromWorker> {
+        let mut messages = Vec::new();
+        loop {
+            let message = self.receive().expect("the worker is alive");
+            let ended =
+                matches!(&message, FromWorker::Finished { id, .. } | FromWorker::Rejected { id, .. } if *id == wanted);
+            messages.push(message);
+            if ended {
+                return messages;
+            }
+        }
+    }
+}
+
+impl Drop for TestWorker {
+    fn drop(&mut self) {
+        self.close();
+        let _ = self.child.wait();
+    }
+}
+
+/// The text of one request in a list of messages.
+pub fn text_of(messages: &[FromWorker], wanted: u64) -> String {
+    messages
+        .iter()
+        .filter_map(|message| match message {
+            FromWorker::Text { id, text, .. } if *id == wanted => Some(text.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A module that runs here, chosen without a trial.
+fn module() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let name = if std::arch::is_x86_feature_detected!("avx2") { "haswell" } else { "sse42" };
+    #[cfg(not(target_arch = "x86_64"))]
+    let name = "armv8.0_1";
+    dist::program("worker/backends").join(format!("libggml-cpu-{name}.so")).display().to_string()
+}

@@ -1,0 +1,8 @@
+//! The programs as a user runs them: real daemon, real worker, real model.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod api;
+mod cli;
+mod edge;
+mod faults;
+mod http;
