@@ -16,7 +16,7 @@ pub struct Options {
     pub arguments: Vec<OsString>,
     /// More environment.
     pub environment: Vec<(String, OsString)>,
-    /// The text of the settings file; none when absent.
+    /// More lines of the settings file.
     pub settings: Option<String>,
 }
 
@@ -43,9 +43,10 @@ impl TestDaemon {
     pub fn with(options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("cortexrc");
-        if let Some(settings) = &options.settings {
-            fs_err::write(&config, settings).expect("the settings");
-        }
+        // Tests run beside each other: threads of one worker that wait for one another would wait for
+        // other tests.
+        let settings = format!("threads: 1\n{}", options.settings.as_deref().unwrap_or_default());
+        fs_err::write(&config, settings).expect("the settings");
         let mut child = Command::new(dist::program("cortex-server"))
             .arg("--config_file_path")
             .arg(&config)

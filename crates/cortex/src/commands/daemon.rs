@@ -88,8 +88,9 @@ pub(crate) async fn stop(context: &Context<'_>) -> Result<(), CliError> {
     };
     context.client.delete::<Message>("/processManager/destroy").await?;
     let began = Instant::now();
-    let process = pid.map(|pid| std::path::PathBuf::from(format!("/proc/{pid}")));
-    let is_there = || process.as_ref().is_some_and(|process| process.exists());
+    let program = pid.map(|pid| std::path::PathBuf::from(format!("/proc/{pid}/exe")));
+    // A process that ended but was not waited for by its parent has no program any more.
+    let is_there = || program.as_ref().is_some_and(|program| fs_err::read_link(program).is_ok());
     while is_there() || context.client.is_up().await {
         if began.elapsed() > STOP_LIMIT {
             return Err(CliError::Connection(format!("it is still there after {} s", STOP_LIMIT.as_secs())));

@@ -6,7 +6,9 @@ use serde_json::json;
 async fn a_chat_request_alone_loads_the_model_and_answers() {
     let daemon = TestDaemon::start();
     import(&daemon).await;
-    let (status, body) = post(&daemon, "/v1/chat/completions", &question("What is the capital of France?")).await;
+    let (status, body) =
+        post(&daemon, "/v1/chat/completions", &question("What is the capital of France? Answer in one sentence."))
+            .await;
     assert_eq!(status, 200, "{body}");
     assert!(body["choices"][0]["message"]["content"].as_str().unwrap().contains("Paris"), "{body}");
     assert_eq!(body["choices"][0]["finish_reason"], "stop");
@@ -16,7 +18,7 @@ async fn a_chat_request_alone_loads_the_model_and_answers() {
         usage["total_tokens"].as_u64().unwrap()
     );
     assert!(body["timings"]["predicted_per_second"].as_f64().unwrap() > 0.0);
-    let mut streamed = question("What is the capital of France?");
+    let mut streamed = question("What is the capital of France? Answer in one sentence.");
     streamed["stream"] = json!(true);
     streamed["stream_options"] = json!({"include_usage": true});
     let events = Events::open(&daemon, &streamed).await.1.rest().await;
@@ -90,7 +92,7 @@ async fn other_weights_answer_otherwise() {
     }
     fs_err::write(&path, bytes).unwrap();
     assert_eq!(post(&daemon, "/v1/models/import", &json!({"model": "random", "modelPath": path})).await.0, 200);
-    let mut ask = question("What is the capital of France?");
+    let mut ask = question("What is the capital of France? Answer in one sentence.");
     let real = post(&daemon, "/v1/chat/completions", &ask).await.1;
     ask["model"] = json!("random");
     let random = post(&daemon, "/v1/chat/completions", &ask).await.1;

@@ -19,7 +19,18 @@ fn a_model_is_imported_listed_run_and_stopped() {
     let imported = run(&daemon, &["import", &model, "--id", "My Model/1"]);
     assert!(imported.status.success(), "{imported:?}");
     assert!(text(&run(&daemon, &["list"]).stdout).contains("My Model/1"));
-    let answer = run(&daemon, &["run", "my model", "What is the capital of France?", "--temperature", "0"]);
+    let answer = run(
+        &daemon,
+        &[
+            "run",
+            "my model",
+            "What is the capital of France? Answer in one sentence.",
+            "--temperature",
+            "0",
+            "--max-tokens",
+            "48",
+        ],
+    );
     assert!(text(&answer.stdout).contains("Paris"), "{answer:?}");
     assert!(text(&run(&daemon, &["ps"]).stdout).contains("My Model/1"));
     assert!(run(&daemon, &["models", "status", "My Model/1"]).status.success());

@@ -36,7 +36,9 @@ async fn a_killed_worker_is_told_to_every_stream_and_the_next_request_works() {
         let last = stream.rest().await.pop().unwrap();
         assert!(last.contains("worker_died") && last.contains("signal 9"), "{last}");
     }
-    let (status, body) = post(&daemon, "/v1/chat/completions", &question("What is the capital of France?")).await;
+    let (status, body) =
+        post(&daemon, "/v1/chat/completions", &question("What is the capital of France? Answer in one sentence."))
+            .await;
     assert_eq!(status, 200, "{body}");
 }
 
@@ -52,7 +54,7 @@ async fn a_request_that_has_shown_nothing_is_sent_again() {
     first.next().await.unwrap();
     first.next().await.unwrap();
     // The one slot is taken: this request is accepted and waits.
-    let mut waiting = question("What is the capital of France?");
+    let mut waiting = question("What is the capital of France? Answer in one sentence.");
     waiting["stream"] = json!(true);
     let waiting = Events::open(&daemon, &waiting).await.1;
     signal(worker_pid(&daemon).await, "-9");
@@ -125,7 +127,9 @@ async fn a_module_that_dies_is_dropped_and_the_first_chat_answers() {
 
     let daemon = start("on");
     import(&daemon).await;
-    let (status, body) = post(&daemon, "/v1/chat/completions", &question("What is the capital of France?")).await;
+    let (status, body) =
+        post(&daemon, "/v1/chat/completions", &question("What is the capital of France? Answer in one sentence."))
+            .await;
     assert_eq!(status, 200, "{body}");
     let said = daemon.cli(&["doctor"]).output().unwrap();
     let said = String::from_utf8(said.stdout).unwrap();
