@@ -5,6 +5,7 @@
 
 use crate::{EngineError, engines::Replay, lease::Lease, worker::Running};
 use cortex_api::worker::{FinishReason, Timings};
+use futures::future::BoxFuture;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -90,19 +91,15 @@ impl AnswerReader {
     }
 
     /// What came since the last call. Not to be called again after the end.
-    pub(crate) async fn next(&self) -> Option<Result<AnswerEvent, EngineError>> {
+    pub(crate) async fn next(&self) -> Result<AnswerEvent, EngineError> {
         loop {
             {
                 let mut state = self.0.lock();
                 if !state.text.is_empty() {
-                    return Some(Ok(AnswerEvent::Text(std::mem::take(&mut state.text))));
+                    return Ok(AnswerEvent::Text(std::mem::take(&mut state.text)));
                 }
-                match state.end.take() {
-                    Some(Ok((reason, timings))) => {
-                        return Some(Ok(AnswerEvent::Finished { reason, timings }));
-                    }
-                    Some(Err(error)) => return Some(Err(error)),
-                    None => {}
+                if let Some(end) = state.end.take() {
+                    return end.map(|(reason, timings)| AnswerEvent::Finished { reason, timings });
                 }
             }
             self.0.changed.notified().await;
@@ -117,13 +114,15 @@ pub struct Answer {
     prompt_tokens: u32,
     /// How to ask again; gone once something was shown, or after the one replay.
     replay: Option<Replay>,
+    /// The replay while it is under way. Kept here, so that [`Answer::next`] may be dropped and called again.
+    replaying: Option<BoxFuture<'static, Result<Answer, EngineError>>>,
     ended: bool,
     _lease: Lease,
 }
 
 impl Answer {
     pub(crate) fn new(running: Running, prompt_tokens: u32, replay: Option<Replay>, lease: Lease) -> Self {
-        Self { running, prompt_tokens, replay, ended: false, _lease: lease }
+        Self { running, prompt_tokens, replay, replaying: None, ended: false, _lease: lease }
     }
 
     /// Length of the prompt in tokens.
@@ -132,25 +131,34 @@ impl Answer {
     }
 
     /// The next piece; `None` after the end or an error. When the worker dies before anything was
-    /// shown, the request is sent once more to the next one.
+    /// shown, the request is sent once more to the next one. Nothing is lost when the returned future
+    /// is dropped.
     pub async fn next(&mut self) -> Option<Result<AnswerEvent, EngineError>> {
-        if self.ended {
-            return None;
-        }
-        let mut event = self.running.reader.next().await?;
-        if let (Err(error), Some(replay)) = (&event, self.replay.take())
-            && error.lost_the_worker()
-        {
-            match replay.again().await {
-                Ok(again) => {
-                    *self = again;
-                    event = self.running.reader.next().await?;
-                }
-                Err(error) => event = Err(error),
+        loop {
+            if self.ended {
+                return None;
             }
+            if let Some(replaying) = &mut self.replaying {
+                match replaying.await {
+                    Ok(again) => *self = again,
+                    Err(error) => {
+                        self.replaying = None;
+                        self.ended = true;
+                        return Some(Err(error));
+                    }
+                }
+            }
+            let event = self.running.reader.next().await;
+            // Whatever came was seen: from here on nothing can be sent again, but for this one case.
+            if let (Some(replay), Err(error)) = (self.replay.take(), &event)
+                && error.lost_the_worker()
+            {
+                self.replaying = Some(Box::pin(replay.again()));
+                continue;
+            }
+            self.ended = !matches!(event, Ok(AnswerEvent::Text(_)));
+            return Some(event);
         }
-        self.ended = !matches!(event, Ok(AnswerEvent::Text(_)));
-        Some(event)
     }
 }
 
@@ -166,10 +174,10 @@ mod tests {
         writer.text("llo");
         writer.end(Ok((FinishReason::Stop, Timings::default())));
         assert_eq!(reader.accepted().await, Ok(3));
-        assert_eq!(reader.next().await, Some(Ok(AnswerEvent::Text("hello".into()))));
+        assert_eq!(reader.next().await, Ok(AnswerEvent::Text("hello".into())));
         assert_eq!(
             reader.next().await,
-            Some(Ok(AnswerEvent::Finished { reason: FinishReason::Stop, timings: Timings::default() }))
+            Ok(AnswerEvent::Finished { reason: FinishReason::Stop, timings: Timings::default() })
         );
     }
 

@@ -100,6 +100,8 @@ pub(crate) struct Supervisor {
     variants: Arc<Mutex<Variants>>,
     loaded: watch::Sender<Arc<Vec<LoadedModel>>>,
     report: watch::Sender<Arc<VariantReport>>,
+    /// Why the module in use must not be used again; the next choice is told.
+    variant_died: Option<String>,
     closing: bool,
 }
 
@@ -121,6 +123,7 @@ impl Supervisor {
             generation: 0,
             loaded,
             report,
+            variant_died: None,
             closing: false,
         };
         tasks.spawn(async move {
@@ -153,9 +156,10 @@ impl Supervisor {
             Command::Unload { id, reply } => self.unload(&id, reply),
             Command::ChooseVariant { reply } => {
                 let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
+                let died = self.variant_died.take();
                 self.tasks.spawn(async move {
                     let mut variants = variants.lock().await;
-                    variants.choose().await;
+                    variants.choose(died.as_deref()).await;
                     report.send_replace(Arc::new(variants.report().clone()));
                     let _ = reply.send(());
                 });
@@ -240,7 +244,7 @@ impl Supervisor {
         if let Some(error) = &error {
             tracing::error!(model = %id, %error, "the worker is gone");
             if matches!(error, EngineError::WorkerDied { how, .. } if how.contains("SIGILL")) {
-                self.drop_variant(&error.to_string());
+                self.variant_died = Some(error.to_string());
             }
         } else {
             tracing::info!(model = %id, "unloaded");
@@ -256,16 +260,6 @@ impl Supervisor {
         if entry.state == State::Idle {
             self.entries.remove(id);
         }
-    }
-
-    fn drop_variant(&self, reason: &str) {
-        let (variants, report, reason) = (Arc::clone(&self.variants), self.report.clone(), reason.to_owned());
-        // The next load takes the same lock, so it sees the drop: this task is spawned before that one.
-        self.tasks.spawn(async move {
-            let mut variants = variants.lock().await;
-            variants.drop_chosen(&reason);
-            report.send_replace(Arc::new(variants.report().clone()));
-        });
     }
 
     fn unload(&mut self, id: &ModelId, reply: oneshot::Sender<bool>) {
@@ -344,6 +338,7 @@ impl Supervisor {
         let (config, commands, id) = (self.config.clone(), self.commands.clone(), id.clone());
         let (variants, report, tasks) = (Arc::clone(&self.variants), self.report.clone(), self.tasks.clone());
         let cores = u32::try_from(self.cores).unwrap_or(1);
+        let died = self.variant_died.take();
         tracing::info!(model = %id, "loading");
         self.tasks.spawn(async move {
             for session in leaving {
@@ -351,7 +346,8 @@ impl Supervisor {
             }
             let backend = {
                 let mut variants = variants.lock().await;
-                let backend = if config.worker_program.is_file() { variants.choose().await } else { None };
+                let backend =
+                    if config.worker_program.is_file() { variants.choose(died.as_deref()).await } else { None };
                 report.send_replace(Arc::new(variants.report().clone()));
                 backend
             };

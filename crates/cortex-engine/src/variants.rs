@@ -101,8 +101,12 @@ impl Variants {
         &self.report
     }
 
-    /// The module to use; runs the trial when it was not run for this machine and build.
-    pub(crate) async fn choose(&mut self) -> Option<PathBuf> {
+    /// The module to use; runs the trial when it was not run for this machine and build. `died` says
+    /// why the one in use until now must not be used again.
+    pub(crate) async fn choose(&mut self, died: Option<&str>) -> Option<PathBuf> {
+        if let Some(reason) = died {
+            self.drop_chosen(reason);
+        }
         let names = self.candidates();
         if !self.trial {
             let first = names.first().cloned();
@@ -115,14 +119,19 @@ impl Variants {
         }
         if self.report.identity != identity {
             self.report = VariantReport { identity, ..VariantReport::default() };
-            self.run_trials(&names).await;
-            self.remember();
+            let slow = self.run_trials(&names).await;
+            // A machine that was too busy for a trial says nothing about its processor: next time, again.
+            if self.report.chosen.is_none() {
+                self.report.identity.clear();
+            } else if !slow {
+                self.remember();
+            }
         }
         self.report.chosen.clone().map(|name| self.path(&name))
     }
 
     /// A worker died of an instruction that its module should not have used: the next best is taken.
-    pub(crate) fn drop_chosen(&mut self, reason: &str) {
+    fn drop_chosen(&mut self, reason: &str) {
         let Some(name) = self.report.chosen.take() else { return };
         tracing::warn!(variant = %name, reason, "the compute module is dropped");
         self.report.passed.retain(|passed| passed.name != name);
@@ -177,14 +186,17 @@ impl Variants {
         }
     }
 
-    async fn run_trials(&mut self, names: &[String]) {
+    /// Tries the modules in order; true when one gave no result in time.
+    async fn run_trials(&mut self, names: &[String]) -> bool {
+        let mut slow = false;
         if let Some(folder) = self.scratch.parent() {
             let _ = fs_err::create_dir_all(folder);
         }
         for name in names {
             match self.try_one(name).await {
                 Ok(times) => self.report.passed.push(Passed { name: name.clone(), times }),
-                Err(reason) => {
+                Err(TrialFailure { reason, in_time }) => {
+                    slow |= !in_time;
                     tracing::info!(variant = %name, %reason, "the compute module is dropped");
                     self.report.dropped.push(Dropped { name: name.clone(), reason });
                 }
@@ -196,9 +208,11 @@ impl Variants {
         let _ = fs_err::remove_file(&self.scratch);
         self.report.chosen = fastest(&self.report.passed);
         tracing::info!(chosen = ?self.report.chosen, passed = self.report.passed.len(), "compute modules were tried");
+        slow
     }
 
-    async fn try_one(&self, name: &str) -> Result<TrialResult, String> {
+    async fn try_one(&self, name: &str) -> Result<TrialResult, TrialFailure> {
+        let failed = |reason: String| TrialFailure { reason, in_time: true };
         let child = tokio::process::Command::new(&self.program)
             .arg("trial")
             .arg(self.path(name))
@@ -212,18 +226,28 @@ impl Variants {
             .output();
         let output = tokio::time::timeout(TRIAL_LIMIT, child)
             .await
-            .map_err(|_| format!("no result within {} s", TRIAL_LIMIT.as_secs()))?
-            .map_err(|why| why.to_string())?;
+            .map_err(|_| TrialFailure {
+                reason: format!("no result within {} s", TRIAL_LIMIT.as_secs()),
+                in_time: false,
+            })?
+            .map_err(|why| failed(why.to_string()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().rev().find_map(|line| line.strip_prefix("cortex-llamacpp: "));
-            return Err(match said {
+            return Err(failed(match said {
                 Some(said) if output.status.code().is_some() => said.to_owned(),
                 _ => format!("died of {}", exit_reason(output.status)),
-            });
+            }));
         }
-        serde_json::from_slice(&output.stdout).map_err(|why| format!("no result: {why}"))
+        serde_json::from_slice(&output.stdout).map_err(|why| failed(format!("no result: {why}")))
     }
+}
+
+/// Why a module did not pass.
+struct TrialFailure {
+    reason: String,
+    /// False when it was only too slow.
+    in_time: bool,
 }
 
 /// Unknown modules first, then llama.cpp's order.

@@ -67,7 +67,7 @@ pub(crate) fn load_backend(path: &str) -> Result<(), LlamaError> {
     let Ok(c_path) = CString::new(path) else { return error("the path of the module holds a NUL byte") };
     // SAFETY: a valid C string that outlives the call.
     let registry = unsafe { llama_cpp_sys_2::ggml_backend_load(c_path.as_ptr()) };
-    if registry.is_null() { error(format!("the compute module {path} could not be loaded")) } else { Ok(()) }
+    if registry.is_null() { error(format!("{path} cannot run on this processor, or is damaged")) } else { Ok(()) }
 }
 
 /// The engine, started once in a process.
