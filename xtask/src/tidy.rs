@@ -35,6 +35,10 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
     {
         findings.push(format!("ARCHITECTURE.md has more than {LONGEST_ARCHITECTURE} lines"));
     }
+    let bench = Command::new("python3").args(["scripts/bench.py", "check"]).current_dir(root).output()?;
+    if !bench.status.success() {
+        findings.push(String::from_utf8_lossy(&bench.stderr).trim().to_owned());
+    }
     for finding in &findings {
         eprintln!("tidy: {finding}");
     }

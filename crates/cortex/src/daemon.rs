@@ -59,7 +59,9 @@ pub(crate) enum DaemonError {
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(settings: Settings, parent: Parent) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
+        // One thread carries all tokens: waking a second one for each of them takes time from the
+        // cores that compute. What blocks has threads of its own.
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|source| DaemonError::System { action: "cannot start", source })?;

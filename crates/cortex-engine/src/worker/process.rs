@@ -85,9 +85,9 @@ fn spawn(launch: &Launch) -> Result<Child, EngineError> {
     command
         // A worker gets what it needs by its pipe, and no secret of the user's environment.
         .env_clear()
-        // Threads that wait for each other spin for some microseconds and then sleep. Spinning for
-        // milliseconds, the default, makes two workers on the same cores a hundred times slower.
-        .env("GOMP_SPINCOUNT", "20000")
+        // Threads that wait for each other spin for a while and then sleep. Spinning for milliseconds,
+        // the default, makes two workers on the same cores several times slower.
+        .env("GOMP_SPINCOUNT", "100000")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""Measures cortex against llama-server on the same machine, in turn: A B A B.
+
+  scripts/bench.py run --peer PATH/llama-server [--pairs 7]   measures, writes bench/results/latest.json and the table
+  scripts/bench.py check                                      fails when the table is not that of the results
+
+Every run is written down. The table in docs/performance.md is made from them.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import pathlib
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench/results/latest.json"
+DOCUMENT = ROOT / "docs/performance.md"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+MODEL_ID = "bench"
+CONTEXT = 2048
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A server under measurement."""
+
+    def __init__(self, port, process):
+        self.port, self.process = port, process
+
+    def request(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+        return connection.getresponse()
+
+    def call(self, method, path, body=None):
+        answer = self.request(method, path, body)
+        text = answer.read()
+        assert answer.status == 200, (answer.status, text)
+        return text
+
+    def wait_for(self, path):
+        while True:
+            try:
+                if self.request("GET", path).status == 200:
+                    return
+            except OSError:
+                pass
+            assert self.process.poll() is None, "the server died"
+            time.sleep(0.0005)
+
+    def resident(self):
+        text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+    def stream(self, prompt, tokens, stamps=None):
+        """Moments of the pieces of an answer, in seconds from the request; the first is the first text."""
+        body = {"model": MODEL_ID, "stream": True, "temperature": 0, "max_tokens": tokens, "ignore_eos": True,
+                "messages": [{"role": "user", "content": prompt}]}
+        began = time.perf_counter()
+        answer = self.request("POST", "/v1/chat/completions", body)
+        assert answer.status == 200, answer.read()
+        moments = []
+        while line := answer.readline():
+            if not line.startswith(b"data: {"):
+                continue
+            choices = json.loads(line[6:]).get("choices")
+            if choices and choices[0]["delta"].get("content"):
+                moments.append(time.perf_counter() - began)
+                if stamps is not None:
+                    stamps.append(time.perf_counter())
+        return moments
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Cortex(Server):
+    def __init__(self, model, streams, threads):
+        self.folder = tempfile.mkdtemp(prefix="cortex-bench-")
+        port = free_port()
+        pathlib.Path(self.folder, "rc").write_text(
+            f"threads: {threads}\nparallel: {streams}\ncontextLength: {CONTEXT}\n")
+        super().__init__(port, subprocess.Popen(
+            [ROOT / "dist/cortex-server", "--config_file_path", f"{self.folder}/rc", "--data_folder_path",
+             f"{self.folder}/data", "--host", "127.0.0.1", "--port", str(port)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        self.model = model
+
+    def ready(self):
+        self.wait_for("/healthz")
+        self.call("POST", "/v1/models/import", {"model": MODEL_ID, "modelPath": str(self.model)})
+        self.stream("Hello", 2)
+        return self
+
+    def stop(self):
+        super().stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Peer(Server):
+    def __init__(self, program, model, streams, threads):
+        port = free_port()
+        arguments = ["--host", "127.0.0.1", "--port", str(port)]
+        if model:
+            arguments += ["-m", str(model), "-t", str(threads), "-np", str(streams), "-c", str(CONTEXT * streams)]
+        super().__init__(port, subprocess.Popen(
+            [program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+    def ready(self):
+        self.wait_for("/health")
+        self.stream("Hello", 2)
+        return self
+
+
+def decode(server, streams, salt):
+    """Tokens per second of all streams together, from the first text to the last."""
+    stamps, threads = [], []
+    for number in range(streams):
+        own = []
+        stamps.append(own)
+        prompt = f"Story {salt}-{number}: tell me about a ship."
+        threads.append(threading.Thread(target=server.stream, args=(prompt, 96, own)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = sorted(moment for own in stamps for moment in own)
+    return (len(together) - 1) / (together[-1] - together[0])
+
+
+def long_prompt(server, salt):
+    """Worst gap of four running streams while a long prompt arrives, and that prompt's first text; seconds."""
+    stamps = [[] for _ in range(4)]
+    threads = [threading.Thread(target=server.stream, args=(f"Story {salt}-{number}: a ship.", 220, stamps[number]))
+               for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(len(own) < 8 for own in stamps):
+        time.sleep(0.002)
+    began = time.perf_counter()
+    words = " ".join(f"word{(index * 7919 + salt) % 9973}" for index in range(296))
+    first = server.stream(words, 2)[0]
+    ended = began + first
+    for thread in threads:
+        thread.join()
+    gaps = [later - earlier for own in stamps for earlier, later in zip(own, own[1:])
+            if later > began and earlier < ended]
+    return max(gaps), first
+
+
+def line(name, unit, target, better, bound):
+    return {"name": name, "unit": unit, "target": target, "better": better, "bound": bound, "ours": [], "peer": []}
+
+
+def run(arguments):
+    threads, model = arguments.threads, pathlib.Path(os.environ["CORTEX_TEST_MODEL"])
+    lines = []
+
+    def pairs(new, measure):
+        lines.extend(new)
+        for index in range(arguments.pairs):
+            for side in ("ours", "peer"):
+                values = measure(side, index)
+                for entry, value in zip(new, values):
+                    entry[side].append(round(value, 5))
+            print(new[0]["name"], index, [(entry["ours"][-1], entry["peer"][-1]) for entry in new], flush=True)
+
+    for streams in (1, 8):
+        servers = {"ours": Cortex(model, streams, threads).ready(),
+                   "peer": Peer(arguments.peer, model, streams, threads).ready()}
+        for server in servers.values():
+            decode(server, streams, 999)
+        name = "decode, one stream" if streams == 1 else "decode, 8 streams together"
+        pairs([line(name, "tokens/s", "≥ 1.0 ×", "higher", 1.0)],
+              lambda side, index: [decode(servers[side], streams, index)])
+        if streams == 1:
+            prompt = "Tell me more about this: " + "the quick brown fox jumps over the lazy dog. " * 20
+            for server in servers.values():
+                server.stream(prompt, 2)
+            pairs([line("cached prompt, first text", "s", "≤ 1.0 ×", "lower", 1.0)],
+                  lambda side, index: [min(servers[side].stream(prompt, 1)[0] for _ in range(3))])
+        for server in servers.values():
+            server.stop()
+
+    servers = {"ours": Cortex(model, 5, threads).ready(), "peer": Peer(arguments.peer, model, 5, threads).ready()}
+    pairs([line("1,400-token prompt amid 4 streams, worst gap", "s", "≤ 0.2 ×", "lower", 0.2),
+           line("1,400-token prompt amid 4 streams, its first text", "s", "≤ 1.3 ×", "lower", 1.3)],
+          lambda side, index: long_prompt(servers[side], index))
+    for server in servers.values():
+        server.stop()
+
+    def idle(side, _):
+        began = time.perf_counter()
+        server = Cortex(model, 1, threads) if side == "ours" else Peer(arguments.peer, None, 1, threads)
+        server.wait_for("/healthz" if side == "ours" else "/health")
+        took = time.perf_counter() - began
+        time.sleep(0.3)
+        resident = server.resident()
+        server.stop()
+        return took, resident
+
+    pairs([line("start to first 200", "s", "≤ 1.0 ×", "lower", 1.0), line("idle memory", "MiB", "≤ 1.0 ×", "lower", 1.0)],
+          idle)
+
+    ours = Cortex(model, 1, threads).ready()
+
+    def load(side, index):
+        if side == "ours":
+            ours.call("POST", "/v1/models/stop", {"model": MODEL_ID})
+            return [ours.stream(f"Load {index}", 1)[0]]
+        began = time.perf_counter()
+        server = Peer(arguments.peer, model, 1, threads)
+        server.wait_for("/health")
+        server.stream(f"Load {index}", 1)
+        took = time.perf_counter() - began
+        server.stop()
+        return [took]
+
+    pairs([line("model not loaded, first text", "s", "≤ 1.0 ×", "lower", 1.0)], load)
+    ours.stop()
+
+    cpu = next((text.split(":")[1].strip() for text in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+                if text.startswith("model name")), platform.machine())
+    version = subprocess.run([arguments.peer, "--version"], capture_output=True, text=True).stderr.strip()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    result = {
+        "command": f"scripts/bench.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {threads}",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "model": model.name,
+        "versions": {"cortex": commit.strip(), "llama-server": " ".join(version.split())},
+        "flags": {"cortex": f"threads={threads}, parallel=streams, contextLength={CONTEXT}",
+                  "llama-server": f"-t {threads} -np STREAMS -c {CONTEXT}*STREAMS"},
+        "lines": lines,
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    text = DOCUMENT.read_text()
+    head, rest = text.split(BEGIN)
+    DOCUMENT.write_text(head + BEGIN + "\n" + table(result) + END + rest.split(END)[1])
+
+
+def interval(values):
+    """A 95 % interval of the median by order statistics (binomial); the whole range for fewer than 6 values."""
+    ordered, count = sorted(values), len(values)
+    low, tail, choose = 0, 0.0, 1
+    for rank in range(count // 2):
+        tail += choose / 2**count
+        if 2 * tail > 0.05:
+            break
+        low = rank
+        choose = choose * (count - rank) // (rank + 1)
+    return ordered[low], ordered[count - 1 - low]
+
+
+def table(result):
+    rows = ["| what | unit | cortex | llama-server | ratio of pairs (95 %) | target | holds |",
+            "|---|---|---|---|---|---|---|"]
+    for entry in result["lines"]:
+        ratios = [ours / peer for ours, peer in zip(entry["ours"], entry["peer"])]
+        middle, (low, high) = statistics.median(ratios), interval(ratios)
+        bound = entry["bound"]
+        holds = middle >= bound * 0.98 if entry["better"] == "higher" else middle <= bound * 1.02
+        rows.append(f"| {entry['name']} | {entry['unit']} | {statistics.median(entry['ours']):.3g} "
+                    f"| {statistics.median(entry['peer']):.3g} | {middle:.3f} ({low:.3f} to {high:.3f}) "
+                    f"| {entry['target']} | {'yes' if holds else 'no'} |")
+    versions, flags = result["versions"], result["flags"]
+    rows += ["", f"{result['date']}, {result['machine']}, {result['model']}; medians of {len(result['lines'][0]['ours'])} "
+             f"pairs run in turn. cortex {versions['cortex']} ({flags['cortex']}); {versions['llama-server']} "
+             f"({flags['llama-server']}). Made by `{result['command']}`; every run is in "
+             "[bench/results/latest.json](../bench/results/latest.json).", ""]
+    return "\n".join(rows)
+
+
+def check():
+    if not RESULTS.exists():
+        return
+    shown = DOCUMENT.read_text().split(BEGIN)[1].split(END)[0].strip()
+    if shown != table(json.loads(RESULTS.read_text())).strip():
+        sys.exit("docs/performance.md does not show bench/results/latest.json; run scripts/bench.py again")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measured = commands.add_parser("run")
+    measured.add_argument("--peer", required=True)
+    measured.add_argument("--pairs", type=int, default=7)
+    measured.add_argument("--threads", type=int, default=os.cpu_count())
+    commands.add_parser("check")
+    arguments = parser.parse_args()
+    run(arguments) if arguments.command == "run" else check()
+
+
+if __name__ == "__main__":
+    main()
