@@ -120,6 +120,28 @@ pub struct Sampling {
     pub seed: Option<u32>,
 }
 
+impl Sampling {
+    /// The first value that is outside of its range: the name of its field, and a sentence that begins with it.
+    pub fn out_of_range(&self) -> Option<(&'static str, String)> {
+        let ranges = [
+            ("temperature", self.temperature, 0.0, 5.0),
+            ("top_p", self.top_p, 0.0, 1.0),
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("typical_p", self.typical_p, 0.0, 1.0),
+            ("repeat_penalty", self.repeat_penalty, 0.01, 10.0),
+            ("presence_penalty", self.presence_penalty, -10.0, 10.0),
+            ("frequency_penalty", self.frequency_penalty, -10.0, 10.0),
+        ];
+        for (field, value, low, high) in ranges {
+            // A NaN is in no range.
+            if !(low..=high).contains(&value) {
+                return Some((field, format!("{field} is {value}; it must be between {low} and {high}")));
+            }
+        }
+        (self.top_k < 0).then(|| ("top_k", format!("top_k is {}; it must be 0 (off) or more", self.top_k)))
+    }
+}
+
 /// What a worker tells the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -312,5 +334,37 @@ mod tests {
             panic!("not a generate")
         };
         assert_eq!((generate.id, generate.prompt.len()), (7, 2));
+    }
+
+    fn neutral() -> Sampling {
+        Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: None,
+        }
+    }
+
+    #[test]
+    fn values_outside_their_range_are_named() {
+        assert_eq!(neutral().out_of_range(), None);
+        for (sampling, name) in [
+            (Sampling { temperature: f32::NAN, ..neutral() }, "temperature"),
+            (Sampling { temperature: -0.1, ..neutral() }, "temperature"),
+            (Sampling { top_p: 1.5, ..neutral() }, "top_p"),
+            (Sampling { min_p: f32::INFINITY, ..neutral() }, "min_p"),
+            (Sampling { repeat_penalty: 0.0, ..neutral() }, "repeat_penalty"),
+            (Sampling { top_k: -1, ..neutral() }, "top_k"),
+        ] {
+            let (field, message) = sampling.out_of_range().expect(name);
+            assert_eq!(field, name);
+            assert!(message.starts_with(name), "{message}");
+        }
     }
 }

@@ -115,14 +115,11 @@ impl<'model> Vocabulary<'model> {
 
     /// Width of the window of sliding-window attention; 0 when the model has none.
     pub(crate) fn sliding_window(&self) -> i32 {
-        // SAFETY: the model is alive as long as the context made from it; see `Context::new`.
-        0.max(self.model.meta_val_str("general.architecture").ok().map_or(0, |architecture| {
-            self.model
-                .meta_val_str(&format!("{architecture}.attention.sliding_window"))
-                .ok()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0)
-        }))
+        let text = |key: &str| self.model.meta_val_str(key).ok();
+        text("general.architecture")
+            .and_then(|architecture| text(&format!("{architecture}.attention.sliding_window")))
+            .and_then(|number| number.parse().ok())
+            .map_or(0, |number: i32| number.max(0))
     }
 
     /// Whether the state of a sequence cannot be cut back to an earlier position.

@@ -1,4 +1,4 @@
-//! Which values a request may have, and the short way for the commonest case.
+//! How the next token is chosen, with a short way for the commonest case.
 
 use crate::llama::{Chain, Context, Token};
 use cortex_api::worker::Sampling;
@@ -6,29 +6,6 @@ use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
 };
-
-/// Checks every value against its range.
-pub(crate) fn validate(sampling: &Sampling) -> Result<(), String> {
-    let ranges = [
-        ("temperature", sampling.temperature, 0.0, 5.0),
-        ("top_p", sampling.top_p, 0.0, 1.0),
-        ("min_p", sampling.min_p, 0.0, 1.0),
-        ("typical_p", sampling.typical_p, 0.0, 1.0),
-        ("repeat_penalty", sampling.repeat_penalty, 0.01, 10.0),
-        ("presence_penalty", sampling.presence_penalty, -10.0, 10.0),
-        ("frequency_penalty", sampling.frequency_penalty, -10.0, 10.0),
-    ];
-    for (name, value, low, high) in ranges {
-        // A NaN is in no range.
-        if !(low..=high).contains(&value) {
-            return Err(format!("{name} is {value}; it must be between {low} and {high}"));
-        }
-    }
-    if sampling.top_k < 0 {
-        return Err(format!("top_k is {}; it must be 0 (off) or more", sampling.top_k));
-    }
-    Ok(())
-}
 
 /// Whether any penalty does something.
 #[expect(clippy::float_cmp, reason = "the neutral values are exact: they come from a client or a constant")]
@@ -89,37 +66,6 @@ fn fresh_seed() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn neutral() -> Sampling {
-        Sampling {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            typical_p: 1.0,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: None,
-        }
-    }
-
-    #[test]
-    fn values_outside_their_range_are_named() {
-        assert_eq!(validate(&neutral()), Ok(()));
-        for (sampling, name) in [
-            (Sampling { temperature: f32::NAN, ..neutral() }, "temperature"),
-            (Sampling { temperature: -0.1, ..neutral() }, "temperature"),
-            (Sampling { top_p: 1.5, ..neutral() }, "top_p"),
-            (Sampling { min_p: f32::INFINITY, ..neutral() }, "min_p"),
-            (Sampling { repeat_penalty: 0.0, ..neutral() }, "repeat_penalty"),
-            (Sampling { top_k: -1, ..neutral() }, "top_k"),
-        ] {
-            let message = validate(&sampling).expect_err(name);
-            assert!(message.starts_with(name), "{message}");
-        }
-    }
 
     #[test]
     fn the_most_likely_token_ignores_what_is_not_a_number() {

@@ -7,7 +7,7 @@
 use crate::{
     generation::Generation,
     llama::{self, Context, Entry, LlamaError, Token, Vocabulary},
-    sampling::{self, Chooser},
+    sampling::Chooser,
     schedule::{self, Pace, Share, Want},
     slot::{Slot, choose_slot},
     stdio::{self, Lines},
@@ -218,7 +218,9 @@ impl<'model> Worker<'model> {
     }
 
     fn check(&self, generate: &Generate) -> Result<Vec<Token>, Rejection> {
-        sampling::validate(&generate.sampling).map_err(|message| Rejection::Invalid { message })?;
+        if let Some((_, message)) = generate.sampling.out_of_range() {
+            return Err(Rejection::Invalid { message });
+        }
         let tokens =
             self.vocabulary.tokenize(&generate.prompt).map_err(|LlamaError(message)| Rejection::Invalid { message })?;
         if tokens.is_empty() {

@@ -158,7 +158,10 @@ fn job(prompt: Prompt, fields: SamplingFields, target: Target<'_>) -> Result<Job
         frequency_penalty: number(fields.frequency_penalty, "frequency_penalty", 0.0),
         seed: seed(fields.seed.or_else(|| yaml.number("seed").and_then(whole_number).map(i64::from))),
     };
-    check(&sampling)?;
+    // The worker checks too; here the field is named before a model is loaded for nothing.
+    if let Some((field, message)) = sampling.out_of_range() {
+        return Err(ApiError::field(field, message));
+    }
     let mut stop = fields.stop.map(cortex_api::openai::OneOrMany::into_vec).unwrap_or_default();
     if stop.len() > MOST_STOPS {
         return Err(ApiError::field(
@@ -210,25 +213,6 @@ fn whole_number(value: f64) -> Option<i32> {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the lower 32 bits are what is wanted")]
 fn seed(given: Option<i64>) -> Option<u32> {
     given.filter(|&seed| seed >= 0).map(|seed| seed as u32)
-}
-
-/// The ranges, checked here too so that the field is named before a model is loaded for nothing.
-fn check(sampling: &Sampling) -> Result<(), ApiError> {
-    for (field, value, low, high) in [
-        ("temperature", sampling.temperature, 0.0, 5.0),
-        ("top_p", sampling.top_p, 0.0, 1.0),
-        ("min_p", sampling.min_p, 0.0, 1.0),
-        ("typical_p", sampling.typical_p, 0.0, 1.0),
-        ("repeat_penalty", sampling.repeat_penalty, 0.01, 10.0),
-        ("presence_penalty", sampling.presence_penalty, -10.0, 10.0),
-        ("frequency_penalty", sampling.frequency_penalty, -10.0, 10.0),
-    ] {
-        // A NaN is in no range.
-        if !(low..=high).contains(&value) {
-            return Err(ApiError::field(field, format!("{field} is {value}; it must be between {low} and {high}")));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
