@@ -75,7 +75,8 @@ fn a_long_prompt_does_not_stop_the_others() {
     // Between the acceptance of the long prompt and its token, the first answer went on.
     let accepted = messages.iter().position(|it| matches!(it, FromWorker::Accepted { id: 2, .. })).unwrap();
     let meanwhile = messages[accepted..].iter().filter(|it| matches!(it, FromWorker::Text { id: 1, .. })).count();
-    assert!(meanwhile >= 5, "only {meanwhile} pieces came meanwhile");
+    // At any speed: the first chunk is small, and no later one is above the batch of 512 tokens.
+    assert!(meanwhile >= 2, "only {meanwhile} pieces came meanwhile");
 }
 
 #[test]
