@@ -92,14 +92,21 @@ class Server:
 
 
 class Cortex(Server):
-    def __init__(self, model, streams, threads):
+    def __init__(self, model, streams, threads, fake_worker=False):
         self.folder = tempfile.mkdtemp(prefix="cortex-bench-")
         port = free_port()
         pathlib.Path(self.folder, "rc").write_text(
             f"threads: {threads}\nparallel: {streams}\ncontextLength: {CONTEXT}\n")
+        environment = dict(os.environ)
+        if fake_worker:
+            program = pathlib.Path(self.folder, "fake/cortex-llamacpp")
+            program.parent.joinpath("backends").mkdir(parents=True)
+            shutil.copy(ROOT / "dist/test/fake-worker", program)
+            program.parent.joinpath("backends/libggml-cpu-fake.so").touch()
+            environment["CORTEX_WORKER"] = str(program)
         super().__init__(port, subprocess.Popen(
             [ROOT / "dist/cortex-server", "--config_file_path", f"{self.folder}/rc", "--data_folder_path",
-             f"{self.folder}/data", "--host", "127.0.0.1", "--port", str(port)],
+             f"{self.folder}/data", "--host", "127.0.0.1", "--port", str(port)], env=environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         self.model = model
 
@@ -165,6 +172,35 @@ def long_prompt(server, salt):
     return max(gaps), first
 
 
+def gateway_share(server, requests=2000):
+    """p50 and p99, in milliseconds, from a streamed request to its first text when the worker answers at once."""
+    body = json.dumps({"model": MODEL_ID, "stream": True, "max_tokens": 1,
+                       "messages": [{"role": "user", "content": "Say something about a ship."}]})
+    request = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+               f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode()
+    times = []
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(requests):
+            began, first, seen = time.perf_counter(), None, b""
+            connection.sendall(request)
+            # The last chunk of the body ends the answer.
+            while not seen.endswith(b"0\r\n\r\n"):
+                seen += connection.recv(65536)
+                if first is None and b"word " in seen:
+                    first = time.perf_counter() - began
+            times.append(first * 1000)
+    times.sort()
+    return times[len(times) // 2], times[len(times) * 99 // 100]
+
+
+def batched_bench(program, model, threads):
+    """Tokens per second of 8 sequences, as llama.cpp's own bench computes them without a server."""
+    output = subprocess.run([program, "-m", str(model), "-c", str(CONTEXT * 8), "-npp", "24", "-ntg", "96", "-npl", "8",
+                             "-t", str(threads), "--output-format", "jsonl"], capture_output=True, text=True).stdout
+    return next(json.loads(text)["speed_tg"] for text in output.splitlines() if text.startswith("{"))
+
+
 def line(name, unit, target, better, bound):
     return {"name": name, "unit": unit, "target": target, "better": better, "bound": bound, "ours": [], "peer": []}
 
@@ -180,7 +216,7 @@ def run(arguments):
                 values = measure(side, index)
                 for entry, value in zip(new, values):
                     entry[side].append(round(value, 5))
-            print(new[0]["name"], index, [(entry["ours"][-1], entry["peer"][-1]) for entry in new], flush=True)
+            print(new[0]["name"], index, [(entry["ours"][-1:], entry["peer"][-1:]) for entry in new], flush=True)
 
     for streams in (1, 8):
         servers = {"ours": Cortex(model, streams, threads).ready(),
@@ -196,6 +232,12 @@ def run(arguments):
                 server.stream(prompt, 2)
             pairs([line("cached prompt, first text", "s", "≤ 1.0 ×", "lower", 1.0)],
                   lambda side, index: [min(servers[side].stream(prompt, 1)[0] for _ in range(3))])
+        if streams == 8:
+            servers["peer"].stop()
+            bench = pathlib.Path(arguments.peer).with_name("llama-batched-bench")
+            pairs([line("8 streams, against llama-batched-bench", "tokens/s", "≥ 0.95 ×", "higher", 0.95)],
+                  lambda side, index: [decode(servers[side], streams, 500 + index) if side == "ours"
+                                       else batched_bench(bench, model, threads)])
         for server in servers.values():
             server.stop()
 
@@ -205,6 +247,12 @@ def run(arguments):
           lambda side, index: long_prompt(servers[side], index))
     for server in servers.values():
         server.stop()
+
+    fake = Cortex(model, 4, threads, fake_worker=True).ready()
+    alone = [line("gateway's own share, p50 of 2,000 requests", "ms", "< 0.5 ms", "lower", 0.5),
+             line("gateway's own share, p99 of 2,000 requests", "ms", "< 2 ms", "lower", 2.0)]
+    pairs(alone, lambda side, _: gateway_share(fake) if side == "ours" else [])
+    fake.stop()
 
     def idle(side, _):
         began = time.perf_counter()
@@ -274,6 +322,12 @@ def table(result):
     rows = ["| what | unit | cortex | llama-server | ratio of pairs (95 %) | target | holds |",
             "|---|---|---|---|---|---|---|"]
     for entry in result["lines"]:
+        if not entry["peer"]:
+            # Ours alone: the target is a number of its own.
+            middle, (low, high) = statistics.median(entry["ours"]), interval(entry["ours"])
+            rows.append(f"| {entry['name']} | {entry['unit']} | {middle:.3g} ({low:.3g} to {high:.3g}) | – | – "
+                        f"| {entry['target']} | {'yes' if middle <= entry['bound'] * 1.02 else 'no'} |")
+            continue
         ratios = [ours / peer for ours, peer in zip(entry["ours"], entry["peer"])]
         middle, (low, high) = statistics.median(ratios), interval(ratios)
         bound = entry["bound"]

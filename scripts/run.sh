@@ -13,7 +13,8 @@ if [ -n "$pid" ] && [ -e "/proc/$pid/exe" ] && ! [ "/proc/$pid/exe" -ef dist/cor
 fi
 dist/cortex start
 dist/cortex --quiet import "$MODEL" --id "$id"
-question="What is the capital of France? Answer in one sentence."
+dist/cortex --quiet models start "$id" >/dev/null
+question="What is the capital of France? Describe the city in one short sentence."
 echo
 echo "> $question"
 dist/cortex run "$id" "$question" --temperature 0

@@ -1,5 +1,5 @@
 //! Builds everything and lays it out as it is installed: `dist/cortex`, `dist/cortex-server`, and
-//! `dist/worker/` with the worker, its shared libraries and its compute modules.
+//! `dist/worker/` with the worker, its shared libraries and its compute modules. `dist/test/` is for tests alone.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -9,8 +9,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-const PROGRAMS: &[(&str, &str)] =
-    &[("cortex", "cortex"), ("cortex-server", "cortex-server"), ("cortex-llamacpp", "worker/cortex-llamacpp")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("cortex", "cortex"),
+    ("cortex-server", "cortex-server"),
+    ("cortex-llamacpp", "worker/cortex-llamacpp"),
+    ("fake-worker", "test/fake-worker"),
+];
 const BINDING: &str = "llama-cpp-sys-2";
 
 #[derive(Default)]

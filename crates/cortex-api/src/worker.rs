@@ -55,6 +55,8 @@ pub struct Load {
     pub threads_batch: u32,
     /// Most prompt tokens computed in one step.
     pub batch: u32,
+    /// Bytes that the cells of the context may take; `None` is not known.
+    pub memory: Option<u64>,
 }
 
 /// A piece of a prompt. Pieces are tokenised separately, so that text of a user can never join

@@ -9,7 +9,7 @@ use crate::{
     worker::{Launch, Session, load},
 };
 use cortex_api::worker::Load;
-use cortex_hardware::Cpu;
+use cortex_hardware::{Cpu, Memory};
 use cortex_models::ModelId;
 use std::{
     collections::HashMap,
@@ -21,6 +21,9 @@ use tokio::{
     sync::{Mutex, mpsc, oneshot, watch},
     time::Instant,
 };
+
+/// Memory that a load leaves alone: the worker's buffers, and what else the machine does.
+const KEPT_FREE: u64 = 512 * 1024 * 1024;
 
 /// What the supervisor is told.
 pub(crate) enum Command {
@@ -351,6 +354,8 @@ impl Supervisor {
                 report.send_replace(Arc::new(variants.report().clone()));
                 backend
             };
+            // Measured now, after those that leave have left.
+            let memory = memory_for_context(Memory::probe(), &weights);
             let result = match backend {
                 None if config.worker_program.is_file() => Err(EngineError::NoVariant),
                 None => Err(EngineError::WorkerMissing { program: config.worker_program.clone() }),
@@ -367,6 +372,7 @@ impl Supervisor {
                             threads,
                             threads_batch: threads,
                             batch: config.batch,
+                            memory,
                         },
                         silence_limit: config.silence_limit,
                     };
@@ -485,6 +491,12 @@ async fn sleep_until(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
+}
+
+/// Bytes that are left for a context beside the weights; `None` when the system does not say.
+fn memory_for_context(memory: Memory, weights: &Path) -> Option<u64> {
+    let weights = fs_err::metadata(weights).map_or(0, |metadata| metadata.len());
+    (memory.available > 0).then(|| memory.available.saturating_sub(weights).saturating_sub(KEPT_FREE))
 }
 
 fn text(path: &Path) -> String {

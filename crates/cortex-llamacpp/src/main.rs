@@ -4,6 +4,7 @@
 
 mod generation;
 mod llama;
+mod room;
 mod sampling;
 mod schedule;
 mod serve;

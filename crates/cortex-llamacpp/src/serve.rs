@@ -7,6 +7,7 @@
 use crate::{
     generation::Generation,
     llama::{self, Context, Entry, LlamaError, Token, Vocabulary},
+    room::{self, Room},
     sampling::Chooser,
     schedule::{self, Pace, Share, Want},
     slot::{Slot, choose_slot},
@@ -75,7 +76,10 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     let engine = llama::start()?;
     let model = load_with_progress(&engine, load, lines)?;
     let vocabulary = Vocabulary::new(&model);
-    let context = room_for(&engine, &model, load, vocabulary.trained_context())?;
+    if !vocabulary.has_texts() {
+        return Err(LlamaError("the file has no vocabulary: it is not a model that can be talked to".into()));
+    }
+    let context = room_for(&engine, &model, load, &vocabulary)?;
     lines.send(&FromWorker::Loaded(Box::new(Loaded {
         context_length: context.sequence_length,
         parallel: context.sequences,
@@ -104,16 +108,31 @@ fn load_with_progress(engine: &LlamaBackend, load: &Load, lines: &Lines) -> Resu
     })
 }
 
-/// Allocates the context; when memory is short, fewer requests at a time come before a shorter context.
+/// Allocates the context that fits. The system may still refuse what was predicted to fit; then less is tried.
 fn room_for<'model>(
     engine: &LlamaBackend,
     model: &'model LlamaModel,
     load: &Load,
-    trained: u32,
+    vocabulary: &Vocabulary<'_>,
 ) -> Result<Context<'model>, LlamaError> {
-    let trained = if trained == 0 { u32::MAX } else { trained };
-    let mut length = load.context_length.clamp(1, trained);
-    let mut sequences = load.parallel.clamp(1, 64);
+    let trained = match vocabulary.trained_context() {
+        0 => u32::MAX,
+        trained => trained,
+    };
+    let wanted = Room { length: load.context_length.clamp(1, trained), sequences: load.parallel.clamp(1, 64) };
+    let cell_bytes = vocabulary.cell_shape().bytes();
+    let Some(Room { mut length, mut sequences }) = room::fitting(wanted, cell_bytes, load.memory) else {
+        return Err(LlamaError(format!(
+            "not enough memory: a token of context takes {cell_bytes} bytes, and beside the weights {} bytes are left",
+            load.memory.unwrap_or_default()
+        )));
+    };
+    if (Room { length, sequences }) != wanted {
+        stdio::warn(&format!(
+            "memory is short: {sequences} × {length} tokens of context instead of {} × {}",
+            wanted.sequences, wanted.length
+        ));
+    }
     loop {
         match Context::new(engine, model, load, (length, sequences)) {
             Ok(context) => return Ok(context),

@@ -43,6 +43,7 @@ fn measure(backend: &str, scratch: &str, threads: u32) -> Result<TrialResult, Ll
         threads,
         threads_batch: threads,
         batch: 64,
+        memory: None,
     };
     llama::load_backend(backend)?;
     let engine = llama::start()?;

@@ -92,6 +92,25 @@ impl GgufBuilder {
         builder
     }
 
+    /// One that llama.cpp loads: [`GgufBuilder::llama`] with all the tensors of its layer.
+    pub fn loadable_llama() -> Self {
+        let mut builder = Self::llama()
+            .value("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5))
+            .value("llama.rope.dimension_count", Value::U32(8));
+        for (name, dimensions) in [
+            ("blk.0.attn_norm.weight", vec![32]),
+            ("blk.0.attn_k.weight", vec![32, 16]),
+            ("blk.0.attn_v.weight", vec![32, 16]),
+            ("blk.0.attn_output.weight", vec![32, 32]),
+            ("blk.0.ffn_norm.weight", vec![32]),
+            ("blk.0.ffn_gate.weight", vec![32, 64]),
+            ("blk.0.ffn_down.weight", vec![64, 32]),
+        ] {
+            builder = builder.tensor(name, dimensions);
+        }
+        builder
+    }
+
     /// Adds a key.
     #[must_use]
     pub fn value(mut self, key: &str, value: Value) -> Self {

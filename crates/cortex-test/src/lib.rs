@@ -5,5 +5,6 @@
 
 pub mod daemon;
 pub mod dist;
+pub mod fake_worker;
 pub mod gguf;
 pub mod worker;

@@ -22,6 +22,9 @@ use tokio::{
 /// How long a worker that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
 
+/// How long the last words of a worker that is gone may take to arrive.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// What to start.
 pub(crate) struct Launch {
     pub(crate) program: PathBuf,
@@ -45,14 +48,14 @@ pub(crate) async fn load(
         return Err(EngineError::WorkerNotStarted { program: launch.program, reason: "it has no pipes".into() });
     };
     let tail = Arc::new(Mutex::new(Tail::default()));
-    collect_stderr(tasks, stderr, Arc::clone(&tail), launch.model.clone());
+    let last_words = collect_stderr(tasks, stderr, Arc::clone(&tail), launch.model.clone());
     let (to_worker, lines) = mpsc::unbounded_channel();
     write_lines(tasks, stdin, lines);
     let _ = to_worker.send(encode(&ToWorker::Load(launch.load.clone())));
 
     let requests = Requests::default();
     let (gone_sender, gone) = watch::channel(false);
-    let mut watched = Watched { child, reader: BufReader::new(stdout), tail, stop, launch };
+    let mut watched = Watched { child, reader: BufReader::new(stdout), tail, last_words, stop, launch };
     let facts = match watched.until_loaded().await {
         Ok(facts) => facts,
         Err(error) => {
@@ -88,6 +91,8 @@ fn spawn(launch: &Launch) -> Result<Child, EngineError> {
         // Threads that wait for each other spin for a while and then sleep. Spinning for milliseconds,
         // the default, makes two workers on the same cores several times slower.
         .env("GOMP_SPINCOUNT", "100000")
+        // Without it ggml starts a debugger before it aborts, whose output buries the reason.
+        .env("GGML_NO_BACKTRACE", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -98,7 +103,14 @@ fn spawn(launch: &Launch) -> Result<Child, EngineError> {
     command.spawn().map_err(|why| EngineError::WorkerNotStarted { program, reason: why.to_string() })
 }
 
-fn collect_stderr(tasks: &Tasks, stderr: tokio::process::ChildStderr, tail: Arc<Mutex<Tail>>, model: ModelId) {
+/// Keeps the end of what the worker writes to standard error. The receiver is told when that is over.
+fn collect_stderr(
+    tasks: &Tasks,
+    stderr: tokio::process::ChildStderr,
+    tail: Arc<Mutex<Tail>>,
+    model: ModelId,
+) -> oneshot::Receiver<()> {
+    let (over, last_words) = oneshot::channel();
     tasks.spawn(async move {
         let mut reader = BufReader::new(stderr);
         let mut line = Vec::new();
@@ -107,7 +119,9 @@ fn collect_stderr(tasks: &Tasks, stderr: tokio::process::ChildStderr, tail: Arc<
             tracing::debug!(target: "cortex_worker", model = %model, "{}", text.trim_end());
             tail.lock().unwrap_or_else(PoisonError::into_inner).push(text.trim_end());
         }
+        let _ = over.send(());
     });
+    last_words
 }
 
 fn write_lines(tasks: &Tasks, mut stdin: ChildStdin, mut lines: mpsc::UnboundedReceiver<String>) {
@@ -129,6 +143,8 @@ struct Watched {
     child: Child,
     reader: BufReader<ChildStdout>,
     tail: Arc<Mutex<Tail>>,
+    /// Told when standard error is closed.
+    last_words: oneshot::Receiver<()>,
     stop: oneshot::Receiver<()>,
     launch: Launch,
 }
@@ -136,8 +152,10 @@ struct Watched {
 /// What the watch saw.
 enum Seen {
     Message(FromWorker),
-    /// Its output has ended, or is not of the protocol.
+    /// Its output has ended.
     Closed,
+    /// Its output is not of the protocol; what is wrong with it.
+    Nonsense(String),
     /// It was told to stop.
     Stop,
     Silence,
@@ -151,12 +169,10 @@ impl Watched {
                 Err(_) => Seen::Silence,
                 Ok(Ok(true)) => match serde_json::from_slice(&line) {
                     Ok(message) => Seen::Message(message),
-                    Err(error) => {
-                        tracing::error!(model = %self.launch.model, %error, "the worker sent a line that is not of the protocol");
-                        Seen::Closed
-                    }
+                    Err(error) => Seen::Nonsense(error.to_string()),
                 },
-                Ok(Ok(false) | Err(_)) => Seen::Closed,
+                Ok(Ok(false)) => Seen::Closed,
+                Ok(Err(error)) => Seen::Nonsense(error.to_string()),
             },
             _ = &mut self.stop => Seen::Stop,
         }
@@ -185,14 +201,8 @@ impl Watched {
                 }
                 // Progress: a sign of life.
                 Seen::Message(_) => {}
-                Seen::Closed => {
-                    let how = self.how_it_ended().await;
-                    return Err(died(
-                        &self.launch.model,
-                        how,
-                        &self.tail.lock().unwrap_or_else(PoisonError::into_inner),
-                    ));
-                }
+                Seen::Closed => return Err(self.died(None).await),
+                Seen::Nonsense(what) => return Err(self.died(Some(what)).await),
                 Seen::Stop => return Err(EngineError::Stopped { model }),
                 Seen::Silence => return Err(self.stuck()),
             }
@@ -212,14 +222,8 @@ impl Watched {
                     asked = false;
                     requests.deliver(message, &self.launch.model);
                 }
-                Seen::Closed => {
-                    let how = self.how_it_ended().await;
-                    return Some(died(
-                        &self.launch.model,
-                        how,
-                        &self.tail.lock().unwrap_or_else(PoisonError::into_inner),
-                    ));
-                }
+                Seen::Closed => return Some(self.died(None).await),
+                Seen::Nonsense(what) => return Some(self.died(Some(what)).await),
                 Seen::Stop => {
                     let _ = to_worker.send(encode(&ToWorker::Shutdown));
                     if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
@@ -248,6 +252,20 @@ impl Watched {
 
     fn last_words(&self) -> String {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).shown()
+    }
+
+    /// The error of a worker that ended by itself, or has to be ended because it talks nonsense.
+    async fn died(&mut self, nonsense: Option<String>) -> EngineError {
+        let how = match nonsense {
+            Some(what) => {
+                self.kill().await;
+                format!("its output is not of the protocol: {what}")
+            }
+            None => self.how_it_ended().await,
+        };
+        // What it wrote last may still be on its way. A process of its own may hold the pipe open, so not for long.
+        let _ = tokio::time::timeout(LAST_WORDS, &mut self.last_words).await;
+        died(&self.launch.model, how, &self.tail.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn how_it_ended(&mut self) -> String {

@@ -1,7 +1,8 @@
 use crate::http::{Events, MODEL, fold, get, import, post, question};
 use cortex_test::{
     daemon::{Options, TestDaemon},
-    dist,
+    dist, fake_worker,
+    gguf::GgufBuilder,
 };
 use serde_json::json;
 use std::{path::Path, process::Command};
@@ -94,6 +95,62 @@ async fn without_the_worker_the_error_says_so() {
     assert_eq!((status, &body["error"]["code"]), (503, &json!("worker_missing")), "{body}");
 }
 
+/// A daemon with the worker that has no engine. Its silence is noticed after a second.
+async fn with_fake_worker(folder: &Path) -> TestDaemon {
+    let daemon = TestDaemon::with(Options {
+        environment: vec![("CORTEX_WORKER".into(), fake_worker::lay_out(folder).into())],
+        settings: Some("workerSilenceSeconds: 1\n".into()),
+        ..Options::default()
+    });
+    import_fake(&daemon, MODEL, "good").await;
+    daemon
+}
+
+async fn import_fake(daemon: &TestDaemon, id: &str, name: &str) {
+    let path = fake_worker::model(daemon.scratch(), name);
+    let (status, body) = post(daemon, "/v1/models/import", &json!({"model": id, "modelPath": path})).await;
+    assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test]
+async fn a_worker_that_misbehaves_amid_a_request_is_told_and_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_fake_worker(folder.path()).await;
+    for (prompt, code, said) in [
+        ("[hang]", "worker_stuck", "no sign of life for 1 s"),
+        ("[garbage]", "worker_died", "not of the protocol"),
+        ("[endless]", "worker_died", "a line without end"),
+        ("[exit]", "worker_died", "exit code 3); its last words: fake-worker: these are my last words"),
+    ] {
+        // The request is sent twice: it has shown nothing when the first worker is lost.
+        let (status, body) = post(&daemon, "/v1/chat/completions", &question(prompt)).await;
+        assert_eq!((status, &body["error"]["code"]), (503, &json!(code)), "{prompt}: {body}");
+        assert!(body["message"].as_str().unwrap().contains(said), "{prompt}: {body}");
+        let (status, body) = post(&daemon, "/v1/chat/completions", &question("well")).await;
+        assert_eq!((status, &body["choices"][0]["finish_reason"]), (200, &json!("length")), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_misbehaves_at_the_load_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_fake_worker(folder.path()).await;
+    for (name, code, said) in [
+        ("[hang]", "worker_stuck", "no sign of life"),
+        ("[garbage]", "worker_died", "not of the protocol"),
+        ("[exit]", "worker_died", "exit code 3"),
+        ("[old]", "worker_mismatch", "another build"),
+    ] {
+        import_fake(&daemon, name, name).await;
+        let mut body = question("x");
+        body["model"] = json!(name);
+        let (status, body) = post(&daemon, "/v1/chat/completions", &body).await;
+        assert_eq!((status, &body["error"]["code"]), (503, &json!(code)), "{name}: {body}");
+        assert!(body["message"].as_str().unwrap().contains(said), "{name}: {body}");
+    }
+    assert_eq!(get(&daemon, "/inferences/server/models").await.1["data"], json!([]));
+}
+
 /// A shared library with ggml's entry points that dies when it is used.
 fn deadly_module(folder: &Path) {
     let source = folder.join("deadly.c");
@@ -178,6 +235,27 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// The same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        Self(88_172_645_463_325_252)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % limit as u64).unwrap()
+    }
+
+    /// A place in the header, and what to flip there.
+    fn flip(&mut self, header: usize) -> (usize, u8) {
+        (self.below(header), u8::try_from(1 + self.below(255)).unwrap())
+    }
+}
+
 #[tokio::test]
 async fn damaged_files_never_hurt_the_daemon() {
     let daemon = TestDaemon::start();
@@ -185,20 +263,12 @@ async fn damaged_files_never_hurt_the_daemon() {
     let gguf = cortex_models::Gguf::open(&dist::model()).unwrap();
     let header = usize::try_from(gguf.data_offset).unwrap();
     let path = daemon.scratch().join("m.gguf");
-    let import = async |bytes: &[u8], id: String| {
-        fs_err::write(&path, bytes).unwrap();
-        post(&daemon, "/v1/models/import", &json!({"model": id, "modelPath": path})).await
-    };
-    let mut place: u64 = 88_172_645_463_325_252;
-    let mut random = move |limit: usize| {
-        place ^= place << 13;
-        place ^= place >> 7;
-        place ^= place << 17;
-        usize::try_from(place % limit as u64).unwrap()
-    };
+    let mut random = Random::new();
     let before = resident(daemon.pid());
     for at in 0..100 {
-        let (status, body) = import(&whole[..random(whole.len())], format!("cut{at}")).await;
+        fs_err::write(&path, &whole[..random.below(whole.len())]).unwrap();
+        let body = json!({"model": format!("cut{at}"), "modelPath": path});
+        let (status, body) = post(&daemon, "/v1/models/import", &body).await;
         assert_eq!(status, 400, "{body}");
     }
     // The header, and as many zeros as there were weights: written once, then only bytes are changed.
@@ -208,8 +278,7 @@ async fn damaged_files_never_hurt_the_daemon() {
     drop(sparse);
     let (mut refused, mut accepted) = (0, 0);
     for at in 0..1000 {
-        let place = random(header);
-        let flip = u8::try_from(1 + random(255)).unwrap();
+        let (place, flip) = random.flip(header);
         header_bytes[place] ^= flip;
         let mut file = fs_err::OpenOptions::new().write(true).open(&path).unwrap();
         std::io::Write::write_all(&mut file, &header_bytes).unwrap();
@@ -224,6 +293,51 @@ async fn damaged_files_never_hurt_the_daemon() {
     }
     let grown = resident(daemon.pid()).saturating_sub(before);
     println!("of 1000 flips {refused} were refused, {accepted} accepted; the daemon grew by {grown} kB");
+    assert!(grown < 64 * 1024, "{grown} kB");
+    assert_eq!(get(&daemon, "/health").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_damaged_model_is_refused_or_loads_or_says_why_it_does_not() {
+    let daemon =
+        TestDaemon::with(Options { settings: Some("contextLength: 64\nparallel: 1\n".into()), ..Options::default() });
+    let path = daemon.scratch().join("m.gguf");
+    let mut bytes = GgufBuilder::loadable_llama().build();
+    fs_err::write(&path, &bytes).unwrap();
+    let header = usize::try_from(cortex_models::Gguf::open(&path).unwrap().data_offset).unwrap();
+    let mut random = Random::new();
+    let before = resident(daemon.pid());
+    let mut outcomes = std::collections::BTreeMap::<String, usize>::new();
+    assert_eq!(post(&daemon, "/v1/models/import", &json!({"model": "whole", "modelPath": path})).await.0, 200);
+    let (status, body) = post(&daemon, "/v1/models/start", &json!({"model": "whole"})).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": "whole"})).await.0, 200);
+    for at in 0..1000 {
+        let (place, flip) = random.flip(header);
+        bytes[place] ^= flip;
+        fs_err::write(&path, &bytes).unwrap();
+        bytes[place] ^= flip;
+        let id = format!("flip{at}");
+        let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": id, "modelPath": path})).await;
+        let outcome = if status == 200 {
+            let (status, body) = post(&daemon, "/v1/models/start", &json!({"model": id})).await;
+            if status == 200 {
+                assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": id})).await.0, 200);
+                "loaded".to_owned()
+            } else {
+                body["error"]["code"].as_str().unwrap_or_else(|| panic!("{status}: {body}")).to_owned()
+            }
+        } else {
+            assert_eq!(status, 400, "{body}");
+            "refused".to_owned()
+        };
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    let grown = resident(daemon.pid()).saturating_sub(before);
+    println!("1000 flips: {outcomes:?}; the daemon grew by {grown} kB");
+    let allowed = ["refused", "loaded", "model_load_failed", "worker_died"];
+    assert!(outcomes.keys().all(|outcome| allowed.contains(&outcome.as_str())), "{outcomes:?}");
+    assert!(["refused", "loaded"].iter().all(|outcome| outcomes.contains_key(*outcome)), "{outcomes:?}");
     assert!(grown < 64 * 1024, "{grown} kB");
     assert_eq!(get(&daemon, "/health").await.0, 200);
 }

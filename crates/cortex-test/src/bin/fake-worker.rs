@@ -1,0 +1,102 @@
+//! A worker without an engine: it speaks the protocol, and misbehaves when a prompt or the name of the
+//! model's file asks for it. What it does is in [`cortex_test::fake_worker`].
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, clippy::exit, reason = "it behaves like a program that is broken")]
+
+use cortex_api::worker::{
+    FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, Segment, Stats, Timings, ToWorker, TrialResult, encode,
+};
+use cortex_test::fake_worker::Misbehaviour;
+use std::{
+    io::{BufRead, Write},
+    process::exit,
+    sync::mpsc::{Receiver, channel},
+};
+
+fn main() {
+    if std::env::args().nth(1).as_deref() == Some("trial") {
+        say(&encode(&TrialResult { batch_microseconds: 1, single_microseconds: 1 }));
+        return;
+    }
+    let (sender, inbox) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            let _ = sender.send(serde_json::from_str::<ToWorker>(&line).expect("the daemon keeps to the protocol"));
+        }
+        // Also when it hangs: a test must not leave it behind.
+        exit(0);
+    });
+    serve(&inbox);
+}
+
+fn serve(inbox: &Receiver<ToWorker>) {
+    let Ok(ToWorker::Load(load)) = inbox.recv() else { exit(1) };
+    let misbehaviour = Misbehaviour::asked_by(&load.model);
+    let protocol = if misbehaviour == Some(Misbehaviour::OldProtocol) { PROTOCOL - 1 } else { PROTOCOL };
+    tell(&FromWorker::Hello { protocol, build: "fake".into() });
+    misbehave(misbehaviour);
+    tell(&FromWorker::Loaded(Box::new(facts(&load))));
+    while let Ok(message) = inbox.recv() {
+        match message {
+            ToWorker::Generate(request) => answer(&request),
+            ToWorker::Stats => tell(&FromWorker::Stats(Stats::default())),
+            ToWorker::Tokenize { id, .. } => tell(&FromWorker::Tokens { id, tokens: vec![] }),
+            ToWorker::Shutdown => exit(0),
+            ToWorker::Cancel { .. } | ToWorker::Load(_) => {}
+        }
+    }
+}
+
+fn facts(load: &Load) -> Loaded {
+    Loaded { context_length: load.context_length, parallel: load.parallel, vocabulary_size: 8, ..Loaded::default() }
+}
+
+/// One word for each token, in one write.
+fn answer(request: &Generate) {
+    let mut prompt = String::new();
+    for segment in &request.prompt {
+        if let Segment::Text { text, .. } = segment {
+            prompt.push_str(text);
+        }
+    }
+    let id = request.id;
+    tell(&FromWorker::Accepted { id, prompt_tokens: u32::try_from(prompt.split_whitespace().count()).unwrap_or(0) });
+    misbehave(Misbehaviour::asked_by(&prompt));
+    let tokens = request.max_tokens.unwrap_or(4);
+    let mut lines = String::new();
+    for _ in 0..tokens {
+        lines.push_str(&encode(&FromWorker::Text { id, text: "word ".into(), tokens: 1 }));
+    }
+    let timings = Timings { answer_tokens: tokens, ..Timings::default() };
+    lines.push_str(&encode(&FromWorker::Finished { id, reason: FinishReason::Length, timings }));
+    say(&lines);
+}
+
+fn misbehave(how: Option<Misbehaviour>) {
+    match how {
+        None | Some(Misbehaviour::OldProtocol) => {}
+        Some(Misbehaviour::Hang) => loop {
+            std::thread::park();
+        },
+        Some(Misbehaviour::Garbage) => say("{\"type\":\"nonsense\"}\n"),
+        Some(Misbehaviour::Exit) => {
+            let _ = writeln!(std::io::stderr(), "fake-worker: these are my last words");
+            exit(3);
+        }
+        Some(Misbehaviour::Endless) => loop {
+            say(&"x".repeat(1 << 20));
+        },
+    }
+}
+
+fn tell(message: &FromWorker) {
+    say(&encode(message));
+}
+
+fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // The daemon is gone.
+    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+        exit(0);
+    }
+}

@@ -1,0 +1,57 @@
+//! The worker without an engine: what it can be asked to do, and where it is.
+
+use crate::{dist, gguf::GgufBuilder};
+use std::path::{Path, PathBuf};
+
+/// What the fake worker does wrong when its word is in a prompt (for that request) or in the name of
+/// the model's file (for the load).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misbehaviour {
+    /// `[hang]`: says nothing any more.
+    Hang,
+    /// `[garbage]`: says something that is not of the protocol, and goes on.
+    Garbage,
+    /// `[exit]`: last words, and exit code 3.
+    Exit,
+    /// `[endless]`: a line that never ends.
+    Endless,
+    /// `[old]`: greets with another version of the protocol.
+    OldProtocol,
+}
+
+impl Misbehaviour {
+    /// What a text asks for.
+    pub fn asked_by(text: &str) -> Option<Self> {
+        [
+            ("[hang]", Self::Hang),
+            ("[garbage]", Self::Garbage),
+            ("[exit]", Self::Exit),
+            ("[endless]", Self::Endless),
+            ("[old]", Self::OldProtocol),
+        ]
+        .into_iter()
+        .find_map(|(word, how)| text.contains(word).then_some(how))
+    }
+}
+
+/// Lays the fake worker out in a folder as a real one would be; its program.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn lay_out(folder: &Path) -> PathBuf {
+    let program = folder.join("fake/cortex-llamacpp");
+    fs_err::create_dir_all(folder.join("fake/backends")).expect("a folder");
+    fs_err::copy(dist::program("test/fake-worker"), &program).expect("a copy");
+    fs_err::write(folder.join("fake/backends/libggml-cpu-fake.so"), "").expect("a file");
+    program
+}
+
+/// Writes a model that the fake worker loads; its path.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn model(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(format!("{name}.gguf"));
+    fs_err::write(&path, GgufBuilder::llama().build()).expect("written");
+    path
+}
