@@ -13,13 +13,14 @@ import json
 import os
 import pathlib
 import platform
+import re
+import selectors
 import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -28,6 +29,8 @@ DOCUMENT = ROOT / "docs/performance.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 MODEL_ID = "bench"
 CONTEXT = 2048
+# A piece of an answer that is not empty: the first event of a stream may be.
+TEXT = re.compile(rb'"content":"[^"]')
 
 
 def free_port():
@@ -68,7 +71,7 @@ class Server:
         text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
-    def stream(self, prompt, tokens, stamps=None):
+    def stream(self, prompt, tokens):
         """Moments of the pieces of an answer, in seconds from the request; the first is the first text."""
         body = {"model": MODEL_ID, "stream": True, "temperature": 0, "max_tokens": tokens, "ignore_eos": True,
                 "messages": [{"role": "user", "content": prompt}]}
@@ -82,8 +85,6 @@ class Server:
             choices = json.loads(line[6:]).get("choices")
             if choices and choices[0]["delta"].get("content"):
                 moments.append(time.perf_counter() - began)
-                if stamps is not None:
-                    stamps.append(time.perf_counter())
         return moments
 
     def stop(self):
@@ -136,40 +137,65 @@ class Peer(Server):
         return self
 
 
-def decode(server, streams, salt):
+def chat(server, prompt, tokens):
+    """The bytes of a streamed chat request of exactly so many tokens."""
+    body = json.dumps({"model": MODEL_ID, "stream": True, "temperature": 0, "max_tokens": tokens, "ignore_eos": True,
+                       "messages": [{"role": "user", "content": prompt}]})
+    return (f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode()
+
+
+def read_together(server, requests, seen=lambda stamps: None):
+    """Moments at which text came in, for each request. One thread reads all: the client must not take the
+    processor from those who compute. `seen` is called after each read and may return one more request."""
+    selector, stamps = selectors.DefaultSelector(), []
+
+    def send(request):
+        connection = socket.create_connection(("127.0.0.1", server.port))
+        connection.sendall(request)
+        selector.register(connection, selectors.EVENT_READ, len(stamps))
+        stamps.append([])
+
+    for request in requests:
+        send(request)
+    while selector.get_map():
+        for key, _ in selector.select():
+            text = key.fileobj.recv(65536)
+            if not text:
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
+            elif TEXT.search(text):
+                stamps[key.data].append(time.perf_counter())
+        if more := seen(stamps):
+            send(more)
+    return stamps
+
+
+def decode(server, streams, salt, tokens=96):
     """Tokens per second of all streams together, from the first text to the last."""
-    stamps, threads = [], []
-    for number in range(streams):
-        own = []
-        stamps.append(own)
-        prompt = f"Story {salt}-{number}: tell me about a ship."
-        threads.append(threading.Thread(target=server.stream, args=(prompt, 96, own)))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    stamps = read_together(server, [chat(server, f"Story {salt}-{number}: tell me about a ship.", tokens)
+                                    for number in range(streams)])
     together = sorted(moment for own in stamps for moment in own)
-    return (len(together) - 1) / (together[-1] - together[0])
+    return streams * (tokens - 1) / (together[-1] - together[0])
 
 
 def long_prompt(server, salt):
     """Worst gap of four running streams while a long prompt arrives, and that prompt's first text; seconds."""
-    stamps = [[] for _ in range(4)]
-    threads = [threading.Thread(target=server.stream, args=(f"Story {salt}-{number}: a ship.", 220, stamps[number]))
-               for number in range(4)]
-    for thread in threads:
-        thread.start()
-    while any(len(own) < 8 for own in stamps):
-        time.sleep(0.002)
-    began = time.perf_counter()
     words = " ".join(f"word{(index * 7919 + salt) % 9973}" for index in range(296))
-    first = server.stream(words, 2)[0]
-    ended = began + first
-    for thread in threads:
-        thread.join()
-    gaps = [later - earlier for own in stamps for earlier, later in zip(own, own[1:])
-            if later > began and earlier < ended]
-    return max(gaps), first
+    late, began = chat(server, words, 2), []
+
+    def when_all_run(stamps):
+        if not began and all(len(own) >= 8 for own in stamps):
+            began.append(time.perf_counter())
+            return late
+        return None
+
+    stamps = read_together(server, [chat(server, f"Story {salt}-{number}: a ship.", 220) for number in range(4)],
+                           when_all_run)
+    ended = stamps[4][0]
+    gaps = [later - earlier for own in stamps[:4] for earlier, later in zip(own, own[1:])
+            if later > began[0] and earlier < ended]
+    return max(gaps), ended - began[0]
 
 
 def gateway_share(server, requests=2000):
