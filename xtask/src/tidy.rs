@@ -35,9 +35,11 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
     {
         findings.push(format!("ARCHITECTURE.md has more than {LONGEST_ARCHITECTURE} lines"));
     }
-    let bench = Command::new("python3").args(["scripts/bench.py", "check"]).current_dir(root).output()?;
-    if !bench.status.success() {
-        findings.push(String::from_utf8_lossy(&bench.stderr).trim().to_owned());
+    for script in ["scripts/bench.py", "scripts/bench_registry.py"] {
+        let bench = Command::new("python3").args([script, "check"]).current_dir(root).output()?;
+        if !bench.status.success() {
+            findings.push(String::from_utf8_lossy(&bench.stderr).trim().to_owned());
+        }
     }
     for finding in &findings {
         eprintln!("tidy: {finding}");

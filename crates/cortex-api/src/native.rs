@@ -1,6 +1,7 @@
 //! The shapes of cortex's own routes.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
 
 /// `{"object":"list","data":[…]}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,18 +40,168 @@ pub struct LoadedModel {
     pub pid: u32,
 }
 
-/// `POST /v1/models/import`.
+/// `POST /v1/models/import`: one model, or many in `models`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImportRequest {
+    /// Many at once, by reference; the other fields are not used then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<ImportEntry>>,
+    /// Of many: only say what would be done.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// The id that the model gets.
     pub model: Option<String>,
     /// Absolute path of the GGUF on the daemon's machine.
     pub model_path: Option<String>,
     /// The display name.
     pub name: Option<String>,
-    /// How the file is taken over; only by reference so far.
+    /// How the files are taken over: by reference (`symlink`, the default), `copy`, `move` or `hardlink`.
     pub option: Option<String>,
+}
+
+/// One of many.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImportEntry {
+    /// The id that the model gets; made from the file's name when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Absolute path of the GGUF on the daemon's machine.
+    pub model_path: Option<String>,
+}
+
+/// What came of many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchResponse {
+    /// `list`.
+    pub object: String,
+    /// One for each entry, in order.
+    pub data: Vec<BatchResult>,
+    /// Models that are on the list now and were not before; of a dry run, that would be.
+    pub imported: usize,
+    /// Entries that were refused.
+    pub failed: usize,
+}
+
+/// What came of one of many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchResult {
+    /// `OK` or `Import failed!`.
+    pub result: String,
+    /// The id, when it got that far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_handle: Option<String>,
+    /// The path as it was given.
+    pub model_path: String,
+    /// Whether it was on the list before.
+    pub already_there: bool,
+    /// For a person.
+    pub message: String,
+}
+
+/// `DELETE /v1/models/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteResponse {
+    /// `Deleted successfully!`
+    pub message: String,
+    /// OpenAI's fields: the id, `model.deleted`, true.
+    pub id: String,
+    /// `model`.
+    pub object: String,
+    /// True.
+    pub deleted: bool,
+    /// Files that were removed.
+    pub removed: Vec<String>,
+    /// Files inside of the data folder that stay.
+    pub left: Vec<LeftFile>,
+}
+
+/// A file that a deletion left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftFile {
+    /// Where it is.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// `PATCH /v1/models/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateResponse {
+    /// `Updated successfully!`
+    pub result: String,
+    /// The id.
+    pub model_handle: String,
+    /// For a person.
+    pub message: String,
+}
+
+/// `GET /v1/models/health`: what is wrong with the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryHealth {
+    /// `health`.
+    pub object: String,
+    /// Models on the list.
+    pub models: usize,
+    /// Models of which nothing is known yet.
+    pub pending: usize,
+    /// Lines of `models.list` that make no sense. They are kept as they are.
+    pub lines: Vec<BadLine>,
+    /// Models that cannot be used, and why.
+    pub unusable: Vec<UnusableModel>,
+}
+
+/// A line of `models.list` that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadLine {
+    /// Its number, from 1.
+    pub line: usize,
+    /// What it says.
+    pub text: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// A model that cannot be used now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusableModel {
+    /// Its id.
+    pub id: String,
+    /// `missing` or `broken`.
+    pub state: String,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// `POST /v1/models/reindex`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReindexRequest {
+    /// Also what a person deleted.
+    pub include_deleted: bool,
+}
+
+/// What a reindex found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReindexResponse {
+    /// Models that are on the list again.
+    pub added: Vec<String>,
+    /// Files that were left out, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A file that a reindex left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Where it is.
+    pub path: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The answer to a successful import.
@@ -72,14 +223,31 @@ pub struct ModelRequest {
     /// The model id.
     pub model: Option<String>,
     /// Tokens that one request may use; `models/start` only.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_integer")]
     pub ctx_len: Option<i64>,
     /// Requests that run at the same time; `models/start` only.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_integer")]
     pub n_parallel: Option<i64>,
     /// Threads for single tokens; `models/start` only.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_integer")]
     pub cpu_threads: Option<i64>,
+}
+
+/// Clients of other languages send `4096.0` or `"4096"` where a whole number is meant.
+fn lenient_integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let wrong = |value: &Value| D::Error::custom(format!("{value} is not a whole number"));
+    let value = Value::deserialize(deserializer)?;
+    match &value {
+        Value::Null => Ok(None),
+        Value::String(text) if text.trim().is_empty() => Ok(None),
+        Value::String(text) => text.trim().parse().map(Some).map_err(|_| wrong(&value)),
+        Value::Number(number) => {
+            #[expect(clippy::cast_possible_truncation, reason = "only whole numbers pass, and a cast saturates")]
+            let whole = number.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i64);
+            number.as_i64().or(whole).map(Some).ok_or_else(|| wrong(&value))
+        }
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(wrong(&value)),
+    }
 }
 
 /// An answer that is only a sentence.

@@ -1,23 +1,42 @@
 //! The truth on disk about models, and the ways it changes.
 //!
 //! Never starts a process, serves HTTP, or leaves a half-written model visible. All IO is synchronous:
-//! callers run it where blocking is allowed.
+//! callers run it where blocking is allowed. What nobody waits for is done by a thread of the store's own.
 #![forbid(unsafe_code)]
 
-mod atomic;
+mod background;
+mod cache;
+mod deletions;
+mod details;
 mod error;
+mod files;
 mod gguf;
 mod import;
+mod layout;
+mod model;
 mod model_yaml;
 mod models_list;
 mod name;
+mod reindex;
+mod remove;
+mod shards;
 mod store;
+mod store_error;
+mod turns;
+mod update;
+mod weights;
 
-pub use atomic::write as write_atomically;
 pub use error::ErrorKind;
+pub use files::{Files, write_atomically};
 pub use gguf::{Gguf, GgufError, TensorInfo, Value as GgufValue};
-pub use import::{Import, ImportError, Imported};
+pub use import::{BatchEntry, BatchOutcome, Import, ImportError, Imported, Mode};
+pub use model::{Model, ModelState};
 pub use model_yaml::{ModelYaml, YamlError};
 pub use models_list::ListProblem;
 pub use name::{InvalidId, ModelId};
-pub use store::{Config, DescribeError, Model, ModelState, ModelStore, ResolveError, StoreError};
+pub use reindex::Reindexed;
+pub use remove::{RemoveError, Removed};
+pub use store::{Config, ModelStore};
+pub use store_error::{DescribeError, ResolveError, StoreError};
+pub use update::{UpdateError, check_settings, is_setting, settings};
+pub use weights::{WeightsError, is_first_of_model};

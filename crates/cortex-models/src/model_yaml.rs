@@ -2,9 +2,9 @@
 //! weights, may be edited by hand, may be deleted: then it is made again. Keys that we do not know stay.
 //! Everything that touches YAML is in this file.
 
-use crate::{Gguf, ModelId};
+use crate::{ModelId, weights::Weights};
 use serde_json::{Map, Value, json};
-use std::{fmt::Write as _, path::Path};
+use std::fmt::Write as _;
 
 /// A parsed file: its keys and values in order.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -89,7 +89,14 @@ impl ModelYaml {
     }
 
     /// What the header of the weights says, and cortex.cpp's defaults for the rest.
-    pub fn from_gguf(gguf: &Gguf, id: &ModelId, name: Option<&str>, file: &Path) -> Self {
+    /// `files` and `mmproj` are as a yaml has them.
+    pub(crate) fn from_weights(
+        weights: &Weights,
+        id: &ModelId,
+        name: Option<&str>,
+        (files, mmproj): (&[String], Option<&str>),
+    ) -> Self {
+        let gguf = &weights.header;
         let mut values = Map::new();
         let name =
             name.map_or_else(|| gguf.text("general.name").unwrap_or(id.as_str()).replace(' ', "-"), str::to_owned);
@@ -102,12 +109,15 @@ impl ModelYaml {
             "version",
             json!(gguf.unsigned("general.quantization_version").map_or_else(String::new, |it| it.to_string())),
         );
-        put("files", json!([file.to_string_lossy()]));
+        put("files", json!(files));
+        if let Some(mmproj) = mmproj {
+            put("mmproj", json!(mmproj));
+        }
         put("architecture", json!(gguf.architecture()));
         put("quantization", json!(gguf.main_type()));
-        put("parameters", json!(gguf.parameter_count()));
+        put("parameters", json!(weights.parameters));
         put("stop", json!(gguf.eos_text.iter().collect::<Vec<_>>()));
-        put("size", json!(gguf.file_bytes));
+        put("size", json!(weights.bytes));
         put("stream", json!(true));
         put("top_p", json!(0.95));
         put("temperature", json!(0.7));
@@ -139,6 +149,20 @@ impl ModelYaml {
         }
         put("created", json!(jiff::Timestamp::now().as_second()));
         Self { values }
+    }
+
+    /// A yaml with these values.
+    pub(crate) fn from_values(values: Map<String, Value>) -> Self {
+        Self { values }
+    }
+
+    /// Sets a value; `null` removes it.
+    pub(crate) fn set(&mut self, key: &str, value: Value) {
+        if value.is_null() {
+            self.values.shift_remove(key);
+        } else {
+            self.values.insert(key.to_owned(), value);
+        }
     }
 
     /// All keys and values, in order.
@@ -215,12 +239,12 @@ fn print_entry(text: &mut String, key: &str, value: &Value, comment: &str) {
 mod tests {
     use super::*;
     use cortex_test::gguf::GgufBuilder;
-    use std::io::Cursor;
 
     fn from_builder() -> ModelYaml {
-        let bytes = GgufBuilder::llama().build();
-        let gguf = Gguf::read(Cursor::new(&bytes), bytes.len() as u64).expect("reads");
-        ModelYaml::from_gguf(&gguf, &ModelId::existing("tiny: 1"), None, Path::new("/m/my file.gguf"))
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs_err::write(file.path(), GgufBuilder::llama().build()).expect("written");
+        let weights = crate::weights::read(file.path()).expect("reads");
+        ModelYaml::from_weights(&weights, &ModelId::existing("tiny: 1"), None, (&["/m/my file.gguf".into()], None))
     }
 
     #[test]
@@ -236,8 +260,8 @@ mod tests {
     #[test]
     fn a_written_file_reads_the_same_and_keeps_unknown_keys() {
         let mut yaml = from_builder();
-        yaml.values.insert("my key".into(), json!({"deep": ["a: b", 1, null]}));
-        yaml.values.insert("tp".into(), json!(2));
+        yaml.set("my key", json!({"deep": ["a: b", 1, null]}));
+        yaml.set("tp", json!(2));
         let text = yaml.print();
         let again = ModelYaml::parse(&text).expect("parses");
         for (key, value) in &yaml.values {

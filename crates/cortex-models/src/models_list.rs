@@ -4,21 +4,41 @@
 //! are separated by commas. Comments, order and lines that make no sense are kept as they are.
 
 use crate::ModelId;
-use std::fmt::Write as _;
+use std::{borrow::Cow, collections::HashMap, fmt::Write as _};
 
 /// The first lines of a new file.
 const HEADER: &str = "# cortex models.list v1\n# id author_repo branch path alias status; `id path` is enough. Edit freely: changes count at once.\n";
 
-/// One model of the list.
+/// One model of the list. Words without quotes are those of the text: a list of ten thousand is read
+/// in a few milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) id: ModelId,
-    pub(crate) author_repo: String,
-    pub(crate) branch: String,
+pub(crate) struct Entry<'text> {
+    pub(crate) id: Cow<'text, str>,
+    pub(crate) author_repo: Cow<'text, str>,
+    pub(crate) branch: Cow<'text, str>,
     /// A GGUF or a model.yaml; relative to the data folder, or absolute.
-    pub(crate) path: String,
+    pub(crate) path: Cow<'text, str>,
     pub(crate) aliases: Vec<String>,
-    pub(crate) status: String,
+    pub(crate) status: Cow<'text, str>,
+}
+
+impl Entry<'_> {
+    /// A model on this machine that came `branch`: `imported` or `copied`.
+    pub(crate) fn local(id: &ModelId, branch: &'static str, path: String) -> Entry<'static> {
+        Entry {
+            id: Cow::Owned(id.to_string()),
+            author_repo: Cow::Borrowed("local"),
+            branch: Cow::Borrowed(branch),
+            path: Cow::Owned(path),
+            aliases: vec![],
+            status: Cow::Borrowed("downloaded"),
+        }
+    }
+
+    /// The id.
+    pub(crate) fn model_id(&self) -> ModelId {
+        ModelId::existing(&*self.id)
+    }
 }
 
 /// A line that is not a model.
@@ -33,67 +53,121 @@ pub struct ListProblem {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
+struct Line<'text> {
     /// The line as it stands in the file, its end included.
-    raw: String,
-    entry: Option<Entry>,
+    raw: Cow<'text, str>,
+    entry: Option<Entry<'text>>,
 }
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct ModelsList {
-    lines: Vec<Line>,
+pub(crate) struct ModelsList<'text> {
+    lines: Vec<Line<'text>>,
+    /// The line of each id.
+    places: HashMap<Cow<'text, str>, usize>,
     /// Lines that make no sense.
     pub(crate) problems: Vec<ListProblem>,
+    /// What was done to it since it was read.
+    edits: Edits,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Edits {
+    /// Where new lines begin.
+    appended: Option<usize>,
+    /// A line that was there is another one or gone.
+    rewritten: bool,
 }
 
 /// Reads the text of a list. Never fails: what makes no sense becomes a problem.
-pub(crate) fn parse(text: &str) -> ModelsList {
+pub(crate) fn parse(text: &str) -> ModelsList<'_> {
     let mut list = ModelsList::default();
+    let mut words = Vec::new();
     for (at, raw) in text.split_inclusive('\n').enumerate() {
         let content = raw.trim_start_matches('\u{feff}').trim();
         let mut entry = None;
         if !content.is_empty() && !content.starts_with('#') {
-            match parse_entry(content) {
-                Ok(parsed) if list.entries().any(|known| known.id == parsed.id) => {
+            match parse_entry(content, &mut words) {
+                Ok(parsed) if list.places.contains_key(&parsed.id) => {
                     list.problem(at, content, format!("the id `{}` is already on an earlier line", parsed.id));
                 }
-                Ok(parsed) => entry = Some(parsed),
+                Ok(parsed) => {
+                    list.places.insert(parsed.id.clone(), at);
+                    entry = Some(parsed);
+                }
                 Err(reason) => list.problem(at, content, reason),
             }
         }
-        list.lines.push(Line { raw: raw.to_owned(), entry });
+        list.lines.push(Line { raw: Cow::Borrowed(raw), entry });
     }
     list
 }
 
-impl ModelsList {
+impl<'text> ModelsList<'text> {
     /// The models, in the order of the file.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry<'text>> {
         self.lines.iter().filter_map(|line| line.entry.as_ref())
     }
 
+    /// The models, in the order of the file.
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = Entry<'text>> {
+        self.lines.into_iter().filter_map(|line| line.entry)
+    }
+
+    /// The models that were added since it was read, when nothing else was done to it.
+    pub(crate) fn only_added(&self) -> Option<impl Iterator<Item = &Entry<'text>>> {
+        let from = self.edits.appended.filter(|_| !self.edits.rewritten)?;
+        Some(self.lines.get(from..)?.iter().filter_map(|line| line.entry.as_ref()))
+    }
+
+    /// How many models there are.
+    pub(crate) fn count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The model with this id.
+    pub(crate) fn get(&self, id: &str) -> Option<&Entry<'text>> {
+        self.lines.get(*self.places.get(id)?)?.entry.as_ref()
+    }
+
     /// Adds a model, or replaces the line of the one with this id.
-    pub(crate) fn upsert(&mut self, entry: Entry) {
-        let raw = format!("{}\n", print_entry(&entry));
-        if let Some(line) =
-            self.lines.iter_mut().find(|line| line.entry.as_ref().is_some_and(|known| known.id == entry.id))
-        {
-            *line = Line { raw, entry: Some(entry) };
+    pub(crate) fn upsert(&mut self, entry: Entry<'text>) {
+        let raw = Cow::Owned(format!("{}\n", print_entry(&entry)));
+        if let Some(&place) = self.places.get(&entry.id) {
+            self.edits.rewritten = true;
+            self.lines[place] = Line { raw, entry: Some(entry) };
             return;
         }
-        if let Some(last) = self.lines.last_mut()
+        if let Some(last) = self.lines.iter_mut().rev().find(|line| !line.raw.is_empty())
             && !last.raw.ends_with('\n')
         {
-            last.raw.push('\n');
+            last.raw.to_mut().push('\n');
         }
+        self.places.insert(entry.id.clone(), self.lines.len());
+        self.edits.appended.get_or_insert(self.lines.len());
         self.lines.push(Line { raw, entry: Some(entry) });
+    }
+
+    /// Removes the line of a model; false when there is none.
+    pub(crate) fn remove(&mut self, id: &str) -> bool {
+        let Some(place) = self.places.remove(id) else { return false };
+        self.edits.rewritten = true;
+        // The line stays, empty: the places of the others hold.
+        self.lines[place] = Line { raw: Cow::Borrowed(""), entry: None };
+        true
     }
 
     /// The text of the file.
     pub(crate) fn print(&self) -> String {
-        let lines: String = self.lines.iter().map(|line| line.raw.as_str()).collect();
-        if self.lines.iter().any(|line| line.entry.is_none()) { lines } else { format!("{HEADER}{lines}") }
+        let length = self.lines.iter().map(|line| line.raw.len()).sum::<usize>() + HEADER.len();
+        let mut text = String::with_capacity(length);
+        if !self.lines.iter().any(|line| line.entry.is_none() && !line.raw.is_empty()) {
+            text.push_str(HEADER);
+        }
+        for line in &self.lines {
+            text.push_str(&line.raw);
+        }
+        text
     }
 
     fn problem(&mut self, at: usize, text: &str, reason: String) {
@@ -101,80 +175,102 @@ impl ModelsList {
     }
 }
 
-fn parse_entry(line: &str) -> Result<Entry, String> {
-    let words = split_words(line)?;
+/// `words` is only room to work in.
+fn parse_entry<'text>(line: &'text str, words: &mut Vec<Cow<'text, str>>) -> Result<Entry<'text>, String> {
+    words.clear();
+    split_words(line, words)?;
     let aliases = |text: &str| text.split(',').filter(|alias| !alias.is_empty()).map(str::to_owned).collect();
-    let entry = match words.as_slice() {
-        [id, path] => Entry {
-            id: ModelId::existing(id.as_str()),
-            author_repo: "local".into(),
-            branch: "imported".into(),
-            path: path.clone(),
-            aliases: vec![],
-            status: "downloaded".into(),
-        },
-        [id, author_repo, branch, path, rest @ ..] if rest.len() <= 2 => Entry {
-            id: ModelId::existing(id.as_str()),
-            author_repo: author_repo.clone(),
-            branch: branch.clone(),
-            path: path.clone(),
-            aliases: rest.first().map(|text| aliases(text)).unwrap_or_default(),
-            status: rest.get(1).cloned().unwrap_or_else(|| "downloaded".into()),
-        },
+    let mut entry = Entry {
+        id: Cow::Borrowed(""),
+        author_repo: Cow::Borrowed("local"),
+        branch: Cow::Borrowed("imported"),
+        path: Cow::Borrowed(""),
+        aliases: vec![],
+        status: Cow::Borrowed("downloaded"),
+    };
+    match words.as_mut_slice() {
+        [id, path] => (entry.id, entry.path) = (std::mem::take(id), std::mem::take(path)),
+        [id, author_repo, branch, path, rest @ ..] if rest.len() <= 2 => {
+            (entry.id, entry.path) = (std::mem::take(id), std::mem::take(path));
+            (entry.author_repo, entry.branch) = (std::mem::take(author_repo), std::mem::take(branch));
+            if let Some(text) = rest.first() {
+                entry.aliases = aliases(text);
+            }
+            if let Some(status) = rest.get_mut(1) {
+                entry.status = std::mem::take(status);
+            }
+        }
         _ => {
             return Err(format!(
                 "a line has 2 words (id path) or 4 to 6 (id author_repo branch path alias status), this one has {}; put quotes around words with spaces",
                 words.len()
             ));
         }
-    };
-    if entry.id.as_str().is_empty() || entry.path.is_empty() {
+    }
+    if entry.id.is_empty() || entry.path.is_empty() {
         return Err("the id and the path cannot be empty".into());
     }
     Ok(entry)
 }
 
 /// Splits like a shell: quotes and backslashes, nothing else.
-fn split_words(line: &str) -> Result<Vec<String>, String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut letters = line.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            ' ' | '\t' => words.extend(word.take()),
-            '\'' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match letters.next() {
-                        Some('\'') => break,
-                        Some(inside) => word.push(inside),
-                        None => return Err("a single quote is not closed".into()),
-                    }
+fn split_words<'line>(line: &'line str, words: &mut Vec<Cow<'line, str>>) -> Result<(), String> {
+    // All of them are one byte long, and no part of any other letter.
+    let is_special = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\'' | b'"' | b'\\');
+    let mut rest = line.trim_start_matches([' ', '\t']);
+    while !rest.is_empty() {
+        let mut word = Cow::Borrowed("");
+        // Pieces of one word, quoted or not, up to the next space.
+        loop {
+            let (plain, after) = rest.split_at(rest.bytes().position(|byte| is_special(&byte)).unwrap_or(rest.len()));
+            if word.is_empty() {
+                word = Cow::Borrowed(plain);
+            } else {
+                word.to_mut().push_str(plain);
+            }
+            let mut letters = after.chars();
+            match letters.next() {
+                None | Some(' ' | '\t') => {
+                    rest = after;
+                    break;
+                }
+                Some('\'') => {
+                    let (inside, after) = letters.as_str().split_once('\'').ok_or("a single quote is not closed")?;
+                    word.to_mut().push_str(inside);
+                    rest = after;
+                }
+                Some('"') => rest = double_quoted(letters.as_str(), &mut word)?,
+                // A backslash: the next letter stands for itself.
+                Some(_) => {
+                    word.to_mut().push(letters.next().ok_or("the line ends in a backslash")?);
+                    rest = letters.as_str();
                 }
             }
-            '"' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match letters.next() {
-                        Some('"') => break,
-                        Some('\\') => word.push(letters.next().ok_or("a double quote is not closed")?),
-                        Some(inside) => word.push(inside),
-                        None => return Err("a double quote is not closed".into()),
-                    }
-                }
-            }
-            '\\' => word.get_or_insert_default().push(letters.next().ok_or("the line ends in a backslash")?),
-            other => word.get_or_insert_default().push(other),
         }
+        words.push(word);
+        rest = rest.trim_start_matches([' ', '\t']);
     }
-    words.extend(word);
-    Ok(words)
+    Ok(())
 }
 
-fn print_entry(entry: &Entry) -> String {
+/// Adds what stands before the closing quote to the word, and returns what stands behind it.
+fn double_quoted<'line>(mut rest: &'line str, word: &mut Cow<'_, str>) -> Result<&'line str, String> {
+    loop {
+        let end = rest.find(['"', '\\']).ok_or("a double quote is not closed")?;
+        word.to_mut().push_str(&rest[..end]);
+        let mut letters = rest[end..].chars();
+        if letters.next() == Some('"') {
+            return Ok(letters.as_str());
+        }
+        word.to_mut().push(letters.next().ok_or("a double quote is not closed")?);
+        rest = letters.as_str();
+    }
+}
+
+fn print_entry(entry: &Entry<'_>) -> String {
     let aliases = entry.aliases.join(",");
     let mut line = String::new();
-    for word in [entry.id.as_str(), &entry.author_repo, &entry.branch, &entry.path, &aliases, &entry.status] {
+    for word in [&*entry.id, &entry.author_repo, &entry.branch, &entry.path, &aliases, &entry.status] {
         if !line.is_empty() {
             line.push(' ');
         }
@@ -196,22 +292,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entry(id: &str, path: &str) -> Entry {
-        Entry {
-            id: ModelId::existing(id),
-            author_repo: "local".into(),
-            branch: "imported".into(),
-            path: path.into(),
-            aliases: vec![],
-            status: "downloaded".into(),
-        }
+    fn entry(id: &str, path: &str) -> Entry<'static> {
+        Entry::local(&ModelId::existing(id), "imported", path.into())
     }
 
     #[test]
     fn hand_written_lines_are_understood() {
         let list =
             parse("\u{feff}# mine\r\na /m/a.gguf\r\n\r\n\"b c\" '/m/my models/b.gguf'\nd x main /d.gguf one,two READY");
-        let seen: Vec<(&str, &str)> = list.entries().map(|entry| (entry.id.as_str(), entry.path.as_str())).collect();
+        let seen: Vec<(&str, &str)> = list.entries().map(|entry| (&*entry.id, &*entry.path)).collect();
         assert_eq!(seen, [("a", "/m/a.gguf"), ("b c", "/m/my models/b.gguf"), ("d", "/d.gguf")]);
         assert_eq!(list.entries().last().map(|entry| entry.aliases.clone()), Some(vec!["one".into(), "two".into()]));
         assert!(list.problems.is_empty());
@@ -235,6 +324,30 @@ mod tests {
     }
 
     #[test]
+    fn a_removed_model_leaves_the_other_lines_as_they_were() {
+        let mut list = parse("# mine\na /a.gguf\nnonsense\nb /b.gguf");
+        assert!(list.remove("a"));
+        assert!(!list.remove("a"));
+        assert_eq!(list.print(), "# mine\nnonsense\nb /b.gguf");
+        list.upsert(entry("c", "/c.gguf"));
+        assert_eq!(list.print(), "# mine\nnonsense\nb /b.gguf\nc local imported /c.gguf \"\" downloaded\n");
+        assert_eq!(list.get("c").map(|entry| &*entry.path), Some("/c.gguf"));
+        assert_eq!(list.count(), 2);
+    }
+
+    #[test]
+    fn what_was_only_added_is_told_apart() {
+        let mut list = parse("a /a.gguf\n");
+        assert!(list.only_added().is_none());
+        list.upsert(entry("b", "/b.gguf"));
+        list.upsert(entry("c", "/c.gguf"));
+        let added: Vec<&str> = list.only_added().unwrap().map(|entry| &*entry.id).collect();
+        assert_eq!(added, ["b", "c"]);
+        list.upsert(entry("a", "/other.gguf"));
+        assert!(list.only_added().is_none());
+    }
+
+    #[test]
     fn a_missing_final_newline_joins_no_lines() {
         let mut list = parse("a /a.gguf");
         list.upsert(entry("b", "/b.gguf"));
@@ -243,16 +356,23 @@ mod tests {
 
     proptest! {
         #[test]
+        fn whatever_is_in_the_file_is_printed_as_it_was(lines in prop::collection::vec("[ -~\té\u{feff}\r]{0,30}", 0..12), end in "\n?") {
+            let text = format!("# first\n{}{end}", lines.join("\n"));
+            prop_assert_eq!(parse(&text).print(), text);
+        }
+
+        #[test]
         fn what_is_printed_is_read_again(words in prop::collection::vec("[ -~é\u{feff}\u{3000}]{0,8}", 6), more in "[ -~]{0,20}") {
             let written = Entry {
-                id: ModelId::existing(format!("i{}", words[0])),
-                author_repo: words[1].clone(),
-                branch: words[2].clone(),
-                path: format!("/{}", words[3]),
+                id: format!("i{}", words[0]).into(),
+                author_repo: words[1].clone().into(),
+                branch: words[2].clone().into(),
+                path: format!("/{}", words[3]).into(),
                 aliases: vec![words[4].replace(',', "")].into_iter().filter(|alias| !alias.is_empty()).collect(),
-                status: words[5].clone(),
+                status: words[5].clone().into(),
             };
-            let mut list = parse(&format!("# {more}\n{more}\n"));
+            let text = format!("# {more}\n{more}\n");
+            let mut list = parse(&text);
             let before = list.print();
             list.upsert(written.clone());
             let text = list.print();

@@ -1,5 +1,6 @@
 //! Model ids: opaque to us, and never a path.
 
+use crate::shards;
 use serde::{Deserialize, Serialize};
 use std::{fmt, fmt::Write as _};
 
@@ -91,25 +92,7 @@ impl ModelId {
             Some((stem, ending)) if ending.eq_ignore_ascii_case(".gguf") => stem.to_owned(),
             _ => stem,
         };
-        Self::new(without_shard(&stem))
-    }
-}
-
-/// Cuts `-00001-of-00003`.
-fn without_shard(stem: &str) -> &str {
-    let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = stem.len().checked_sub("-00001-of-00003".len()).and_then(|at| stem.split_at_checked(at));
-    match parts {
-        Some((name, shard))
-            if !name.is_empty()
-                && shard.starts_with('-')
-                && shard.get(1..6).is_some_and(digits)
-                && shard.get(6..10) == Some("-of-")
-                && shard.get(10..).is_some_and(digits) =>
-        {
-            name
-        }
-        _ => stem,
+        Self::new(shards::split_stem(&stem).map_or(stem.as_str(), |(name, ..)| name))
     }
 }
 

@@ -1,239 +1,276 @@
 //! The models on disk: read from memory, kept in step with `models.list`, changed by one function.
 
 use crate::{
-    ErrorKind, Gguf, GgufError, Import, ImportError, Imported, ListProblem, ModelId, ModelYaml, atomic, import,
-    models_list::{self, Entry},
+    DescribeError, ListProblem, Model, ModelId, ModelState, ModelYaml, ResolveError, StoreError,
+    background::Work,
+    cache,
+    details::{Commons, Details, Known, Stamps},
+    files::{Files, Stamp},
+    layout::{Layout, is_yaml},
+    models_list::{self, ModelsList},
+    shards,
+    turns::Turns,
+    weights::{self, Projectors, WeightsError},
 };
 use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 use tokio::sync::watch;
 
-/// How old the knowledge of which files are there may be.
-const PRESENCE_AGE: Duration = Duration::from_secs(10);
+/// A file that was written so lately may be written again without its stamp telling: clocks of file
+/// systems tick in milliseconds.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a writer waits for a person's editor that seems to be amid its own writing.
+const HALF_WRITTEN: Duration = Duration::from_millis(100);
 
 /// What the store is told by the settings.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The folder that everything lies in.
     pub data_folder: PathBuf,
+    /// How old the knowledge of which files are there may be while somebody lists.
+    pub presence_age: Duration,
+    /// The way to the disk; another one in tests only.
+    pub files: Files,
 }
 
-/// One model of the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Model {
-    /// Its id.
-    pub id: ModelId,
-    /// Other names for it.
-    pub aliases: Vec<String>,
-    /// What the list points to: weights or a model.yaml; absolute.
-    pub path: PathBuf,
-    /// Where it came from.
-    pub author_repo: String,
-    /// Which branch of that, or how it came.
-    pub branch: String,
-    /// Whether its file is there.
-    pub state: ModelState,
-}
-
-/// Whether a model can be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModelState {
-    /// Its file was there when it was last looked for.
-    Ready,
-    /// Its file is not there: moved, deleted, or on a drive that is not mounted.
-    Missing,
-}
-
-/// Why the list could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file of the data folder could not be used.
-    #[error("{action}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The system's reason, with the path.
-        source: io::Error,
-    },
-}
-
-impl StoreError {
-    /// The family.
-    pub fn kind(&self) -> ErrorKind {
-        ErrorKind::Internal
+impl Config {
+    /// The usual values.
+    pub fn new(data_folder: impl Into<PathBuf>) -> Self {
+        Self { data_folder: data_folder.into(), presence_age: Duration::from_secs(10), files: Files::default() }
     }
 }
 
-/// Why a name means no model.
-#[derive(Debug, thiserror::Error)]
-pub enum ResolveError {
-    /// No id and no alias is like this.
-    #[error("the model `{name}` is not known")]
-    Unknown {
-        /// The name given.
-        name: String,
-        /// An id that looks like it.
-        similar: Option<ModelId>,
+/// Which list is in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum ReadFrom {
+    /// None.
+    #[default]
+    Nothing,
+    /// There was no file.
+    NoFile,
+    /// The file that looked like this.
+    File {
+        stamp: Stamp,
+        /// Of its text.
+        hash: u64,
+        /// Written so lately when it was read that its stamp may not tell the next change.
+        young: bool,
     },
-    /// The list could not be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
-impl ResolveError {
-    /// The family.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Unknown { .. } => ErrorKind::NotFound,
-            Self::Store(error) => error.kind(),
-        }
+impl ReadFrom {
+    fn new(stamp: Option<Stamp>, text: &str) -> Self {
+        stamp.map_or(Self::NoFile, |stamp| Self::File { stamp, hash: hash(text), young: age(stamp) < TICK })
     }
 
-    /// What a person can do.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unknown { similar: Some(id), .. } => Some(format!("did you mean `{id}`?")),
-            Self::Unknown { .. } => Some("`cortex list` shows the models, `cortex import FILE.gguf` adds one".into()),
-            Self::Store(_) => None,
+    /// Whether the text is the same, whenever it was written.
+    fn is_text_of(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::File { hash: left, .. }, Self::File { hash: right, .. }) => left == right,
+            (Self::NoFile, Self::NoFile) => true,
+            _ => false,
         }
     }
 }
 
-/// Why nothing can be said about a model.
-#[derive(Debug, thiserror::Error)]
-pub enum DescribeError {
-    /// Its file is not there.
-    #[error("the file {} of the model `{id}` is missing", path.display())]
-    Missing {
-        /// The model.
-        id: ModelId,
-        /// Where the file should be.
-        path: PathBuf,
-    },
-    /// Its weights are damaged.
-    #[error("the model `{id}` is broken: {source}")]
-    Broken {
-        /// The model.
-        id: ModelId,
-        /// What is wrong.
-        source: GgufError,
-    },
-    /// Its yaml names no weights.
-    #[error("{} names no weights for the model `{id}`", path.display())]
-    NoWeights {
-        /// The model.
-        id: ModelId,
-        /// Its yaml.
-        path: PathBuf,
-    },
-    /// A file could not be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+/// Tells texts apart that the same file had within one tick of the clock; a whole list takes it a fraction of
+/// a millisecond. The step is that of `FxHash` (Firefox, rustc).
+fn hash(text: &str) -> u64 {
+    let step = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    let (words, rest) = text.as_bytes().as_chunks::<8>();
+    let hash = words.iter().fold(text.len() as u64, |hash, word| step(hash, u64::from_le_bytes(*word)));
+    rest.iter().fold(hash, |hash, &byte| step(hash, u64::from(byte)))
 }
 
-impl DescribeError {
-    /// The family.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Missing { .. } | Self::Broken { .. } | Self::NoWeights { .. } => ErrorKind::Unavailable,
-            Self::Store(error) => error.kind(),
-        }
-    }
-
-    /// What a person can do.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Missing { .. } => Some("put the file back, or mount its drive".into()),
-            Self::Broken { .. } => Some("download or copy the file again".into()),
-            Self::NoWeights { .. } => Some("add its path under `files:`".into()),
-            Self::Store(_) => None,
-        }
-    }
-}
-
-/// What tells that a file is another than before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs_err::metadata(path).ok()?;
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Some(Self { modified: metadata.modified().ok(), length: metadata.len(), inode })
-    }
-}
-
+/// What is in memory.
 #[derive(Default)]
-struct Known {
-    stamp: Option<Stamp>,
+struct Registry {
+    read: ReadFrom,
     models: Vec<Arc<Model>>,
-    by_name: HashMap<String, Arc<Model>>,
+    /// Ids and aliases, and where their models are.
+    places: HashMap<Box<str>, usize>,
     problems: Vec<ListProblem>,
-    looked: Option<Instant>,
-    described: HashMap<ModelId, (Stamp, Arc<ModelYaml>)>,
 }
 
-struct Inner {
-    config: Config,
-    list: PathBuf,
-    known: Mutex<Known>,
+/// Lets those in who wait, also after a panic.
+struct Opened<'store>(&'store OnceLock<()>);
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.set(());
+    }
+}
+
+impl Registry {
+    fn get(&self, name: &str) -> Option<&Arc<Model>> {
+        self.models.get(*self.places.get(name)?)
+    }
+
+    /// Ids come before aliases, earlier lines before later ones.
+    fn index(&mut self) {
+        self.places.clear();
+        for (at, model) in self.models.iter().enumerate() {
+            self.places.insert(model.id.as_str().into(), at);
+        }
+        for (at, model) in self.models.iter().enumerate() {
+            for alias in &model.aliases {
+                self.places.entry(alias.as_str().into()).or_insert(at);
+            }
+        }
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) layout: Layout,
+    registry: Mutex<Registry>,
+    /// Set when the store is ready for its first request.
+    opened: OnceLock<()>,
+    /// What the last run knew; used once.
+    remembered: Mutex<HashMap<ModelId, cache::Remembered>>,
+    pub(crate) commons: Commons,
+    pub(crate) turns: Turns,
+    projectors: Projectors,
     revision: watch::Sender<u64>,
+    pub(crate) work: Arc<Work>,
 }
 
 /// The models on disk. Cheap to clone.
 #[derive(Clone)]
-pub struct ModelStore(Arc<Inner>);
+pub struct ModelStore(pub(crate) Arc<Inner>);
 
 impl ModelStore {
-    /// Opens the store of a data folder. Nothing is written.
-    pub fn open(config: Config) -> Result<Self, StoreError> {
-        let list = config.data_folder.join("models").join("models.list");
-        let (revision, _) = watch::channel(0);
-        let store = Self(Arc::new(Inner { config, list, known: Mutex::default(), revision }));
-        drop(store.refresh(false)?);
-        Ok(store)
+    /// The store of a data folder. Returns at once: a thread of the store's own reads the list, ends what a
+    /// crash interrupted, and then looks after the models until the last handle is gone. Whoever asks
+    /// meanwhile waits for it. No file of the user's is written.
+    pub fn open(config: Config) -> Self {
+        let layout = Layout::new(config.data_folder.clone());
+        // Greater in every later run, so that a client's memory of an earlier run is never taken for this one's.
+        let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let (revision, _) = watch::channel(u64::try_from(start).unwrap_or(0));
+        let store = Self(Arc::new(Inner {
+            config,
+            layout,
+            registry: Mutex::default(),
+            opened: OnceLock::new(),
+            remembered: Mutex::default(),
+            commons: Commons::default(),
+            turns: Turns::default(),
+            projectors: Projectors::default(),
+            revision,
+            work: Arc::default(),
+        }));
+        store.start_background();
+        store
+    }
+
+    /// Brings the folder into order and the list into memory.
+    pub(crate) fn first_look(&self) {
+        // Whatever becomes of it: those who wait must not wait for ever.
+        let _opened = Opened(&self.0.opened);
+        *self.lock_remembered() = cache::load(&self.0.layout.cache(), &self.0.commons);
+        self.clear_leftovers();
+        if let Err(error) = self.end_deletions() {
+            tracing::warn!(%error, "a deletion that was interrupted stays so");
+        }
+        if let Err(error) = self.refresh().map(drop) {
+            tracing::error!(%error, "the list of models cannot be read");
+            return;
+        }
+        self.lock_remembered().clear();
+    }
+
+    /// Waits until the first look is over.
+    pub(crate) fn opened(&self) {
+        self.0.opened.wait();
+    }
+
+    /// Removes what a crash left half-written. Only files that this program names so, and only plain ones.
+    fn clear_leftovers(&self) {
+        let layout = &self.0.layout;
+        let starts =
+            |path: &Path, start: &str| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start));
+        let mut leftovers = Vec::new();
+        let imported = layout.models().join("imported");
+        let caches = layout.cache().parent().map(Path::to_owned).unwrap_or_default();
+        for folder in [layout.models(), imported, caches] {
+            leftovers.extend(
+                plain_files(&folder)
+                    .into_iter()
+                    .filter(|path| starts(path, ".cortex-") && path.extension().is_some_and(|ending| ending == "tmp")),
+            );
+        }
+        let unfinished = fs_err::read_dir(layout.staging()).map(|entries| {
+            entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path())
+        });
+        let unfinished: Vec<PathBuf> = unfinished
+            .map(|paths| paths.filter(|path| starts(path, "import-") && path.extension().is_none()).collect())
+            .unwrap_or_default();
+        leftovers.extend(unfinished.iter().flat_map(|folder| plain_files(folder)));
+        for path in leftovers {
+            if let Err(error) = self.0.config.files.remove(&path) {
+                tracing::debug!(%error, "a leftover stays");
+            }
+        }
+        for folder in unfinished {
+            let _ = self.0.config.files.remove_empty_folder(&folder);
+        }
     }
 
     /// The folder that everything lies in.
     pub fn data_folder(&self) -> &Path {
-        &self.0.config.data_folder
+        self.0.layout.data()
     }
 
-    /// Changes with every change of the list.
+    /// Changes with everything that a list of the models shows.
     pub fn revision(&self) -> watch::Receiver<u64> {
         self.0.revision.subscribe()
     }
 
-    /// All models, in the order of the list. Opens no file of a model.
-    pub fn list(&self) -> Result<Vec<Arc<Model>>, StoreError> {
-        Ok(self.refresh(true)?.models.clone())
+    /// The revision that [`ModelStore::list`] would show now.
+    pub fn current_revision(&self) -> Result<u64, StoreError> {
+        self.opened();
+        self.0.work.somebody_lists(self.0.config.presence_age);
+        drop(self.refresh()?);
+        Ok(*self.0.revision.borrow())
+    }
+
+    /// All models, in the order of the list, and the revision that this is. Opens no file of a model.
+    pub fn list(&self) -> Result<(Vec<Arc<Model>>, u64), StoreError> {
+        self.opened();
+        self.0.work.somebody_lists(self.0.config.presence_age);
+        let registry = self.refresh()?;
+        Ok((registry.models.clone(), *self.0.revision.borrow()))
     }
 
     /// Lines of the list that make no sense.
     pub fn problems(&self) -> Result<Vec<ListProblem>, StoreError> {
-        Ok(self.refresh(false)?.problems.clone())
+        self.opened();
+        Ok(self.refresh()?.problems.clone())
     }
 
     /// The model with this id, or else this alias.
     pub fn resolve(&self, name: &str) -> Result<Arc<Model>, ResolveError> {
-        let known = self.refresh(false)?;
-        if let Some(model) = known.by_name.get(name) {
+        self.opened();
+        self.find(name)
+    }
+
+    /// The same for those who must not wait for the first look, because they are part of it.
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<Model>, ResolveError> {
+        let registry = self.refresh()?;
+        if let Some(model) = registry.get(name) {
             return Ok(Arc::clone(model));
         }
         let lower = name.to_lowercase();
-        let similar = known
+        let similar = registry
             .models
             .iter()
             .find(|model| !lower.is_empty() && model.id.as_str().to_lowercase().contains(&lower))
@@ -241,202 +278,396 @@ impl ModelStore {
         Err(ResolveError::Unknown { name: name.to_owned(), similar })
     }
 
-    /// What is known of a model: its model.yaml, which is made from the weights when it is not there.
-    /// One that is damaged is set aside, with its content, and made again.
-    pub fn describe(&self, model: &Model) -> Result<Arc<ModelYaml>, DescribeError> {
-        if let Some(known) = self.described(model) {
-            return Ok(known);
+    /// The model as it is now: its files are looked for, and read again when they are others than before.
+    pub fn current(&self, name: &str) -> Result<Arc<Model>, ResolveError> {
+        let model = self.resolve(name)?;
+        let (present, stamps) = self.observe(&model);
+        if present == model.present && (!present || model.details.stamps() == Some(stamps)) {
+            return Ok(model);
         }
-        let is_yaml = is_yaml(&model.path);
-        let path = if is_yaml { model.path.clone() } else { self.yaml_path(&model.id) };
-        let io = |action, source| StoreError::Io { action, source };
-        let yaml = match fs_err::read_to_string(&path) {
-            Ok(text) => match ModelYaml::parse(&text) {
-                Ok(yaml) => Some(yaml),
-                Err(error) => {
-                    tracing::warn!(model = %model.id, %error, path = %path.display(), "set aside");
-                    set_aside(&path, &text).map_err(|source| io("cannot set a damaged model.yaml aside", source))?;
-                    None
-                }
+        Ok(self.examine(&model))
+    }
+
+    /// A model that can be loaded: its values, and the file that its weights begin with.
+    pub fn usable(&self, model: &Model) -> Result<(ModelYaml, PathBuf), DescribeError> {
+        let missing = |path: &Path| DescribeError::Missing { id: model.id.clone(), path: path.to_owned() };
+        match model.state() {
+            ModelState::Missing => {
+                let lost = model.weight_files().into_iter().find(|file| !file.is_file());
+                Err(missing(&lost.unwrap_or_else(|| model.path.clone())))
+            }
+            ModelState::Broken { reason } => {
+                Err(DescribeError::Broken { id: model.id.clone(), reason: reason.to_string() })
+            }
+            ModelState::Ready => match (model.yaml(), model.weights()) {
+                (Some(yaml), Some(weights)) => Ok((yaml, weights.to_owned())),
+                _ => Err(missing(&model.path)),
             },
-            Err(_) => None,
-        };
-        let yaml = match yaml {
-            Some(yaml) => yaml,
-            None if is_yaml => {
-                return Err(DescribeError::Missing { id: model.id.clone(), path });
-            }
-            None => {
-                if !model.path.is_file() {
-                    return Err(DescribeError::Missing { id: model.id.clone(), path: model.path.clone() });
-                }
-                let gguf =
-                    Gguf::open(&model.path).map_err(|source| DescribeError::Broken { id: model.id.clone(), source })?;
-                let yaml = ModelYaml::from_gguf(&gguf, &model.id, None, &model.path);
-                atomic::write(&path, yaml.print().as_bytes())
-                    .map_err(|source| io("cannot write a model.yaml", source))?;
-                yaml
-            }
-        };
-        let yaml = Arc::new(yaml);
-        if let Some(stamp) = Stamp::of(&path) {
-            self.lock().described.insert(model.id.clone(), (stamp, Arc::clone(&yaml)));
         }
-        Ok(yaml)
     }
 
-    /// What [`ModelStore::describe`] would say, if that needs no reading.
-    pub fn described(&self, model: &Model) -> Option<Arc<ModelYaml>> {
-        let path = if is_yaml(&model.path) { model.path.clone() } else { self.yaml_path(&model.id) };
-        let stamp = Stamp::of(&path)?;
-        let known = self.lock();
-        let (seen, yaml) = known.described.get(&model.id)?;
-        (*seen == stamp).then(|| Arc::clone(yaml))
-    }
-
-    /// The weights of a model, which are there now.
-    pub fn weights(&self, model: &Model, yaml: &ModelYaml) -> Result<PathBuf, DescribeError> {
-        let path = if is_yaml(&model.path) {
-            let Some(file) = yaml.texts("files").into_iter().next() else {
-                return Err(DescribeError::NoWeights { id: model.id.clone(), path: model.path.clone() });
-            };
-            self.absolute(&file)
+    /// What the files of a model look like from outside, without opening one.
+    pub(crate) fn observe(&self, model: &Model) -> (bool, Stamps) {
+        let yaml = self.read_yaml_path(model);
+        let yaml_stamp = Stamp::of(&yaml);
+        let files = model.weight_files();
+        let weights =
+            if files.is_empty() { None } else { Stamps::of_weights(files.iter().map(|file| Stamp::of(file))) };
+        let present = if is_yaml(&model.path) {
+            yaml_stamp.is_some() && (files.is_empty() || weights.is_some())
         } else {
-            model.path.clone()
+            weights.is_some()
         };
-        if path.is_file() { Ok(path) } else { Err(DescribeError::Missing { id: model.id.clone(), path }) }
+        (present, Stamps { yaml: Stamps::of_yaml(yaml_stamp), weights })
     }
 
-    /// Takes a model in by reference. The list is written whole or not at all.
-    pub fn import(&self, request: &Import) -> Result<Imported, ImportError> {
-        let canonical = import::check(request)?;
-        let _lock = self.lock_list()?;
-        // Under the lock nobody else writes; what a person wrote meanwhile is read here.
-        let (mut list, _) = self.read_list()?;
-        let existing = list.entries().find(|entry| entry.id == request.id).map(|entry| self.absolute(&entry.path));
-        if let Some(existing) = existing {
-            let same = fs_err::canonicalize(&existing).is_ok_and(|path| path == canonical);
-            if !same {
-                return Err(ImportError::AlreadyExists {
-                    id: request.id.clone(),
-                    existing,
-                    given: request.path.clone(),
-                });
-            }
-            let model = self.refresh(false)?.by_name.get(request.id.as_str()).cloned();
-            return match model {
-                Some(model) => Ok(Imported { model, already_there: true }),
-                None => Err(StoreError::Io {
-                    action: "the list changed while it was read",
-                    source: io::Error::other("try again"),
+    /// Our own yaml comes before one outside of the data folder, which is never written.
+    fn read_yaml_path(&self, model: &Model) -> PathBuf {
+        let written = self.0.layout.yaml(&model.id, &model.path);
+        if is_yaml(&model.path) && !written.is_file() { model.path.clone() } else { written }
+    }
+
+    /// Reads the files of a model, makes its yaml when there is none, and keeps what was found.
+    pub(crate) fn examine(&self, model: &Arc<Model>) -> Arc<Model> {
+        let _turn = self.0.turns.take(&model.id);
+        // Somebody may have done it while we waited.
+        if let Some(now) = self.lock().get(model.id.as_str()).filter(|now| now.is_same_line(model)).cloned()
+            && self.observe(&now) == (now.present, now.details.stamps().unwrap_or_default())
+            && !now.is_pending()
+        {
+            return now;
+        }
+        self.read_files(model)
+    }
+
+    /// The same for the one whose turn it is.
+    pub(crate) fn read_files(&self, model: &Arc<Model>) -> Arc<Model> {
+        let mut found = Model::clone(model);
+        // What the files looked like before they were read: a change meanwhile is seen next time.
+        let (present, before) = self.observe(model);
+        found.present = present;
+        if present || is_yaml(&model.path) {
+            match self.read_details(&mut found) {
+                Ok(details) => found.details = details,
+                Err(reason) => {
+                    let (_, stamps) = self.observe(&found);
+                    tracing::debug!(model = %model.id, reason, "cannot be used");
+                    found.details = Details::Broken { reason: reason.into(), stamps };
                 }
-                .into()),
+            }
+            if let Details::Known(known) = &found.details
+                && known.stamps.weights != before.weights
+                && before.weights.is_some()
+            {
+                let stamps = Stamps { weights: before.weights, ..known.stamps };
+                found.details = Details::Known(Arc::new(Known { stamps, ..Known::clone(known) }));
+            }
+        }
+        let found = Arc::new(found);
+        self.adopt_details(&found);
+        found
+    }
+
+    /// What the yaml says, made from the weights where there is none. The error is a sentence.
+    fn read_details(&self, model: &mut Model) -> Result<Details, String> {
+        let path = self.read_yaml_path(model);
+        let from_list = is_yaml(&model.path);
+        let known = |yaml: &ModelYaml, weights: Option<PathBuf>, model: &Model| {
+            let mut seen = model.clone();
+            let details = |stamps| Details::Known(Arc::new(Known::new(yaml, weights.clone(), stamps, &self.0.commons)));
+            seen.details = details(Stamps::default());
+            let (present, stamps) = self.observe(&seen);
+            (details(stamps), present)
+        };
+        if let Some(yaml) = self.read_yaml(model, &path)? {
+            let weights = if from_list {
+                let file = yaml.texts("files").into_iter().next();
+                Some(
+                    self.0
+                        .layout
+                        .absolute(&file.ok_or("its model.yaml names no weights; add their path under `files:`")?),
+                )
+            } else {
+                None
             };
+            let first = weights.as_deref().unwrap_or(&model.path);
+            Self::check_size(&yaml, first)?;
+            let (details, present) = known(&yaml, weights, model);
+            model.present = present;
+            return Ok(details);
         }
-        let entry = Entry {
-            id: request.id.clone(),
-            author_repo: "local".into(),
-            branch: "imported".into(),
-            path: request.path.to_string_lossy().into_owned(),
-            aliases: vec![],
-            status: "downloaded".into(),
-        };
-        let model = Arc::new(self.model_of(&entry));
-        if let Some(name) = &request.name {
-            self.write_named_yaml(&model, name)?;
+        if from_list {
+            model.present = false;
+            return Ok(Details::Pending);
         }
-        list.upsert(entry);
-        atomic::write(&self.0.list, list.print().as_bytes())
-            .map_err(|source| StoreError::Io { action: "cannot write the list of models", source })?;
-        drop(self.refresh(false)?);
-        Ok(Imported { model, already_there: false })
-    }
-
-    fn write_named_yaml(&self, model: &Model, name: &str) -> Result<(), ImportError> {
-        let gguf =
-            Gguf::open(&model.path).map_err(|source| ImportError::BadFile { path: model.path.clone(), source })?;
-        let yaml = ModelYaml::from_gguf(&gguf, &model.id, Some(name), &model.path);
-        atomic::write(&self.yaml_path(&model.id), yaml.print().as_bytes())
-            .map_err(|source| StoreError::Io { action: "cannot write a model.yaml", source }.into())
-    }
-
-    /// Where our own yaml of a model lies. Nothing is ever written outside of the data folder.
-    fn yaml_path(&self, id: &ModelId) -> PathBuf {
-        self.data_folder().join("models").join("imported").join(format!("{}.yaml", id.file_name()))
-    }
-
-    fn absolute(&self, path: &str) -> PathBuf {
-        // Joining an absolute path gives that path.
-        self.data_folder().join(path)
-    }
-
-    fn model_of(&self, entry: &Entry) -> Model {
-        let path = self.absolute(&entry.path);
-        let state = if path.is_file() { ModelState::Ready } else { ModelState::Missing };
-        Model {
-            id: entry.id.clone(),
-            aliases: entry.aliases.clone(),
-            path,
-            author_repo: entry.author_repo.clone(),
-            branch: entry.branch.clone(),
-            state,
+        let yaml = self.yaml_from_weights(&model.id, &model.path, None).map_err(|error| error.to_string())?;
+        // Without it everything works the same, but the next start reads the weights again.
+        if let Err(error) = self.0.config.files.create(&path, yaml.print().as_bytes()) {
+            tracing::debug!(model = %model.id, %error, "the model.yaml cannot be written");
         }
+        let (details, present) = known(&yaml, None, model);
+        model.present = present;
+        Ok(details)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read_list(&self) -> Result<(models_list::ModelsList, Option<Stamp>), StoreError> {
-        let stamp = Stamp::of(&self.0.list);
-        let text = match fs_err::read(&self.0.list) {
+    /// The yaml, when there is one that can be used. A damaged one, or one of other weights, is set aside.
+    fn read_yaml(&self, model: &Model, path: &Path) -> Result<Option<ModelYaml>, String> {
+        let text = match fs_err::read(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(StoreError::Io { action: "cannot read the list of models", source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
         };
-        Ok((models_list::parse(&text), stamp))
+        let problem = match ModelYaml::parse(&text) {
+            Ok(yaml) if is_yaml(&model.path) => return Ok(Some(yaml)),
+            Ok(yaml) => {
+                let files = yaml.texts("files");
+                let first = files.first().map(|file| self.0.layout.absolute(file));
+                if first.is_none_or(|file| same_weights(&file, &model.path)) {
+                    return Ok(Some(yaml));
+                }
+                if let Some(moved) = self.of_moved_weights(model, yaml) {
+                    return Ok(Some(moved));
+                }
+                "it is of other weights".to_owned()
+            }
+            Err(error) if is_yaml(&model.path) => return Err(error.to_string()),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(model = %model.id, problem, path = %path.display(), "the model.yaml is set aside and made again");
+        self.set_aside(path).map_err(|error| error.to_string())?;
+        Ok(None)
     }
 
-    /// Reads the list again when it is another file than before; looks for the weights again when the
-    /// last look is old and somebody wants to know.
-    fn refresh(&self, look: bool) -> Result<MutexGuard<'_, Known>, StoreError> {
-        let stamp = Stamp::of(&self.0.list);
-        let mut known = self.lock();
-        if known.looked.is_none() || known.stamp != stamp {
-            let (list, stamp) = self.read_list()?;
-            known.models = list.entries().map(|entry| Arc::new(self.model_of(entry))).collect();
-            known.problems = list.problems;
-            known.stamp = stamp;
-            known.looked = Some(Instant::now());
-            index(&mut known);
-            self.0.revision.send_modify(|revision| *revision += 1);
-        } else if look && known.looked.is_none_or(|at| at.elapsed() > PRESENCE_AGE) {
-            known.looked = Some(Instant::now());
-            let mut changed = false;
-            for model in &mut known.models {
-                let state = if model.path.is_file() { ModelState::Ready } else { ModelState::Missing };
-                if model.state != state {
-                    *model = Arc::new(Model { state, ..(**model).clone() });
-                    changed = true;
+    /// The yaml of weights that a person moved, and whose line follows them: the length is the same. The
+    /// settings stay, the paths are the new ones.
+    fn of_moved_weights(&self, model: &Model, mut yaml: ModelYaml) -> Option<ModelYaml> {
+        let files = shards::files_of(&model.path);
+        let (_, length) = Stamps::of_weights(files.iter().map(|file| Stamp::of(file)))?;
+        if !has_size(&yaml, length) {
+            return None;
+        }
+        let files: Vec<String> = files.iter().map(|file| self.0.layout.written(file)).collect();
+        yaml.set("files", files.into());
+        Some(yaml)
+    }
+
+    /// A file of another length than the yaml says is another file, or a damaged one: its header tells.
+    fn check_size(yaml: &ModelYaml, first: &Path) -> Result<(), String> {
+        let length = Stamps::of_weights(shards::files_of(first).iter().map(|file| Stamp::of(file)));
+        let Some((_, length)) = length else { return Ok(()) };
+        if has_size(yaml, length) {
+            return Ok(());
+        }
+        weights::read(first).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// What the headers of weights say.
+    pub(crate) fn yaml_from_weights(
+        &self,
+        id: &ModelId,
+        path: &Path,
+        name: Option<&str>,
+    ) -> Result<ModelYaml, WeightsError> {
+        let weights = weights::read(path)?;
+        let files: Vec<String> = weights.files.iter().map(|file| self.0.layout.written(file)).collect();
+        let mmproj = self.0.projectors.beside(&weights).map(|file| self.0.layout.written(&file));
+        Ok(ModelYaml::from_weights(&weights, id, name, (&files, mmproj.as_deref())))
+    }
+
+    /// Keeps a file under a name that is not taken.
+    fn set_aside(&self, path: &Path) -> io::Result<()> {
+        for number in 1u32..10_000 {
+            let aside = path.with_extension(format!("yaml.damaged-{number}"));
+            if fs_err::symlink_metadata(&aside).is_err() {
+                return self.0.config.files.rename(path, &aside);
+            }
+        }
+        Err(io::Error::other("there are too many damaged files beside it"))
+    }
+
+    /// Takes what was found out about a model, unless its line has changed meanwhile.
+    pub(crate) fn adopt_details(&self, found: &Arc<Model>) {
+        let mut registry = self.lock();
+        let Some(&place) = registry.places.get(found.id.as_str()) else { return };
+        let Some(now) = registry.models.get_mut(place) else { return };
+        if now.id != found.id || !now.is_same_line(found) || **now == **found {
+            return;
+        }
+        *now = Arc::clone(found);
+        drop(registry);
+        self.0.work.details_changed();
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.0.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// One model as it is in memory now, whatever the list says by now.
+    pub(crate) fn get_in_memory(&self, id: &ModelId) -> Option<Arc<Model>> {
+        self.lock().get(id.as_str()).filter(|model| model.id == *id).cloned()
+    }
+
+    /// What is in memory now, whatever the list says by now.
+    pub(crate) fn in_memory(&self) -> Vec<Arc<Model>> {
+        self.lock().models.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_remembered(&self) -> MutexGuard<'_, HashMap<ModelId, cache::Remembered>> {
+        self.0.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_list(&self) -> Result<(String, Option<Stamp>), StoreError> {
+        let path = self.0.layout.list();
+        // The stamp first: what is written while we read has another one.
+        let stamp = Stamp::of(&path);
+        match fs_err::read(&path) {
+            Ok(bytes) => Ok((String::from_utf8_lossy(&bytes).into_owned(), stamp)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((String::new(), None)),
+            Err(source) => Err(StoreError::Io { action: "cannot read the list of models", source }),
+        }
+    }
+
+    /// Reads the list again when it is another file than before.
+    fn refresh(&self) -> Result<MutexGuard<'_, Registry>, StoreError> {
+        let stamp = Stamp::of(&self.0.layout.list());
+        let mut registry = self.lock();
+        match registry.read {
+            ReadFrom::File { stamp: known, young: false, .. } if stamp == Some(known) => {}
+            ReadFrom::NoFile if stamp.is_none() => {}
+            before => {
+                let (text, stamp) = self.read_list()?;
+                let now = ReadFrom::new(stamp, &text);
+                if before.is_text_of(now) {
+                    registry.read = now;
+                } else {
+                    self.adopt_list(&mut registry, models_list::parse(&text), now);
                 }
             }
-            if changed {
-                index(&mut known);
-                self.0.revision.send_modify(|revision| *revision += 1);
+        }
+        Ok(registry)
+    }
+
+    /// Takes a list into memory. What is known of models that are still on it stays known.
+    fn adopt_list(&self, registry: &mut Registry, list: ModelsList<'_>, read: ReadFrom) {
+        let mut remembered = self.lock_remembered();
+        let problems = list.problems.clone();
+        let mut different = registry.read == ReadFrom::Nothing || registry.problems != problems;
+        let before = registry.models.len();
+        let mut models = Vec::with_capacity(list.count());
+        for entry in list.into_entries() {
+            let known = registry.places.get(&*entry.id).and_then(|&at| registry.models.get(at));
+            let known = known.filter(|known| known.id.as_str() == entry.id);
+            if let Some(known) = known.filter(|known| known.is_of(&entry, &self.0.layout)) {
+                different |= registry.models.get(models.len()).is_none_or(|now| now.id != known.id);
+                models.push(Arc::clone(known));
+                continue;
+            }
+            let mut model = Model::of_entry(entry, &self.0.layout);
+            if let Some(known) = known {
+                if known.path == model.path {
+                    model.present = known.present;
+                    model.details = known.details.clone();
+                }
+            } else if let Some(last_run) = remembered.remove(&model.id)
+                && last_run.path == model.path
+            {
+                model.details = last_run.details;
+            }
+            different = true;
+            models.push(Arc::new(model));
+        }
+        different |= models.len() != before;
+        registry.models = models;
+        registry.problems = problems;
+        registry.read = read;
+        if different {
+            registry.index();
+            self.changed();
+            self.0.work.look_now();
+        }
+    }
+
+    /// The only way in which the registry changes. `edit` works on the list as it is on disk at that
+    /// moment; what it leaves is written whole or not at all. Nobody else writes meanwhile.
+    pub(crate) fn commit<T, E: From<StoreError>>(
+        &self,
+        edit: impl FnOnce(&mut ModelsList<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _lock = self.lock_list()?;
+        let (text, before) = self.settled_list()?;
+        let mut list = models_list::parse(&text);
+        let outcome = edit(&mut list)?;
+        let changed = list.print();
+        if changed != text && (list.count() > 0 || !text.is_empty()) {
+            match self.0.config.files.replace(&self.0.layout.list(), changed.as_bytes()) {
+                Ok(stamp) => {
+                    self.adopt_written(list, ReadFrom::new(before, &text), ReadFrom::new(stamp, &changed));
+                }
+                Err(source) => {
+                    // The list may be the new one all the same.
+                    drop(self.refresh()?);
+                    return Err(StoreError::Io { action: "cannot write the list of models", source }.into());
+                }
             }
         }
-        Ok(known)
+        Ok(outcome)
+    }
+
+    /// Takes the list that was just written into memory: only what was added, when that is all.
+    fn adopt_written(&self, list: ModelsList<'_>, before: ReadFrom, now: ReadFrom) {
+        let mut registry = self.lock();
+        let in_step = registry.read.is_text_of(before);
+        let Some(added) = list.only_added().filter(|_| in_step) else {
+            self.adopt_list(&mut registry, list, now);
+            return;
+        };
+        let mut fresh = Vec::new();
+        for entry in added {
+            let model = Arc::new(Model::of_entry(entry.clone(), &self.0.layout));
+            let place = registry.models.len();
+            registry.places.insert(model.id.as_str().into(), place);
+            for alias in &model.aliases {
+                registry.places.entry(alias.as_str().into()).or_insert(place);
+            }
+            fresh.push(model.id.clone());
+            registry.models.push(model);
+        }
+        registry.read = now;
+        drop(registry);
+        self.changed();
+        self.0.work.look_at(fresh);
+    }
+
+    /// The text of the list as it is on disk now.
+    pub(crate) fn list_on_disk(&self) -> Result<String, StoreError> {
+        Ok(self.read_list()?.0)
+    }
+
+    /// The text of the list. An editor that seems to be amid its writing gets a moment to end it.
+    fn settled_list(&self) -> Result<(String, Option<Stamp>), StoreError> {
+        loop {
+            let (text, stamp) = self.read_list()?;
+            let whole = text.ends_with('\n');
+            if whole || stamp.is_none_or(|stamp| age(stamp) >= HALF_WRITTEN) {
+                return Ok((text, stamp));
+            }
+            std::thread::sleep(TICK);
+        }
     }
 
     fn lock_list(&self) -> Result<std::fs::File, StoreError> {
         let failed = |source| StoreError::Io { action: "cannot lock the list of models", source };
-        let folder = self.data_folder().join("models");
-        fs_err::create_dir_all(&folder).map_err(failed)?;
+        self.0.config.files.make_folder(&self.0.layout.models()).map_err(failed)?;
         let file = fs_err::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(folder.join(".models.list.lock"))
+            .open(self.0.layout.list_lock())
             .map_err(failed)?
             .into_file();
         file.lock().map_err(failed)?;
@@ -444,31 +675,29 @@ impl ModelStore {
     }
 }
 
-/// Ids come before aliases.
-fn index(known: &mut Known) {
-    let mut by_name = HashMap::new();
-    for model in &known.models {
-        for alias in &model.aliases {
-            by_name.entry(alias.clone()).or_insert_with(|| Arc::clone(model));
-        }
-    }
-    for model in &known.models {
-        by_name.insert(model.id.to_string(), Arc::clone(model));
-    }
-    known.by_name = by_name;
+/// The files that lie in a folder; links are none.
+fn plain_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs_err::read_dir(folder) else { return vec![] };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
-fn is_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("yaml") || ending.eq_ignore_ascii_case("yml"))
+fn has_size(yaml: &ModelYaml, length: u64) -> bool {
+    yaml.values().get("size").and_then(serde_json::Value::as_u64) == Some(length)
 }
 
-/// Keeps the content of a damaged file under a name that is not taken.
-fn set_aside(path: &Path, text: &str) -> io::Result<()> {
-    for number in 1u32.. {
-        let aside = path.with_extension(format!("yaml.damaged-{number}"));
-        if !aside.exists() {
-            return atomic::write(&aside, text.as_bytes());
-        }
-    }
-    Ok(())
+/// How long ago the file was written; nothing when its time is in the future.
+fn age(stamp: Stamp) -> Duration {
+    let modified = Duration::from_nanos(u64::try_from(stamp.modified).unwrap_or(0));
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + modified).unwrap_or_default()
+}
+
+/// Whether two paths name the same weights: the same file, or parts of the same set.
+fn same_weights(left: &Path, right: &Path) -> bool {
+    left == right
+        || shards::files_of(left).first() == shards::files_of(right).first()
+        || matches!((fs_err::canonicalize(left), fs_err::canonicalize(right)), (Ok(left), Ok(right)) if left == right)
 }

@@ -32,6 +32,12 @@ impl ApiError {
         error
     }
 
+    /// With one more field, where a route's contract asks for it.
+    pub(crate) fn with(mut self, field: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.body.more.insert(field.to_owned(), value.into());
+        self
+    }
+
     /// With another status, where a route's contract asks for it.
     pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;

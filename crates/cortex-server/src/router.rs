@@ -4,7 +4,7 @@ use crate::{
     App,
     edge::{self, Admitted},
     error::ApiError,
-    routes::{chat, completions, models, system},
+    routes::{chat, completions, events, models, registry, system},
 };
 use axum::{
     Router,
@@ -26,13 +26,16 @@ pub fn router(app: App) -> Router {
         .route("/health", get(system::health))
         .route("/v1/system/doctor", get(system::doctor))
         .route("/processManager/destroy", delete(system::destroy))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/import", post(models::import))
+        .route("/v1/events", get(events::events))
+        .route("/v1/models", get(registry::list).patch(registry::update_by_id).delete(registry::delete_by_id))
+        .route("/v1/models/import", post(registry::import))
+        .route("/v1/models/health", get(registry::health))
+        .route("/v1/models/reindex", post(registry::reindex))
         .route("/v1/models/start", post(models::start))
         .route("/v1/models/stop", post(models::stop))
         .route("/v1/models/status", get(models::status_by_id))
         .route("/v1/models/status/{*id}", get(models::status))
-        .route("/v1/models/{*id}", get(models::get))
+        .route("/v1/models/{*id}", get(registry::get).patch(registry::update).delete(registry::delete))
         .route("/inferences/server/models", get(models::loaded))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
@@ -146,6 +149,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("/models/start", "/v1/models/start"),
     ("/models/stop", "/v1/models/stop"),
     ("/models/status", "/v1/models/status"),
+    ("/models/health", "/v1/models/health"),
+    ("/models/reindex", "/v1/models/reindex"),
 ];
 /// Paths without an id in them.
 const FIXED: &[&str] = &[
@@ -153,8 +158,11 @@ const FIXED: &[&str] = &[
     "/health",
     "/v1/system/doctor",
     "/processManager/destroy",
+    "/v1/events",
     "/v1/models",
+    "/v1/models/health",
     "/v1/models/import",
+    "/v1/models/reindex",
     "/v1/models/start",
     "/v1/models/stop",
     "/v1/models/status",

@@ -18,6 +18,8 @@ pub struct Options {
     pub environment: Vec<(String, OsString)>,
     /// More lines of the settings file.
     pub settings: Option<String>,
+    /// A data folder that is there already; a fresh one when absent.
+    pub data: Option<PathBuf>,
 }
 
 /// A running daemon; dropping it kills it.
@@ -27,6 +29,7 @@ pub struct TestDaemon {
     /// `127.0.0.1:PORT`.
     pub address: String,
     folder: TempDir,
+    data: PathBuf,
 }
 
 impl TestDaemon {
@@ -43,6 +46,7 @@ impl TestDaemon {
     pub fn with(options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("cortexrc");
+        let data = options.data.clone().unwrap_or_else(|| folder.path().join("data"));
         // Tests run beside each other: threads of one worker that wait for one another would wait for
         // other tests.
         let settings = format!("threads: 1\n{}", options.settings.as_deref().unwrap_or_default());
@@ -51,7 +55,7 @@ impl TestDaemon {
             .arg("--config_file_path")
             .arg(&config)
             .arg("--data_folder_path")
-            .arg(folder.path().join("data"))
+            .arg(&data)
             .args(["--host", "127.0.0.1", "--port", "0"])
             .args(&options.arguments)
             .envs(options.environment.iter().map(|(name, value)| (name, value)))
@@ -67,7 +71,7 @@ impl TestDaemon {
             let _ = child.stderr.take().expect("piped").read_to_string(&mut said);
             panic!("the daemon did not start: {said}");
         };
-        Self { address: format!("127.0.0.1:{port}"), child, folder }
+        Self { address: format!("127.0.0.1:{port}"), child, folder, data }
     }
 
     /// The URL of a path.
@@ -77,7 +81,7 @@ impl TestDaemon {
 
     /// Its data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// A folder beside the data, for files of the test.

@@ -63,11 +63,11 @@ impl Global {
 pub(crate) enum Command {
     /// Chat with a model, or answer one prompt.
     Run(RunArguments),
-    /// Take a GGUF file in by reference: it stays where it is.
+    /// Take in a GGUF file, or all of a folder, by reference: the files stay where they are.
     Import(ImportArguments),
     /// List the models.
     List(ListArguments),
-    /// Models: list, get, start, stop, status, import.
+    /// Models: list, get, start, stop, status, import, update, alias, delete, reindex.
     #[command(subcommand, arg_required_else_help = true)]
     Models(ModelsCommand),
     /// List the loaded models.
@@ -108,7 +108,7 @@ pub(crate) struct RunArguments {
 /// Arguments of `cortex import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArguments {
-    /// The GGUF file.
+    /// The GGUF file, or a folder that is searched for them.
     #[arg(value_name = "PATH", required_unless_present = "model_path")]
     pub(crate) path: Option<PathBuf>,
     /// The id that it gets; from the file's name when absent.
@@ -120,6 +120,21 @@ pub(crate) struct ImportArguments {
     /// The same as PATH.
     #[arg(long, alias = "model_path", hide = true)]
     pub(crate) model_path: Option<PathBuf>,
+    /// Copy the file into the data folder.
+    #[arg(long, group = "how")]
+    pub(crate) copy: bool,
+    /// Move the file into the data folder; without this nothing of yours is moved.
+    #[arg(long = "move", group = "how")]
+    pub(crate) move_file: bool,
+    /// Give the file a second name in the data folder, on the same file system.
+    #[arg(long, group = "how")]
+    pub(crate) hardlink: bool,
+    /// Of a folder: import without asking.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Of a folder: only show what would be imported.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Arguments of `cortex list`.
@@ -127,6 +142,15 @@ pub(crate) struct ImportArguments {
 pub(crate) struct ListArguments {
     /// Only ids with this in them.
     pub(crate) filter: Option<String>,
+    /// Also show the engine.
+    #[arg(short, long)]
+    pub(crate) engine: bool,
+    /// Also show the version.
+    #[arg(short = 'v', long)]
+    pub(crate) version: bool,
+    /// Show models that can be downloaded instead.
+    #[arg(long)]
+    pub(crate) available: bool,
 }
 
 /// Arguments of `cortex logs`.
@@ -153,8 +177,55 @@ pub(crate) enum ModelsCommand {
     Stop(ModelArguments),
     /// Say whether a model is loaded.
     Status(ModelArguments),
-    /// Take a GGUF file in by reference.
+    /// Take in a GGUF file, or all of a folder, by reference.
     Import(ImportArguments),
+    /// Change settings of a model: `--model_id ID --ctx_len 4096 --temperature 0.2 …`.
+    Update(UpdateArguments),
+    /// Give a model other names, or show them.
+    Alias(AliasArguments),
+    /// Delete a model: its entry, and the files that cortex downloaded or copied.
+    #[command(alias = "remove", alias = "rm")]
+    Delete(DeleteArguments),
+    /// Put models back on the list that lie in the data folder.
+    Reindex(ReindexArguments),
+}
+
+/// Arguments of `cortex models update`. The fields are checked by the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArguments {
+    /// `--model_id ID`, then a field and its value: `--ctx_len 4096`. Lists are separated by commas.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "--FIELD VALUE")]
+    pub(crate) fields: Vec<String>,
+}
+
+/// Arguments of `cortex models alias`.
+#[derive(Debug, Args)]
+pub(crate) struct AliasArguments {
+    /// Its id.
+    pub(crate) id: String,
+    /// The names to add; none shows those it has.
+    pub(crate) aliases: Vec<String>,
+    /// Take these names away instead.
+    #[arg(long, requires = "aliases")]
+    pub(crate) remove: bool,
+}
+
+/// Arguments of `cortex models delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArguments {
+    /// Its id.
+    pub(crate) id: String,
+    /// Also remove weights that something else put into the data folder.
+    #[arg(long)]
+    pub(crate) files: bool,
+}
+
+/// Arguments of `cortex models reindex`.
+#[derive(Debug, Args)]
+pub(crate) struct ReindexArguments {
+    /// Also models that were deleted.
+    #[arg(long)]
+    pub(crate) include_deleted: bool,
 }
 
 /// One model.

@@ -48,6 +48,10 @@ impl Client {
         read(self.send(self.request(Method::POST, path).json(body)).await?).await
     }
 
+    pub(crate) async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CliError> {
+        read(self.send(self.request(Method::PATCH, path).timeout(SHORT).json(body)).await?).await
+    }
+
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         read(self.send(self.request(Method::DELETE, path).timeout(SHORT)).await?).await
     }

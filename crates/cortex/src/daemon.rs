@@ -5,7 +5,7 @@ use crate::{
     settings::{Settings, SettingsError},
 };
 use cortex_engine::{Engines, LoadSettings, Shutdown, Tasks, tasks};
-use cortex_models::{ModelStore, StoreError, write_atomically};
+use cortex_models::{ModelStore, write_atomically};
 use cortex_server::App;
 use std::{
     fs::{File, TryLockError},
@@ -52,8 +52,6 @@ pub(crate) enum DaemonError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("{action}: {source}")]
     System { action: &'static str, source: io::Error },
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Runs the daemon until it is told to stop.
@@ -86,6 +84,7 @@ pub(crate) fn run(settings: Settings, parent: Parent) -> Result<(), DaemonError>
 
 /// A running daemon.
 struct Daemon {
+    models: ModelStore,
     engines: Engines,
     accepting: Tasks,
     shutdown: Shutdown,
@@ -116,11 +115,11 @@ impl Daemon {
         }
 
         let (tasks, shutdown) = tasks();
-        let models = ModelStore::open(cortex_models::Config { data_folder: settings.data_folder.clone() })?;
+        let models = ModelStore::open(cortex_models::Config::new(&settings.data_folder));
         let engines = Engines::start(engine_config(&settings), &tasks);
         let stop = CancellationToken::new();
         let app = App {
-            models,
+            models: models.clone(),
             engines: engines.clone(),
             config: Arc::new(cortex_server::Config {
                 address,
@@ -140,14 +139,19 @@ impl Daemon {
         let text = serde_json::json!({"pid": std::process::id(), "addr": address.to_string()}).to_string();
         write_atomically(&note, text.as_bytes()).map_err(system("cannot write daemon.json"))?;
         crate::output::server_is_up(address);
-        Ok(Self { engines, accepting, shutdown, stop, note, grace: settings.shutdown_grace, _lock: lock })
+        Ok(Self { models, engines, accepting, shutdown, stop, note, grace: settings.shutdown_grace, _lock: lock })
     }
 
     async fn shut_down(self) {
         self.accepting.cancel();
+        // The next start is quick with it, and does without.
+        let saving = tokio::task::spawn_blocking(move || self.models.save_cache());
         self.engines.shut_down(STREAM_BUDGET + self.grace, WORKER_BUDGET + self.grace).await;
         if !self.shutdown.now(TASK_BUDGET).await {
             tracing::warn!("some tasks did not end in time");
+        }
+        if tokio::time::timeout(TASK_BUDGET, saving).await.is_err() {
+            tracing::warn!("what is known of the models was not saved in time");
         }
         // Left behind by a crash it does no harm: the lock says who is alive.
         let _ = fs_err::remove_file(&self.note);

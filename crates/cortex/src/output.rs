@@ -39,6 +39,23 @@ impl Printer {
         }
     }
 
+    /// Asks something that is to be answered with yes. Nobody at a terminal is a no.
+    pub(crate) fn confirm(self, question: &str) -> Result<bool, CliError> {
+        if !io::stdin().is_terminal() {
+            return Ok(false);
+        }
+        let failed = |source| CliError::System { action: "cannot ask", source };
+        write!(io::stderr(), "{question} [y/N] ").map_err(failed)?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map_err(failed)?;
+        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// A table with lines around its cells, as cortex.cpp printed them.
+    pub(crate) fn grid(self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
+        write(&grid(head, rows))
+    }
+
     /// A table with a head.
     pub(crate) fn table(self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
         write(&table(head, rows))
@@ -81,6 +98,28 @@ pub(crate) fn server_is_up(address: SocketAddr) {
 /// Text without control characters, except for new lines and tabs.
 fn harmless(text: &str) -> String {
     text.chars().filter(|&letter| !letter.is_control() || letter == '\n' || letter == '\t').collect()
+}
+
+fn grid(head: &[&str], rows: &[Vec<String>]) -> String {
+    let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
+    let all: Vec<&Vec<String>> = std::iter::once(&head).chain(rows).collect();
+    let width = |column: usize| all.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut line = String::new();
+    for width in &widths {
+        line.push('+');
+        line.push_str(&"-".repeat(width + 2));
+    }
+    line.push_str("+\n");
+    let mut text = line.clone();
+    for row in all {
+        for (cell, &width) in row.iter().zip(&widths) {
+            let _ = std::fmt::Write::write_fmt(&mut text, format_args!("| {cell:width$} "));
+        }
+        text.push_str("|\n");
+        text.push_str(&line);
+    }
+    text
 }
 
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {

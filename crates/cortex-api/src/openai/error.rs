@@ -1,6 +1,7 @@
 //! The body of every answer that is not a success.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// `{"error":{…},"message":…}`: OpenAI's shape, with the text again where cortex.cpp clients look for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,6 +11,9 @@ pub struct ErrorBody {
     /// The same text as `error.message`.
     #[serde(default)]
     pub message: String,
+    /// Fields that a route's contract has besides, such as `modelHandle`.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// OpenAI's error object.
@@ -35,6 +39,7 @@ impl ErrorBody {
         Self {
             error: ErrorObject { message: message.clone(), kind: kind.into(), param, code: Some(code.into()) },
             message,
+            more: Map::new(),
         }
     }
 }

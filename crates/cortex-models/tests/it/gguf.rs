@@ -1,6 +1,9 @@
 use cortex_models::{Gguf, GgufError};
 use cortex_test::gguf::{GgufBuilder, Tensor, Value};
-use std::io::Cursor;
+use std::{
+    cell::Cell,
+    io::{self, Cursor, Read, Seek, SeekFrom},
+};
 
 fn read(bytes: &[u8]) -> Result<Gguf, GgufError> {
     Gguf::read(Cursor::new(bytes), bytes.len() as u64)
@@ -29,6 +32,47 @@ fn a_good_file_is_read() {
     let gguf = read(&GgufBuilder::llama().build()).unwrap();
     assert_eq!((gguf.architecture(), gguf.tensors.len(), gguf.main_type()), ("llama", 4, "F32"));
     assert_eq!(gguf.of_architecture("block_count"), Some(1));
+}
+
+/// Notes how far a reader goes.
+struct Watched<'test> {
+    inner: Cursor<&'test [u8]>,
+    furthest: &'test Cell<u64>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.furthest.set(self.furthest.get().max(self.inner.position()));
+        Ok(count)
+    }
+}
+
+impl Seek for Watched<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+#[test]
+fn a_large_vocabulary_is_read_and_the_weights_are_not() {
+    let tokens = 150_000u32;
+    let texts = (0..tokens).map(|number| format!("token{number}")).collect();
+    let mut builder = GgufBuilder::llama()
+        .with("tokenizer.ggml.tokens", Value::Texts(texts))
+        .with("tokenizer.ggml.scores", Value::Floats(vec![0.0; tokens as usize]))
+        .with("tokenizer.ggml.token_type", Value::Ints(vec![1; tokens as usize]))
+        .with("tokenizer.ggml.eos_token_id", Value::U32(tokens - 1));
+    builder.tensors.remove(0);
+    let builder = builder.tensor("token_embd.weight", vec![32, u64::from(tokens)]);
+    let bytes = builder.build();
+    let furthest = Cell::new(0);
+    let gguf = Gguf::read(Watched { inner: Cursor::new(&bytes), furthest: &furthest }, bytes.len() as u64).unwrap();
+    assert_eq!(gguf.tensors.len(), 4);
+    // The end of the header is known only when it is reached: one buffer may go beyond it.
+    let header = builder.header_length() as u64;
+    assert!((header..=header + 64 * 1024).contains(&furthest.get()), "{header} {}", furthest.get());
+    assert!(bytes.len() as u64 > header + 16 * 1024 * 1024);
 }
 
 #[test]

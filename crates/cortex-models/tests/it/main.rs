@@ -1,5 +1,8 @@
 //! The store and the reader of GGUF files, with real files.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "tests do to files what a person could do")]
 
+mod crash;
+mod fixture;
 mod gguf;
 mod store;

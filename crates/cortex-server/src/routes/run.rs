@@ -7,7 +7,7 @@ use cortex_api::{
 };
 use cortex_engine::{Answer, AnswerEvent, Job};
 use cortex_models::{DescribeError, Model, ModelYaml, ResolveError};
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 impl From<ResolveError> for ApiError {
     fn from(error: ResolveError) -> Self {
@@ -21,19 +21,18 @@ impl From<DescribeError> for ApiError {
     }
 }
 
-/// The model of a name, and what is known of it.
-pub(crate) async fn find(app: &App, name: &str) -> Result<(Arc<Model>, Arc<ModelYaml>), ApiError> {
+/// The model of a name that can be used now: what is known of it, and where its weights begin.
+pub(crate) async fn find(app: &App, name: &str) -> Result<(Arc<Model>, ModelYaml, PathBuf), ApiError> {
     if name.is_empty() {
         return Err(ApiError::field("model", "model is missing; `GET /v1/models` lists what there is"));
     }
-    let model = app.models.resolve(name)?;
-    // What is in memory needs no other thread.
-    if let Some(yaml) = app.models.described(&model) {
-        return Ok((model, yaml));
-    }
-    let (store, described) = (app.models.clone(), Arc::clone(&model));
-    let yaml = blocking(move || store.describe(&described)).await??;
-    Ok((model, yaml))
+    let (store, name) = (app.models.clone(), name.to_owned());
+    blocking(move || {
+        let model = store.current(&name)?;
+        let (yaml, weights) = store.usable(&model)?;
+        Ok((model, yaml, weights))
+    })
+    .await?
 }
 
 /// Runs what blocks where blocking is allowed.
@@ -50,13 +49,8 @@ pub(crate) async fn start(
     name: &str,
     make: impl FnOnce(Target<'_>) -> Result<Job, ApiError>,
 ) -> Result<Answer, ApiError> {
-    let (model, yaml) = find(app, name).await?;
-    let target = Target {
-        id: &model.id,
-        weights: app.models.weights(&model, &yaml)?,
-        yaml: &yaml,
-        load: app.engines.load_settings(),
-    };
+    let (model, yaml, weights) = find(app, name).await?;
+    let target = Target { id: &model.id, weights, yaml: &yaml, load: app.engines.load_settings() };
     Ok(app.engines.answer(make(target)?).await?)
 }
 

@@ -1,10 +1,9 @@
 //! The daemon itself: is it there, is it well, stop it.
 
-use super::run::blocking;
+use super::{registry::registry_health, run::blocking};
 use crate::{App, error::ApiError};
 use axum::{Json, extract::State, response::Html};
 use cortex_api::native::{Finding, Health, List, Message};
-use cortex_models::ModelState;
 
 /// Answers as soon as the daemon listens.
 pub(crate) async fn healthz() -> Html<&'static str> {
@@ -14,7 +13,7 @@ pub(crate) async fn healthz() -> Html<&'static str> {
 /// The same with facts.
 pub(crate) async fn health(State(app): State<App>) -> Result<Json<Health>, ApiError> {
     let store = app.models.clone();
-    let models = blocking(move || store.list()).await?.map_or(0, |models| models.len());
+    let models = blocking(move || store.list()).await?.map_or(0, |(models, _)| models.len());
     Ok(Json(Health {
         status: "ok".into(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -51,24 +50,18 @@ pub(crate) async fn doctor(State(app): State<App>) -> Result<Json<List<Finding>>
         data.push(finding(&format!("compute module {}", dropped.name), true, format!("dropped: {}", dropped.reason)));
     }
     let store = app.models.clone();
-    let (problems, models) = blocking(move || (store.problems(), store.list())).await?;
-    match problems {
-        Ok(problems) => {
-            for problem in problems {
-                let text = format!("line {}: {}: {}", problem.line, problem.reason, problem.text);
-                data.push(finding("models.list", false, text));
+    match blocking(move || registry_health(&store)).await? {
+        Ok(health) => {
+            for line in &health.lines {
+                data.push(finding("models.list", false, format!("line {}: {}: {}", line.line, line.reason, line.text)));
+            }
+            let usable = health.models - health.unusable.len();
+            data.push(finding("models", true, format!("{usable} of {} can be used", health.models)));
+            for model in health.unusable {
+                data.push(finding(&format!("model {}", model.id), false, format!("{}: {}", model.state, model.reason)));
             }
         }
         Err(error) => data.push(finding("models.list", false, error.to_string())),
-    }
-    for model in models.unwrap_or_default() {
-        let there = model.state == ModelState::Ready;
-        let text = if there {
-            format!("its file is there: {}", model.path.display())
-        } else {
-            format!("its file is missing: {}; put it back, or mount its drive", model.path.display())
-        };
-        data.push(finding(&format!("model {}", model.id), there, text));
     }
     Ok(Json(List { object: "list".into(), data, result: None }))
 }

@@ -2,6 +2,7 @@
 
 mod chat;
 mod daemon;
+mod import;
 mod logs;
 mod models;
 mod run;
@@ -13,6 +14,8 @@ use crate::{
     output::Printer,
     settings::Settings,
 };
+
+use models::Style;
 
 /// What every command needs.
 pub(crate) struct Context<'run> {
@@ -27,11 +30,14 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
     match command {
         Command::Run(arguments) => run::run(&context, arguments).await,
         Command::Import(arguments) | Command::Models(ModelsCommand::Import(arguments)) => {
-            models::import(&context, arguments).await
+            import::import(&context, arguments).await
         }
-        Command::List(arguments) | Command::Models(ModelsCommand::List(arguments)) => {
-            models::list(&context, arguments).await
-        }
+        Command::List(arguments) => models::list(&context, arguments, Style::Short).await,
+        Command::Models(ModelsCommand::List(arguments)) => models::list(&context, arguments, Style::Cortex).await,
+        Command::Models(ModelsCommand::Update(arguments)) => models::update(&context, &arguments.fields).await,
+        Command::Models(ModelsCommand::Alias(arguments)) => models::alias(&context, arguments).await,
+        Command::Models(ModelsCommand::Delete(arguments)) => models::delete(&context, arguments).await,
+        Command::Models(ModelsCommand::Reindex(arguments)) => models::reindex(&context, arguments).await,
         Command::Models(ModelsCommand::Get(arguments)) => models::get(&context, &arguments.id).await,
         Command::Models(ModelsCommand::Start(arguments)) => models::start(&context, arguments).await,
         Command::Models(ModelsCommand::Stop(arguments)) => models::stop(&context, &arguments.id).await,

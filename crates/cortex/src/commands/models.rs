@@ -2,34 +2,63 @@
 
 use super::{Context, daemon::ensure_running};
 use crate::{
-    cli::{ImportArguments, ListArguments, StartArguments},
+    cli::{AliasArguments, DeleteArguments, ListArguments, ReindexArguments, StartArguments},
     client::query_id,
     error::CliError,
     output::bytes,
 };
-use cortex_api::native::{ImportRequest, ImportResponse, List, LoadedModel, Message, ModelRequest};
-use cortex_models::ModelId;
-use serde_json::Value;
+use cortex_api::native::{
+    DeleteResponse, List, LoadedModel, Message, ModelRequest, ReindexRequest, ReindexResponse, UpdateResponse,
+};
+use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// How a list looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// What people want to know.
+    Short,
+    /// As cortex.cpp printed it, for scripts that read it.
+    Cortex,
+}
+
 /// Prints the models.
-pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments) -> Result<(), CliError> {
+pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments, style: Style) -> Result<(), CliError> {
     ensure_running(context).await?;
-    let mut models: List<Value> = context.client.get("/v1/models").await?;
+    let status = if arguments.available { "?status=downloadable" } else { "" };
+    let mut models: List<Value> = context.client.get(&format!("/v1/models{status}")).await?;
     let filter = arguments.filter.unwrap_or_default().to_lowercase();
     models.data.retain(|model| text(model, "id").to_lowercase().contains(&filter));
     if context.printer.json {
         return context.printer.line(&serde_json::json!(models).to_string());
     }
-    let rows: Vec<Vec<String>> = models
-        .data
-        .iter()
-        .map(|model| {
-            let size = model["size"].as_u64().map_or_else(|| "-".into(), bytes);
-            vec![text(model, "id").to_owned(), size, text(model, "state").to_owned()]
-        })
+    let (mut head, own): (Vec<&str>, &[&str]) = match style {
+        Style::Short => (vec!["ID"], &["SIZE", "STATE"]),
+        Style::Cortex => (vec!["(Index)", "ID"], &[]),
+    };
+    let more: Vec<(&str, &str)> = [(arguments.engine, "Engine", "engine"), (arguments.version, "Version", "version")]
+        .into_iter()
+        .filter_map(|(wanted, title, key)| wanted.then_some((title, key)))
         .collect();
-    context.printer.table(&["ID", "SIZE", "STATE"], &rows)?;
+    head.extend(own);
+    head.extend(more.iter().map(|(title, _)| *title));
+    let row = |(at, model): (usize, &Value)| {
+        let id = text(model, "id").to_owned();
+        let mut row = match style {
+            Style::Short => {
+                let size = model["size"].as_u64().map_or_else(|| "-".into(), bytes);
+                vec![id, size, text(model, "state").to_owned()]
+            }
+            Style::Cortex => vec![(at + 1).to_string(), id],
+        };
+        row.extend(more.iter().map(|(_, key)| text(model, key).to_owned()));
+        row
+    };
+    let rows: Vec<Vec<String>> = models.data.iter().enumerate().map(row).collect();
+    match style {
+        Style::Short => context.printer.table(&head, &rows)?,
+        Style::Cortex => context.printer.grid(&head, &rows)?,
+    }
     if rows.is_empty() {
         context.printer.note("no models; `cortex import FILE.gguf` adds one");
     }
@@ -130,31 +159,153 @@ fn age(start: i64) -> String {
     }
 }
 
-/// Takes a file in by reference.
-pub(crate) async fn import(context: &Context<'_>, arguments: ImportArguments) -> Result<(), CliError> {
-    let Some(path) = arguments.path.or(arguments.model_path) else {
-        return Err(CliError::Usage { message: "which file?".into(), hint: Some("cortex import FILE.gguf".into()) });
-    };
-    let path =
-        std::path::absolute(&path).map_err(|source| CliError::System { action: "cannot use the path", source })?;
-    let id = match arguments.id {
-        Some(id) => id,
-        None => ModelId::from_file(&path)
-            .map_err(|error| CliError::Usage { message: error.to_string(), hint: Some("give one with --id".into()) })?
-            .to_string(),
-    };
+/// Changes settings of a model.
+pub(crate) async fn update(context: &Context<'_>, arguments: &[String]) -> Result<(), CliError> {
+    let (id, fields) = fields(arguments)?;
     ensure_running(context).await?;
-    let request = ImportRequest {
-        model: Some(id.clone()),
-        model_path: Some(path.to_string_lossy().into_owned()),
-        name: arguments.name,
-        option: None,
-    };
-    let answer: ImportResponse = context.client.post("/v1/models/import", &request).await?;
+    let answer: UpdateResponse = context.client.patch(&format!("/v1/models{}", query_id(&id)), &fields).await?;
     if context.printer.json {
         return context.printer.line(&serde_json::json!(answer).to_string());
     }
-    context.printer.line(&format!("Successfully import model from  '{}' for modelID '{id}'.", path.display()))?;
-    context.printer.note(&format!("the file stays where it is; `cortex run {id}` starts a chat"));
+    context.printer.line(&format!("Successfully updated model ID '{}'!", answer.model_handle))
+}
+
+/// `--field value` or `--field=value`, of which one is the id.
+fn fields(arguments: &[String]) -> Result<(String, Map<String, Value>), CliError> {
+    let usage = |message: String| CliError::Usage {
+        message,
+        hint: Some("cortex models update --model_id ID --ctx_len 4096 --temperature 0.2".into()),
+    };
+    let (mut id, mut fields) = (None, Map::new());
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let Some(name) = argument.strip_prefix("--") else {
+            return Err(usage(format!("`{argument}` is no field; fields begin with --")));
+        };
+        let (name, value) = match name.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            None => match arguments.next() {
+                Some(value) => (name, value.clone()),
+                None => return Err(usage(format!("--{name} has no value"))),
+            },
+        };
+        let name = name.replace('-', "_");
+        match name.as_str() {
+            "model_id" | "id" => id = Some(value),
+            "stop" | "files" => {
+                fields.insert(name, value.split(',').map(str::trim).filter(|text| !text.is_empty()).collect());
+            }
+            known if cortex_models::is_setting(known) => {
+                fields.insert(name, Value::String(value));
+            }
+            _ => {
+                return Err(usage(format!(
+                    "there is no field `{name}`; there are {}",
+                    cortex_models::settings().join(", ")
+                )));
+            }
+        }
+    }
+    let id = id.ok_or_else(|| usage("which model? --model_id is missing".into()))?;
+    if fields.is_empty() {
+        return Err(usage("no field is to be changed".into()));
+    }
+    Ok((id, fields))
+}
+
+/// Shows or changes the other names of a model.
+pub(crate) async fn alias(context: &Context<'_>, arguments: AliasArguments) -> Result<(), CliError> {
+    ensure_running(context).await?;
+    let path = format!("/v1/models{}", query_id(&arguments.id));
+    let model: Value = context.client.get(&path).await?;
+    let known = model["aliases"].as_array().into_iter().flatten().filter_map(|alias| alias.as_str().map(str::to_owned));
+    let mut aliases: Vec<String> = known.collect();
+    if !arguments.aliases.is_empty() {
+        if arguments.remove {
+            aliases.retain(|alias| !arguments.aliases.contains(alias));
+        } else {
+            aliases.extend(arguments.aliases);
+        }
+        let _: UpdateResponse = context.client.patch(&path, &serde_json::json!({"aliases": aliases})).await?;
+        let model: Value = context.client.get(&path).await?;
+        aliases =
+            model["aliases"].as_array().into_iter().flatten().filter_map(|it| it.as_str().map(str::to_owned)).collect();
+    }
+    if context.printer.json {
+        return context.printer.line(&serde_json::json!({"id": text(&model, "id"), "aliases": aliases}).to_string());
+    }
+    if aliases.is_empty() {
+        context.printer.note(&format!("`{}` has no other names", text(&model, "id")));
+    }
+    aliases.iter().try_for_each(|alias| context.printer.line(alias))
+}
+
+/// Deletes a model.
+pub(crate) async fn delete(context: &Context<'_>, arguments: DeleteArguments) -> Result<(), CliError> {
+    ensure_running(context).await?;
+    let files = if arguments.files { "&files=true" } else { "" };
+    let path = format!("/v1/models{}{files}", query_id(&arguments.id));
+    let answer: DeleteResponse = context.client.delete(&path).await?;
+    if context.printer.json {
+        return context.printer.line(&serde_json::json!(answer).to_string());
+    }
+    context.printer.line(&format!("Model {} deleted successfully", answer.id))?;
+    for file in &answer.left {
+        context.printer.note(&format!("left in place: {} ({})", file.path, bytes(file.bytes)));
+    }
+    if !answer.left.is_empty() && !arguments.files {
+        context.printer.note("cortex did not download or copy these; remove them by hand if nothing else uses them");
+    }
     Ok(())
+}
+
+/// Puts models back on the list.
+pub(crate) async fn reindex(context: &Context<'_>, arguments: ReindexArguments) -> Result<(), CliError> {
+    ensure_running(context).await?;
+    let request = ReindexRequest { include_deleted: arguments.include_deleted };
+    let answer: ReindexResponse = context.client.post("/v1/models/reindex", &request).await?;
+    if context.printer.json {
+        return context.printer.line(&serde_json::json!(answer).to_string());
+    }
+    for id in &answer.added {
+        context.printer.line(id)?;
+    }
+    for file in &answer.left_out {
+        context.printer.note(&format!("left out: {}: {}", file.path, file.reason));
+    }
+    context.printer.note(&format!("{} models were added", answer.added.len()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<(String, Map<String, Value>), CliError> {
+        fields(&arguments.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn fields_come_in_any_order_and_spelling() {
+        let (id, fields) =
+            read(&["--ctx_len", "4096", "--model_id", "a b", "--temperature=-0.5", "--stop", "</s>, END"]).unwrap();
+        assert_eq!(id, "a b");
+        assert_eq!(
+            Value::Object(fields),
+            serde_json::json!({"ctx_len": "4096", "temperature": "-0.5", "stop": ["</s>", "END"]})
+        );
+    }
+
+    #[test]
+    fn what_is_no_field_is_told() {
+        for (arguments, word) in [
+            (&["--model_id", "x", "--nobody", "1"] as &[&str], "nobody"),
+            (&["--model_id", "x"], "no field"),
+            (&["--ctx_len", "1"], "which model"),
+            (&["--model_id", "x", "--ctx_len"], "no value"),
+            (&["x"], "fields begin with --"),
+        ] {
+            assert!(read(arguments).unwrap_err().to_string().contains(word), "{arguments:?}");
+        }
+    }
 }

@@ -6,3 +6,4 @@ mod cli;
 mod edge;
 mod faults;
 mod http;
+mod registry;

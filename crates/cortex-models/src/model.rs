@@ -1,0 +1,142 @@
+//! One model: what its line in the list says, and what is known of its files.
+
+use crate::{
+    ModelId, ModelYaml,
+    details::Details,
+    layout::{Layout, is_yaml},
+    models_list::Entry,
+    shards,
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// One model of the list: a line of it, and what is known of the files that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// Its id.
+    pub id: ModelId,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// What the list points to: weights or a model.yaml; absolute.
+    pub path: PathBuf,
+    /// Where it came from.
+    pub author_repo: String,
+    /// Which branch of that, or how it came.
+    pub branch: String,
+    /// The historic last word of its line.
+    pub(crate) status: String,
+    /// Whether its files were there when they were last looked for.
+    pub(crate) present: bool,
+    pub(crate) details: Details,
+}
+
+/// Whether a model can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelState {
+    /// Its files were there when they were last looked for.
+    Ready,
+    /// One of its files is not there: moved, deleted, or on a drive that is not mounted.
+    Missing,
+    /// Its files cannot be used.
+    Broken {
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+impl Model {
+    /// Whether it can be used, as far as is known.
+    pub fn state(&self) -> ModelState {
+        match &self.details {
+            _ if !self.present => ModelState::Missing,
+            Details::Broken { reason, .. } => ModelState::Broken { reason: Arc::clone(reason) },
+            Details::Pending | Details::Known(_) => ModelState::Ready,
+        }
+    }
+
+    /// What its yaml says, as the members of a JSON object without braces: those that are its own, and
+    /// those that most models share. `None` while nothing is known. Ids and states are not among them.
+    pub fn members(&self) -> Option<(&str, &str)> {
+        match &self.details {
+            Details::Known(known) => Some((&known.own, &known.common)),
+            Details::Pending | Details::Broken { .. } => None,
+        }
+    }
+
+    /// What its yaml says.
+    pub fn yaml(&self) -> Option<ModelYaml> {
+        match &self.details {
+            Details::Known(known) => Some(known.yaml(&self.id)),
+            Details::Pending | Details::Broken { .. } => None,
+        }
+    }
+
+    /// Whether its files were not read yet.
+    pub fn is_pending(&self) -> bool {
+        self.details == Details::Pending
+    }
+
+    /// The file that the weights begin with, when it is known.
+    pub fn weights(&self) -> Option<&Path> {
+        if !is_yaml(&self.path) {
+            return Some(&self.path);
+        }
+        match &self.details {
+            Details::Known(known) => known.weights.as_deref(),
+            Details::Pending | Details::Broken { .. } => None,
+        }
+    }
+
+    /// All files of the weights, when they are known.
+    pub(crate) fn weight_files(&self) -> Vec<PathBuf> {
+        self.weights().map(shards::files_of).unwrap_or_default()
+    }
+
+    pub(crate) fn of_entry(entry: Entry<'_>, layout: &Layout) -> Self {
+        Self {
+            path: layout.absolute(&entry.path),
+            id: entry.model_id(),
+            aliases: entry.aliases,
+            author_repo: entry.author_repo.into_owned(),
+            branch: entry.branch.into_owned(),
+            status: entry.status.into_owned(),
+            present: true,
+            details: Details::Pending,
+        }
+    }
+
+    /// A model by reference of which only the path is known.
+    #[cfg(test)]
+    pub(crate) fn of_line(id: ModelId, path: PathBuf) -> Self {
+        Self {
+            id,
+            aliases: vec![],
+            path,
+            author_repo: "local".into(),
+            branch: "imported".into(),
+            status: "downloaded".into(),
+            present: true,
+            details: Details::Pending,
+        }
+    }
+
+    /// Whether this is what the line says.
+    pub(crate) fn is_of(&self, entry: &Entry<'_>, layout: &Layout) -> bool {
+        self.author_repo == entry.author_repo
+            && self.branch == entry.branch
+            && self.status == entry.status
+            && self.aliases == entry.aliases
+            && self.path == layout.absolute(&entry.path)
+    }
+
+    /// Whether the line says the same of both.
+    pub(crate) fn is_same_line(&self, other: &Self) -> bool {
+        self.path == other.path
+            && self.aliases == other.aliases
+            && self.author_repo == other.author_repo
+            && self.branch == other.branch
+            && self.status == other.status
+    }
+}

@@ -1,0 +1,345 @@
+//! Changes of a model's settings: which fields there are, and what each may be.
+
+use crate::{DescribeError, ErrorKind, Model, ModelId, ModelStore, ModelYaml, ResolveError, StoreError};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// What a field may hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Field {
+    Text,
+    Texts,
+    Truth,
+    /// A number from the first to the second.
+    Number(f64, f64),
+    /// A whole number from the first to the second.
+    Whole(i64, i64),
+}
+
+const TOKENS: Field = Field::Whole(0, 1 << 28);
+const PENALTY: Field = Field::Number(-10.0, 10.0);
+
+/// The fields that can be changed. Ranges are those of a request; `ctx_len` 0 means the trained context.
+const FIELDS: &[(&str, Field)] = &[
+    ("name", Field::Text),
+    ("version", Field::Text),
+    ("stop", Field::Texts),
+    ("stream", Field::Truth),
+    ("top_p", Field::Number(0.0, 1.0)),
+    ("temperature", Field::Number(0.0, 5.0)),
+    ("frequency_penalty", PENALTY),
+    ("presence_penalty", PENALTY),
+    ("max_tokens", TOKENS),
+    ("seed", Field::Whole(-1, u32::MAX as i64)),
+    ("dynatemp_range", Field::Number(0.0, 5.0)),
+    ("dynatemp_exponent", Field::Number(0.0, 10.0)),
+    ("top_k", Field::Whole(0, i32::MAX as i64)),
+    ("min_p", Field::Number(0.0, 1.0)),
+    ("tfs_z", Field::Number(0.0, 1.0)),
+    ("typ_p", Field::Number(0.0, 1.0)),
+    ("repeat_last_n", Field::Whole(-1, 1 << 28)),
+    ("repeat_penalty", Field::Number(0.01, 10.0)),
+    ("mirostat", Field::Truth),
+    ("mirostat_tau", Field::Number(0.0, 100.0)),
+    ("mirostat_eta", Field::Number(0.0, 10.0)),
+    ("penalize_nl", Field::Truth),
+    ("ignore_eos", Field::Truth),
+    ("n_probs", Field::Whole(0, 1 << 20)),
+    ("min_keep", Field::Whole(0, 1 << 20)),
+    ("ngl", Field::Whole(-1, 1 << 16)),
+    ("ctx_len", TOKENS),
+    ("n_parallel", Field::Whole(1, 64)),
+    ("cpu_threads", Field::Whole(-1, 512)),
+    ("engine", Field::Text),
+    ("prompt_template", Field::Text),
+    ("system_template", Field::Text),
+    ("user_template", Field::Text),
+    ("ai_template", Field::Text),
+    ("os", Field::Text),
+    ("gpu_arch", Field::Text),
+    ("quantization_method", Field::Text),
+    ("precision", Field::Text),
+    ("tp", Field::Text),
+    ("trtllm_version", Field::Text),
+    ("text_model", Field::Truth),
+    ("vision_model", Field::Truth),
+    ("embedding", Field::Truth),
+    ("token_limit", TOKENS),
+    ("llama_model_path", Field::Text),
+    ("object", Field::Text),
+    ("owned_by", Field::Text),
+    ("created", Field::Whole(0, i64::MAX)),
+    ("grammar", Field::Text),
+];
+/// Fields that clients send back as they read them. The registry knows better.
+const IGNORED: &[&str] = &["id", "model", "files", "mmproj", "size", "status", "state", "aliases", "details", "reason"];
+/// Longest text, in bytes.
+const LONGEST_TEXT: usize = 256 * 1024;
+/// Most texts in a list.
+const MOST_TEXTS: usize = 1024;
+
+/// The settings that [`ModelStore::update`] knows.
+pub fn settings() -> Vec<&'static str> {
+    FIELDS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Whether [`ModelStore::update`] knows a setting.
+pub fn is_setting(name: &str) -> bool {
+    FIELDS.iter().any(|(known, _)| *known == name)
+}
+
+/// Why a model was not changed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// Fields that cannot be what was asked for.
+    #[error("{}", wrong.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; "))]
+    Fields {
+        /// Each with its name and a sentence.
+        wrong: Vec<(String, String)>,
+    },
+    /// An alias that cannot be one.
+    #[error("the alias `{alias}` {reason}")]
+    Alias {
+        /// Which.
+        alias: String,
+        /// Why.
+        reason: String,
+    },
+    /// An alias that is already a name of another model.
+    #[error("the alias `{alias}` is already a name of `{owner}`")]
+    AliasTaken {
+        /// Which.
+        alias: String,
+        /// Whose.
+        owner: ModelId,
+    },
+    /// There is no such model.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// Its files cannot be read.
+    #[error(transparent)]
+    Describe(#[from] DescribeError),
+    /// A file could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl UpdateError {
+    /// The family.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Fields { .. } | Self::Alias { .. } => ErrorKind::Invalid,
+            Self::AliasTaken { .. } => ErrorKind::Conflict,
+            Self::Resolve(error) => error.kind(),
+            Self::Describe(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    /// What a person can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::AliasTaken { .. } => Some("choose another one".into()),
+            Self::Resolve(error) => error.hint(),
+            Self::Describe(error) => error.hint(),
+            Self::Fields { .. } | Self::Alias { .. } | Self::Store(_) => None,
+        }
+    }
+}
+
+/// Whether [`ModelStore::update`] would take these fields. Nothing is read or written.
+pub fn check_settings(given: &Map<String, Value>) -> Result<(), UpdateError> {
+    changes(given).map(|_| ())
+}
+
+/// The changes that a request asks for; what is unknown or not to be changed is left out.
+fn changes(given: &Map<String, Value>) -> Result<Vec<(&str, Value)>, UpdateError> {
+    let (mut changes, mut wrong) = (Vec::new(), Vec::new());
+    for (key, value) in given {
+        if IGNORED.contains(&key.as_str()) {
+            continue;
+        }
+        let Some((name, field)) = FIELDS.iter().find(|(name, _)| name == key) else { continue };
+        if value.is_null() {
+            changes.push((*name, Value::Null));
+            continue;
+        }
+        match fitting(*field, value) {
+            Ok(value) => changes.push((*name, value)),
+            Err(expected) => wrong.push((key.clone(), format!("{key} is {}; it must be {expected}", shown(value)))),
+        }
+    }
+    if wrong.is_empty() { Ok(changes) } else { Err(UpdateError::Fields { wrong }) }
+}
+
+/// The value as it is kept, or what it should be. Older clients send numbers and truths as texts.
+fn fitting(field: Field, value: &Value) -> Result<Value, String> {
+    let as_text = value.as_str().map(str::trim);
+    match field {
+        Field::Text => match value {
+            Value::String(text) if text.len() <= LONGEST_TEXT => Ok(value.clone()),
+            Value::Number(number) => Ok(Value::String(number.to_string())),
+            _ => Err(format!("a text of at most {LONGEST_TEXT} bytes")),
+        },
+        Field::Texts => match value {
+            Value::String(text) if text.len() <= LONGEST_TEXT => Ok(vec![text.as_str()].into()),
+            Value::Array(items) if items.len() <= MOST_TEXTS && items.iter().all(is_short_text) => Ok(value.clone()),
+            _ => Err("a list of texts".into()),
+        },
+        Field::Truth => match value {
+            Value::Bool(_) => Ok(value.clone()),
+            _ => match as_text {
+                Some("true" | "1") => Ok(true.into()),
+                Some("false" | "0") => Ok(false.into()),
+                _ => Err("true or false".into()),
+            },
+        },
+        Field::Number(low, high) => {
+            let number = value.as_f64().or_else(|| as_text?.parse().ok());
+            match number {
+                // A NaN is in no range.
+                Some(number) if (low..=high).contains(&number) => {
+                    Ok(if value.is_number() { value.clone() } else { number.into() })
+                }
+                _ => Err(format!("a number from {low} to {high}")),
+            }
+        }
+        Field::Whole(low, high) => {
+            let number = value.as_i64().or_else(|| whole(value.as_f64()?)).or_else(|| as_text?.parse().ok());
+            match number {
+                Some(number) if (low..=high).contains(&number) => Ok(number.into()),
+                _ => Err(format!("a whole number from {low} to {high}")),
+            }
+        }
+    }
+}
+
+fn is_short_text(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.len() <= LONGEST_TEXT)
+}
+
+/// Clients of other languages write `4096.0`.
+fn whole(number: f64) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "compared with the original")]
+    let cut = number as i64;
+    #[expect(clippy::cast_precision_loss, clippy::float_cmp, reason = "only exact numbers are whole")]
+    (cut as f64 == number).then_some(cut)
+}
+
+/// A value in an error, cut short.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+impl ModelStore {
+    /// Merges fields into the settings of a model. All or none are taken; `null` removes one; unknown ones
+    /// are ignored, as clients send more than they mean.
+    pub fn update(&self, name: &str, given: &Map<String, Value>) -> Result<Arc<Model>, UpdateError> {
+        let changes = changes(given)?;
+        let model = self.current(name)?;
+        if changes.is_empty() {
+            return Ok(model);
+        }
+        let (mut yaml, _) = self.usable(&model)?;
+        let _turn = self.0.turns.take(&model.id);
+        // What is on disk counts, also what was written a moment ago.
+        if let Some(now) = self.yaml_on_disk(&model) {
+            yaml = now;
+        }
+        for (key, value) in changes {
+            yaml.set(key, value);
+        }
+        let path = self.0.layout.yaml(&model.id, &model.path);
+        let written = self.0.config.files.replace(&path, yaml.print().as_bytes());
+        written.map_err(|source| StoreError::Io { action: "cannot write the model.yaml", source })?;
+        Ok(self.read_files(&model))
+    }
+
+    /// The yaml as it is on disk at this moment.
+    fn yaml_on_disk(&self, model: &Model) -> Option<ModelYaml> {
+        let text = fs_err::read_to_string(self.0.layout.yaml(&model.id, &model.path)).ok()?;
+        ModelYaml::parse(&text).ok()
+    }
+
+    /// Gives a model these other names, and no more.
+    pub fn set_aliases(&self, name: &str, aliases: &[String]) -> Result<Arc<Model>, UpdateError> {
+        let id = self.resolve(name)?.id.clone();
+        let mut wanted: Vec<String> = Vec::new();
+        for alias in aliases {
+            let wrong = |reason: &str| UpdateError::Alias { alias: alias.clone(), reason: reason.into() };
+            ModelId::new(alias).map_err(|error| wrong(&format!("cannot be one: {error}")))?;
+            if alias.contains(',') {
+                return Err(wrong("cannot be one: commas separate aliases in the list"));
+            }
+            if !wanted.contains(alias) && alias != id.as_str() {
+                wanted.push(alias.clone());
+            }
+        }
+        self.commit(|list| {
+            for other in list.entries().filter(|other| other.id != id.as_str()) {
+                let same = |alias: &&String| **alias == other.id || other.aliases.contains(alias);
+                if let Some(alias) = wanted.iter().find(same) {
+                    return Err(UpdateError::AliasTaken { alias: alias.clone(), owner: other.model_id() });
+                }
+            }
+            let Some(entry) = list.get(id.as_str()) else {
+                return Err(ResolveError::Unknown { name: id.to_string(), similar: None }.into());
+            };
+            let entry = crate::models_list::Entry { aliases: wanted, ..entry.clone() };
+            list.upsert(entry);
+            Ok(())
+        })?;
+        Ok(self.resolve(id.as_str())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "callers write the values where they use them")]
+    fn check(given: Value, expected: Result<Value, &[&str]>) {
+        let given = given.as_object().unwrap();
+        match (changes(given), expected) {
+            (Ok(changes), Ok(expected)) => {
+                let changes: Map<String, Value> =
+                    changes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+                assert_eq!(Value::Object(changes), expected);
+            }
+            (Err(UpdateError::Fields { wrong }), Err(names)) => {
+                assert_eq!(wrong.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
+            }
+            (changes, expected) => panic!("{changes:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn each_field_has_its_type_and_range() {
+        check(
+            json!({"ctx_len": 4096, "temperature": 0.5, "stop": ["a"]}),
+            Ok(json!({"ctx_len": 4096, "temperature": 0.5, "stop": ["a"]})),
+        );
+        check(
+            json!({"ctx_len": 4096.0, "ngl": "33", "stream": "true", "stop": "x"}),
+            Ok(json!({"ctx_len": 4096, "ngl": 33, "stream": true, "stop": ["x"]})),
+        );
+        check(json!({"temperature": null}), Ok(json!({"temperature": null})));
+        check(
+            json!({"temperature": 9, "top_p": "hot", "ctx_len": 1.5, "stop": [1]}),
+            Err(&["temperature", "top_p", "ctx_len", "stop"]),
+        );
+        check(json!({"n_parallel": 0}), Err(&["n_parallel"]));
+        check(json!({"prompt_template": {"a": 1}}), Err(&["prompt_template"]));
+    }
+
+    #[test]
+    fn what_is_not_a_setting_is_passed_over() {
+        check(json!({"id": "other", "model": 3, "files": [], "nobody": {"knows": 1}, "size": 2}), Ok(json!({})));
+    }
+}

@@ -1,0 +1,94 @@
+//! Server-sent events of cortex's own: what changed, so that clients need not ask again and again.
+//!
+//! `models` says that the registry or what is loaded is another one; its id is the revision. A client
+//! that was away sends the last id it saw and is told at once if it missed something.
+
+use crate::{App, error::ApiError};
+use axum::{
+    body::{Body, Bytes},
+    extract::{Query, State},
+    http::{HeaderMap, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use futures::stream;
+use serde::Deserialize;
+use std::{convert::Infallible, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Silence after which a comment keeps the connection alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// What there is to hear.
+const TYPES: &[&str] = &["models"];
+
+/// Which events are wanted: `?types=models`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EventsQuery {
+    types: Option<String>,
+}
+
+struct Listener {
+    revision: watch::Receiver<u64>,
+    wanted: bool,
+    stop: CancellationToken,
+}
+
+impl Listener {
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            let silence = tokio::time::sleep(KEEP_ALIVE);
+            tokio::select! {
+                changed = self.revision.changed() => {
+                    changed.ok()?;
+                    let revision = *self.revision.borrow_and_update();
+                    if self.wanted {
+                        return Some(event(revision));
+                    }
+                }
+                () = silence => return Some(": still here\n\n".into()),
+                () = self.stop.cancelled() => return None,
+            }
+        }
+    }
+}
+
+fn event(revision: u64) -> String {
+    format!("id: {revision}\nevent: models\ndata: {{\"type\":\"models\",\"revision\":{revision}}}\n\n")
+}
+
+/// Streams events until the client leaves or the daemon stops.
+pub(crate) async fn events(
+    State(app): State<App>,
+    Query(query): Query<EventsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let types = query.types.unwrap_or_else(|| TYPES.join(","));
+    for wanted in types.split(',').map(str::trim).filter(|wanted| !wanted.is_empty()) {
+        if !TYPES.contains(&wanted) {
+            return Err(ApiError::field(
+                "types",
+                format!("there are no events `{wanted}`; there are: {}", TYPES.join(", ")),
+            ));
+        }
+    }
+    let mut revision = app.models.revision();
+    let now = *revision.borrow_and_update();
+    let wanted = types.split(',').any(|wanted| wanted.trim() == "models");
+    let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse::<u64>().ok());
+    // The revision is told at once, unless the client knows it: it can then cache from the first moment.
+    let first = if wanted && seen != Some(now) { event(now) } else { ": hello\n\n".to_owned() };
+    let listener = Listener { revision, wanted, stop: app.stop.clone() };
+    let body = stream::unfold((Some(first), listener), async |(first, mut listener)| {
+        let text = match first {
+            Some(first) => first,
+            None => listener.next().await?,
+        };
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (None, listener)))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    Ok((headers, Body::from_stream(body)).into_response())
+}

@@ -1,0 +1,590 @@
+//! The models on disk: the list, one of them, import, change, delete, and what is wrong with them.
+
+use super::run::blocking;
+use crate::{App, error::ApiError, json};
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::{Path, Query, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use cortex_api::native::{
+    BadLine, BatchResponse, BatchResult, DeleteResponse, ImportEntry, ImportRequest, ImportResponse, LeftFile, LeftOut,
+    RegistryHealth, ReindexRequest, ReindexResponse, UnusableModel, UpdateResponse,
+};
+use cortex_engine::LoadedModel;
+use cortex_models::{
+    BatchEntry, ErrorKind, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore, RemoveError, StoreError,
+    UpdateError,
+};
+use futures::stream;
+use serde::Deserialize;
+use serde_json::{Map, Value, json as value};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::PathBuf,
+    sync::Arc,
+};
+
+/// Bytes of a list that are made at a time.
+const PIECE: usize = 128 * 1024;
+/// Entries of one batch.
+const MOST_IN_BATCH: usize = 100_000;
+
+/// `?id=` for ids that no path can carry.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ById {
+    pub(crate) id: Option<String>,
+}
+
+/// What `GET /v1/models` can be asked.
+#[derive(Debug, Default, Deserialize, Hash)]
+pub(crate) struct ListQuery {
+    /// One model instead of the list.
+    id: Option<String>,
+    /// As many at most; `-1` is all.
+    limit: Option<String>,
+    /// Those that come after this id.
+    after: Option<String>,
+    engine: Option<String>,
+    status: Option<String>,
+    state: Option<String>,
+}
+
+/// `?files=true` of a deletion.
+#[derive(Debug, Deserialize)]
+pub(crate) struct DeleteQuery {
+    id: Option<String>,
+    files: Option<String>,
+}
+
+/// All models, from memory. A client that knows this revision already gets 304.
+pub(crate) async fn list(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if let Some(id) = &query.id {
+        return one(&app, id).await;
+    }
+    let limit = limit(query.limit.as_deref())?;
+    let states = engine_states(&app.engines.loaded());
+    let validators = |tag: &str| {
+        [
+            (header::ETAG, HeaderValue::from_str(tag).unwrap_or(HeaderValue::from_static("\"\""))),
+            // Kept, but asked for again every time: that is what the tag is for.
+            (header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache")),
+        ]
+    };
+    if let Some(known) = headers.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok()) {
+        let store = app.models.clone();
+        let revision = blocking(move || store.current_revision()).await?.map_err(|error| unreadable(&error))?;
+        let tag = tag(revision, &states, &query);
+        if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
+            return Ok((StatusCode::NOT_MODIFIED, validators(&tag)).into_response());
+        }
+    }
+    let store = app.models.clone();
+    let (models, revision) = blocking(move || store.list()).await?.map_err(|error| unreadable(&error))?;
+    let validators = validators(&tag(revision, &states, &query));
+    let (models, more) = page(&models, &states, &query, limit)?;
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((validators, json, list_body(models, states, more)).into_response())
+}
+
+fn unreadable(error: &StoreError) -> ApiError {
+    tracing::error!(%error, "the list of models cannot be read");
+    ApiError::new(error.kind(), "list_unreadable", "the list of models cannot be read; the log says more")
+        .with("object", "list")
+        .with("data", Value::Array(vec![]))
+        .with("result", "Fail to get list model information")
+}
+
+fn limit(given: Option<&str>) -> Result<Option<usize>, ApiError> {
+    match given.map(str::trim) {
+        None | Some("" | "-1") => Ok(None),
+        Some(number) => number
+            .parse()
+            .map(Some)
+            .map_err(|_| ApiError::field("limit", format!("limit is `{number}`; it must be a number, or -1 for all"))),
+    }
+}
+
+/// What the engines say of models: `loading` or `loaded`.
+fn engine_states(loaded: &[LoadedModel]) -> HashMap<ModelId, &'static str> {
+    loaded.iter().map(|model| (model.id.clone(), if model.ready { "loaded" } else { "loading" })).collect()
+}
+
+/// Another one when anything that the answer shows is another.
+fn tag(revision: u64, states: &HashMap<ModelId, &'static str>, query: &ListQuery) -> String {
+    let mut hasher = DefaultHasher::new();
+    let mut states: Vec<_> = states.iter().collect();
+    states.sort();
+    states.hash(&mut hasher);
+    query.hash(&mut hasher);
+    format!("\"{revision:x}-{:x}\"", hasher.finish())
+}
+
+fn state_word(model: &Model, states: &HashMap<ModelId, &'static str>) -> &'static str {
+    // A model that is loaded answers, whatever became of its file.
+    match (states.get(&model.id), model.state()) {
+        (Some(state), _) => state,
+        (None, ModelState::Ready) => "ready",
+        (None, ModelState::Missing) => "missing",
+        (None, ModelState::Broken { .. }) => "broken",
+    }
+}
+
+/// The models that were asked for, and whether there are more.
+fn page(
+    models: &[Arc<Model>],
+    states: &HashMap<ModelId, &'static str>,
+    query: &ListQuery,
+    limit: Option<usize>,
+) -> Result<(Vec<Arc<Model>>, bool), ApiError> {
+    let start = match query.after.as_deref() {
+        None | Some("") => 0,
+        Some(after) => match models.iter().position(|model| model.id.as_str() == after) {
+            Some(place) => place + 1,
+            None => return Err(ApiError::field("after", format!("after: there is no model `{after}`"))),
+        },
+    };
+    let wanted = |model: &&Arc<Model>| {
+        let in_state = query.state.as_deref().is_none_or(|state| state_word(model, states) == state);
+        // Whatever is on the list was downloaded, in the words of cortex.cpp.
+        let is_local = query.status.as_deref().is_none_or(|status| status == "downloaded");
+        let of_engine = query.engine.as_deref().is_none_or(|engine| {
+            let own = model.yaml().and_then(|yaml| yaml.text("engine").map(str::to_owned));
+            same_engine(engine, own.as_deref().unwrap_or("llama-cpp"))
+        });
+        in_state && is_local && of_engine
+    };
+    let mut page: Vec<Arc<Model>> = models[start..]
+        .iter()
+        .filter(wanted)
+        .take(limit.map_or(usize::MAX, |limit| limit.saturating_add(1)))
+        .cloned()
+        .collect();
+    let more = limit.is_some_and(|limit| page.len() > limit);
+    page.truncate(limit.unwrap_or(usize::MAX));
+    Ok((page, more))
+}
+
+/// `llama-cpp` has had several names.
+fn same_engine(left: &str, right: &str) -> bool {
+    let one = |name: &str| match name.to_ascii_lowercase().as_str() {
+        "" | "llama.cpp" | "cortex.llamacpp" | "nitro" => "llama-cpp".to_owned(),
+        other => other.to_owned(),
+    };
+    one(left) == one(right)
+}
+
+/// The body of a list, made piece by piece while it is sent: that of ten thousand models is large.
+fn list_body(models: Vec<Arc<Model>>, states: HashMap<ModelId, &'static str>, more: bool) -> Body {
+    let end = format!("],\"has_more\":{more},\"result\":\"OK\"}}");
+    let mut models = models.into_iter().peekable();
+    let mut text = String::from("{\"object\":\"list\",\"data\":[");
+    let mut over = false;
+    let mut pieces = std::iter::from_fn(move || {
+        if over {
+            return None;
+        }
+        let mut piece = std::mem::take(&mut text);
+        piece.reserve(PIECE);
+        while piece.len() < PIECE {
+            let Some(model) = models.next() else {
+                piece.push_str(&end);
+                over = true;
+                break;
+            };
+            write_entry(&mut piece, &model, state_word(&model, &states));
+            if models.peek().is_some() {
+                piece.push(',');
+            }
+        }
+        Some(Bytes::from(piece))
+    })
+    .peekable();
+    let first = pieces.next().unwrap_or_default();
+    if pieces.peek().is_none() {
+        return Body::from(first);
+    }
+    Body::from_stream(stream::iter(std::iter::once(first).chain(pieces).map(Ok::<_, std::convert::Infallible>)))
+}
+
+/// A model as clients read it: flat.
+fn write_entry(text: &mut String, model: &Model, state: &str) {
+    let id = value!(model.id);
+    let aliases = value!(model.aliases);
+    let _ = write!(
+        text,
+        "{{\"id\":{id},\"model\":{id},\"object\":\"model\",\"status\":\"downloaded\",\"state\":\"{state}\",\"aliases\":{aliases}"
+    );
+    if let ModelState::Broken { reason } = model.state() {
+        let _ = write!(text, ",\"reason\":{}", value!(&*reason));
+    }
+    if let Some((own, common)) = model.members() {
+        let _ = write!(text, ",{own},{common}}}");
+        return;
+    }
+    if model.is_pending() {
+        text.push_str(",\"details\":\"pending\"");
+    }
+    text.push_str(",\"engine\":\"llama-cpp\",\"owned_by\":\"user\",\"created\":0}");
+}
+
+/// One model. Its files are looked at now.
+pub(crate) async fn get(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    one(&app, &id).await
+}
+
+async fn one(app: &App, id: &str) -> Result<Response, ApiError> {
+    let (store, name) = (app.models.clone(), id.to_owned());
+    let model = blocking(move || store.current(&name)).await??;
+    let mut text = String::new();
+    write_entry(&mut text, &model, state_word(&model, &engine_states(&app.engines.loaded())));
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
+}
+
+/// 409 as clients of cortex.cpp expect it.
+pub(crate) fn missing_field(field: &str) -> ApiError {
+    let mut error = ApiError::new(ErrorKind::Conflict, "missing_field", format!("No {field} field in request body"));
+    error.body.error.param = Some(field.to_owned());
+    error
+}
+
+/// Most of these routes answer 400 where an inference route answers 404.
+pub(crate) fn bad_request(error: ApiError) -> ApiError {
+    if error.status.is_client_error() && error.status != StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        error.with_status(StatusCode::BAD_REQUEST)
+    } else {
+        error
+    }
+}
+
+/// Takes models in.
+pub(crate) async fn import(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    let request: ImportRequest = json::required(&headers, &body)?;
+    if let Some(models) = request.models {
+        return Ok(Json(import_batch(&app, models, request.dry_run).await?).into_response());
+    }
+    let id = request.model.ok_or_else(|| missing_field("model"))?;
+    let path = request.model_path.ok_or_else(|| missing_field("modelPath"))?;
+    let mode = mode(request.option.as_deref())?;
+    let id = ModelId::new(&id).map_err(|error| ApiError::field("model", error.to_string()))?;
+    let name = request.name.filter(|name| !name.is_empty());
+    let import = Import { id: id.clone(), path: PathBuf::from(&path), name, mode };
+    let store = app.models.clone();
+    let imported = blocking(move || store.import(&import)).await?.map_err(|error| import_error(&error, &id, &path))?;
+    let message = if imported.already_there {
+        "Model is in the list already; nothing was changed."
+    } else {
+        "Model is imported successfully!"
+    };
+    let answer =
+        ImportResponse { result: "OK".into(), model_handle: imported.model.id.to_string(), message: message.into() };
+    Ok(Json(answer).into_response())
+}
+
+fn mode(option: Option<&str>) -> Result<Mode, ApiError> {
+    let option = option.unwrap_or_default();
+    Mode::parse(option).ok_or_else(|| {
+        ApiError::field(
+            "option",
+            format!("option is `{option}`; it must be symlink (by reference, the default), copy, move or hardlink"),
+        )
+    })
+}
+
+async fn import_batch(app: &App, models: Vec<ImportEntry>, dry_run: bool) -> Result<BatchResponse, ApiError> {
+    if models.len() > MOST_IN_BATCH {
+        return Err(ApiError::field(
+            "models",
+            format!("models has {} entries; {MOST_IN_BATCH} are possible", models.len()),
+        ));
+    }
+    let mut batch = Vec::with_capacity(models.len());
+    for (at, entry) in models.into_iter().enumerate() {
+        let Some(path) = entry.model_path else {
+            return Err(ApiError::field(
+                &format!("models[{at}].modelPath"),
+                format!("models[{at}].modelPath is missing"),
+            ));
+        };
+        batch.push(BatchEntry { id: entry.model, path: PathBuf::from(path) });
+    }
+    let store = app.models.clone();
+    let (batch, outcomes) = blocking(move || {
+        let outcomes = store.import_batch(&batch, dry_run);
+        (batch, outcomes)
+    })
+    .await?;
+    let outcomes = outcomes.map_err(|error| {
+        tracing::error!(%error, "a batch was not imported");
+        ApiError::told(error.kind(), "import_failed", &error, None)
+    })?;
+    let data: Vec<BatchResult> = batch
+        .iter()
+        .zip(outcomes)
+        .map(|(entry, outcome)| {
+            let (result, already_there, message) = match outcome.result {
+                Ok(true) => ("OK", true, "Model is in the list already; nothing was changed.".to_owned()),
+                Ok(false) => ("OK", false, "Model is imported successfully!".to_owned()),
+                Err(error) => ("Import failed!", false, with_hint(&error, error.hint())),
+            };
+            BatchResult {
+                result: result.into(),
+                model_handle: outcome.id.map(|id| id.to_string()),
+                model_path: entry.path.to_string_lossy().into_owned(),
+                already_there,
+                message,
+            }
+        })
+        .collect();
+    let failed = data.iter().filter(|entry| entry.result != "OK").count();
+    let imported = data.iter().filter(|entry| entry.result == "OK" && !entry.already_there).count();
+    Ok(BatchResponse { object: "list".into(), data, imported, failed })
+}
+
+fn with_hint(error: &dyn std::fmt::Display, hint: Option<String>) -> String {
+    hint.map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"))
+}
+
+fn import_error(error: &ImportError, id: &ModelId, path: &str) -> ApiError {
+    let answer = match error {
+        ImportError::AlreadyExists { .. } => ApiError::told(
+            ErrorKind::Invalid,
+            "model_already_exists",
+            &format!("Fail to import model, {error}"),
+            error.hint(),
+        ),
+        ImportError::Store(_) => {
+            tracing::error!(%error, "an import failed");
+            ApiError::told(error.kind(), "import_failed", &error, error.hint())
+        }
+        ImportError::Transfer { .. } => {
+            tracing::error!(%error, "the files of an import could not be brought in");
+            let message = format!("Error importing model path '{path}' with model_id '{id}': {error}");
+            ApiError::told(error.kind(), "import_failed", &message, error.hint())
+        }
+        ImportError::Id(_)
+        | ImportError::NotAbsolute { .. }
+        | ImportError::NotAFile { .. }
+        | ImportError::NotText { .. }
+        | ImportError::BadFile { .. } => {
+            let message = format!("Error importing model path '{path}' with model_id '{id}': {error}");
+            ApiError::told(error.kind(), "import_refused", &message, error.hint())
+        }
+    };
+    // cortex.cpp answers every failed import with 400.
+    let answer = if answer.status.is_client_error() { answer.with_status(StatusCode::BAD_REQUEST) } else { answer };
+    answer.with("result", "Import failed!").with("modelHandle", id.as_str())
+}
+
+/// Changes the settings of a model.
+pub(crate) async fn update(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<UpdateResponse>, ApiError> {
+    change(&app, id, &headers, &body).await
+}
+
+/// The same for ids that no path can carry.
+pub(crate) async fn update_by_id(
+    State(app): State<App>,
+    Query(by_id): Query<ById>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<UpdateResponse>, ApiError> {
+    change(&app, by_id.id.ok_or_else(needs_id)?, &headers, &body).await
+}
+
+fn needs_id() -> ApiError {
+    ApiError::field("id", "the path needs an id, or the query `?id=`")
+}
+
+async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Result<Json<UpdateResponse>, ApiError> {
+    let given: Map<String, Value> = json::required(headers, body)?;
+    let aliases = match given.get("aliases") {
+        None | Some(Value::Null) => None,
+        Some(aliases) => Some(
+            serde_json::from_value::<Vec<String>>(aliases.clone())
+                .map_err(|_| ApiError::field("aliases", format!("aliases is {aliases}; it must be a list of texts")))?,
+        ),
+    };
+    let (store, name) = (app.models.clone(), id.clone());
+    let shown = Value::Object(given.clone());
+    let changed = blocking(move || {
+        // All or nothing: a wrong field must not leave the aliases changed.
+        cortex_models::check_settings(&given)?;
+        if let Some(aliases) = aliases {
+            store.set_aliases(&name, &aliases)?;
+        }
+        store.update(&name, &given)
+    })
+    .await?;
+    match changed {
+        Ok(model) => Ok(Json(UpdateResponse {
+            result: "Updated successfully!".into(),
+            model_handle: model.id.to_string(),
+            message: format!("Successfully update model ID '{}': {shown:#}", model.id),
+        })),
+        Err(error) => Err(update_error(&error, &id)),
+    }
+}
+
+fn update_error(error: &UpdateError, id: &str) -> ApiError {
+    let code = match error {
+        UpdateError::Fields { .. } | UpdateError::Alias { .. } => "invalid_value",
+        UpdateError::AliasTaken { .. } => "alias_taken",
+        UpdateError::Resolve(_) => "model_not_found",
+        UpdateError::Describe(_) => "model_not_usable",
+        UpdateError::Store(_) => "update_failed",
+    };
+    let message = format!("Error updating with model_id '{id}': {error}");
+    let mut answer = bad_request(ApiError::told(error.kind(), code, &message, error.hint()));
+    if let UpdateError::Fields { wrong } = error {
+        answer.body.error.param = wrong.first().map(|(field, _)| field.clone());
+    }
+    answer.with("result", "Updated failed!").with("modelHandle", id)
+}
+
+/// Deletes a model; one that is loaded leaves first.
+pub(crate) async fn delete(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(query): Query<DeleteQuery>,
+) -> Result<Json<DeleteResponse>, ApiError> {
+    remove(&app, id, query.files.as_deref()).await
+}
+
+/// The same for ids that no path can carry.
+pub(crate) async fn delete_by_id(
+    State(app): State<App>,
+    Query(query): Query<DeleteQuery>,
+) -> Result<Json<DeleteResponse>, ApiError> {
+    remove(&app, query.id.ok_or_else(needs_id)?, query.files.as_deref()).await
+}
+
+async fn remove(app: &App, name: String, files: Option<&str>) -> Result<Json<DeleteResponse>, ApiError> {
+    let files = match files {
+        None | Some("false" | "0") => false,
+        Some("" | "true" | "1") => true,
+        Some(other) => return Err(ApiError::field("files", format!("files is `{other}`; it must be true or false"))),
+    };
+    let refused = |error: &RemoveError| {
+        let message = match error {
+            RemoveError::Resolve(_) => format!("Model not found: {name}"),
+            RemoveError::Store(_) => format!("Fail to delete model with ID '{name}': {error}"),
+        };
+        bad_request(ApiError::told(error.kind(), "model_not_deleted", &message, error.hint()))
+    };
+    let (store, asked) = (app.models.clone(), name.clone());
+    let model = blocking(move || store.resolve(&asked)).await?.map_err(|error| refused(&error.into()))?;
+    app.engines.stop(&model.id).await;
+    let (store, id) = (app.models.clone(), model.id.clone());
+    let removed = blocking(move || store.remove(id.as_str(), files)).await?.map_err(|error| refused(&error))?;
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    Ok(Json(DeleteResponse {
+        message: "Deleted successfully!".into(),
+        id: removed.id.to_string(),
+        object: "model".into(),
+        deleted: true,
+        removed: removed.removed.into_iter().map(text).collect(),
+        left: removed.left.into_iter().map(|(path, bytes)| LeftFile { path: text(path), bytes }).collect(),
+    }))
+}
+
+/// What is wrong with the registry.
+pub(crate) async fn health(State(app): State<App>) -> Result<Json<RegistryHealth>, ApiError> {
+    let store = app.models.clone();
+    Ok(Json(blocking(move || registry_health(&store)).await?.map_err(|error| unreadable(&error))?))
+}
+
+/// Lines that make no sense, and models that cannot be used.
+pub(crate) fn registry_health(store: &ModelStore) -> Result<RegistryHealth, StoreError> {
+    let (models, _) = store.list()?;
+    let lines = store.problems()?;
+    let unusable = models
+        .iter()
+        .filter_map(|model| {
+            let (state, reason) = match model.state() {
+                ModelState::Ready => return None,
+                ModelState::Missing => {
+                    let path = model.weights().unwrap_or(&model.path).display();
+                    ("missing", format!("{path} is not there; put it back, or mount its drive"))
+                }
+                ModelState::Broken { reason } => ("broken", reason.to_string()),
+            };
+            Some(UnusableModel { id: model.id.to_string(), state: state.into(), reason })
+        })
+        .collect();
+    Ok(RegistryHealth {
+        object: "health".into(),
+        models: models.len(),
+        pending: models.iter().filter(|model| model.is_pending()).count(),
+        lines: lines
+            .into_iter()
+            .map(|line| BadLine { line: line.line, text: line.text, reason: line.reason })
+            .collect(),
+        unusable,
+    })
+}
+
+/// Builds the list again from what lies in the data folder.
+pub(crate) async fn reindex(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<ReindexResponse>, ApiError> {
+    let request = if body.is_empty() { ReindexRequest::default() } else { json::required(&headers, &body)? };
+    let store = app.models.clone();
+    let done = blocking(move || store.reindex(request.include_deleted)).await?.map_err(|error| unreadable(&error))?;
+    Ok(Json(ReindexResponse {
+        added: done.added.iter().map(ToString::to_string).collect(),
+        left_out: done
+            .left_out
+            .into_iter()
+            .map(|(path, reason)| LeftOut { path: path.to_string_lossy().into_owned(), reason })
+            .collect(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_or_all() {
+        assert_eq!(limit(None).unwrap(), None);
+        assert_eq!(limit(Some("-1")).unwrap(), None);
+        assert_eq!(limit(Some("300")).unwrap(), Some(300));
+        assert!(limit(Some("many")).is_err());
+    }
+
+    #[test]
+    fn a_tag_changes_with_what_is_shown() {
+        let loaded = HashMap::from([(ModelId::existing("a"), "loaded")]);
+        let query = ListQuery { limit: Some("1".into()), ..ListQuery::default() };
+        let tags = [
+            tag(1, &HashMap::new(), &ListQuery::default()),
+            tag(2, &HashMap::new(), &ListQuery::default()),
+            tag(1, &loaded, &ListQuery::default()),
+            tag(1, &HashMap::new(), &query),
+        ];
+        let different: std::collections::HashSet<&String> = tags.iter().collect();
+        assert_eq!(different.len(), tags.len());
+        assert_eq!(tags[0], tag(1, &HashMap::new(), &ListQuery::default()));
+    }
+
+    #[test]
+    fn engines_are_the_same_under_their_older_names() {
+        assert!(same_engine("llama-cpp", "cortex.llamacpp") && same_engine("nitro", ""));
+        assert!(!same_engine("openai", "llama-cpp"));
+    }
+}
