@@ -27,7 +27,8 @@ pub(crate) fn required<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
-        if path == "." {
+        // A body that is not JSON has no fields: the path is then empty, or not known.
+        if path == "." || error.inner().is_syntax() || error.inner().is_eof() {
             ApiError::new(ErrorKind::Invalid, "invalid_json", format!("the body is not valid: {}", error.inner()))
         } else {
             ApiError::field(&path, format!("{path}: {}", error.inner()))
@@ -65,5 +66,9 @@ mod tests {
         assert_eq!(read("text/plain", "{}").expect_err("plain").status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         assert_eq!(read("application/json", "").expect_err("empty").status, StatusCode::BAD_REQUEST);
         assert!(read("application/json", "{} x").is_err());
+        for torn in ["{", r#"{"model": "m"#, r#"{"model": }"#] {
+            let error = read("application/json", torn).expect_err(torn);
+            assert!(error.body.error.param.is_none() && error.body.message.starts_with("the body is not valid"));
+        }
     }
 }

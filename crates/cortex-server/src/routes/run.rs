@@ -6,8 +6,11 @@ use cortex_api::{
     worker::{self, FinishReason},
 };
 use cortex_engine::{Answer, AnswerEvent, Job};
-use cortex_models::{DescribeError, Model, ModelYaml, ResolveError};
-use std::{path::PathBuf, sync::Arc};
+use cortex_models::{DescribeError, Model, ModelState, ModelYaml, ResolveError};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 impl From<ResolveError> for ApiError {
     fn from(error: ResolveError) -> Self {
@@ -27,8 +30,16 @@ pub(crate) async fn find(app: &App, name: &str) -> Result<(Arc<Model>, ModelYaml
         return Err(ApiError::field("model", "model is missing; `GET /v1/models` lists what there is"));
     }
     let (store, name) = (app.models.clone(), name.to_owned());
+    let engines = app.engines.clone();
     blocking(move || {
         let model = store.current(&name)?;
+        // A worker that has its weights open answers, whatever became of the file.
+        if model.state() == ModelState::Missing
+            && engines.loaded().iter().any(|loaded| loaded.id == model.id && loaded.ready)
+            && let (Some(yaml), Some(weights)) = (model.yaml(), model.weights().map(Path::to_owned))
+        {
+            return Ok((model, yaml, weights));
+        }
         let (yaml, weights) = store.usable(&model)?;
         Ok((model, yaml, weights))
     })

@@ -276,6 +276,21 @@ async fn edits_by_hand_show_and_mistakes_are_reported() {
     assert!(fs_err::read_to_string(&list).unwrap().starts_with(&text));
 }
 
+#[tokio::test]
+async fn a_loaded_model_answers_when_its_file_is_gone() {
+    let (folder, daemon) = start();
+    let path = weights(folder.path(), "m");
+    import(&daemon, "m", &path).await;
+    let ask = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1});
+    assert_eq!(post(&daemon, "/v1/chat/completions", &ask).await.0, 200);
+    fs_err::remove_file(&path).unwrap();
+    assert_eq!(post(&daemon, "/v1/chat/completions", &ask).await.0, 200);
+    assert_eq!(get(&daemon, "/v1/models/m").await.1["state"], "loaded");
+    assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": "m"})).await.0, 200);
+    let (status, body) = post(&daemon, "/v1/chat/completions", &ask).await;
+    assert!(status == 503 && body["message"].as_str().unwrap().contains("is missing"), "{body}");
+}
+
 /// The cache is a pipe here: reading it waits until somebody writes into it.
 #[tokio::test]
 async fn the_daemon_is_alive_before_it_knows_its_models() {
