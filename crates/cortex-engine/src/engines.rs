@@ -134,7 +134,7 @@ impl Engines {
         self.acquire_for(id, weights, load, true).await.map(drop)
     }
 
-    /// Unloads a model once its running answers are complete. False when it was not loaded.
+    /// Unloads a model now: running answers end with [`EngineError::Stopped`]. False when it was not loaded.
     pub async fn stop(&self, id: &ModelId) -> bool {
         let (reply, answer) = oneshot::channel();
         self.supervisor.send(Command::Unload { id: id.clone(), reply }).is_ok() && answer.await.unwrap_or(false)

@@ -63,8 +63,8 @@ pub enum EngineError {
         /// Which model.
         model: String,
     },
-    /// The model was stopped while the request waited for it.
-    #[error("the model `{model}` was stopped while it was loading")]
+    /// Somebody stopped the model while the request waited for it or was answered.
+    #[error("the model `{model}` was stopped")]
     Stopped {
         /// Which model.
         model: String,

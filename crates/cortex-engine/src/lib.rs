@@ -20,6 +20,6 @@ pub use chat::{ChatTurn, Prompt};
 pub use config::{Config, LoadSettings};
 pub use engines::{Engines, Job};
 pub use error::EngineError;
-pub use supervisor::LoadedModel;
+pub use supervisor::{LoadedModel, Phase};
 pub use tasks::{Shutdown, Tasks, tasks};
 pub use variants::{Dropped, VariantReport};

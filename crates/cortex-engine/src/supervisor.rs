@@ -57,7 +57,7 @@ pub struct LoadedModel {
     pub id: ModelId,
     /// When it became ready.
     pub since: SystemTime,
-    /// Requests that hold it.
+    /// Requests that it answers.
     pub requests: usize,
     /// Tokens that one request may use.
     pub context_length: u32,
@@ -69,8 +69,19 @@ pub struct LoadedModel {
     pub pid: u32,
     /// Whether it stays until it is stopped.
     pub kept: bool,
-    /// False while it is loading or leaving.
-    pub ready: bool,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// Where a model is in its life, for those who look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its worker is not ready yet; nothing else is known of it.
+    Loading,
+    /// It answers.
+    Ready,
+    /// It leaves once its last answer has ended.
+    Leaving,
 }
 
 type Waiter = oneshot::Sender<Result<Lease, EngineError>>;
@@ -273,6 +284,15 @@ impl Supervisor {
         entry.kept = false;
         entry.unloaded.push(reply);
         self.apply(id, Event::Unload, None);
+        // Somebody asked for it, and waits: what runs is told and does not hold the model.
+        if let Some(entry) = self.entries.get_mut(id)
+            && let State::Draining { leases: 1.., .. } = entry.state
+        {
+            if let Some(session) = &entry.session {
+                session.end_requests(&EngineError::Stopped { model: id.to_string() });
+            }
+            entry.stop = None;
+        }
     }
 
     fn apply(&mut self, id: &ModelId, event: Event, waiter: Option<Waiter>) {
@@ -453,22 +473,24 @@ impl Supervisor {
             .entries
             .iter()
             .filter_map(|(id, entry)| {
-                let session = entry.session.as_ref()?;
-                let (requests, ready) = match entry.state {
-                    State::Ready { leases, .. } => (leases, true),
-                    State::Draining { leases, .. } => (leases, false),
-                    State::Idle | State::Loading { .. } => return None,
+                let (requests, phase) = match entry.state {
+                    State::Ready { leases, .. } => (leases, Phase::Ready),
+                    State::Draining { leases, .. } => (leases, Phase::Leaving),
+                    State::Loading { .. } => (0, Phase::Loading),
+                    State::Idle => return None,
                 };
+                let session = entry.session.as_ref();
+                let facts = session.map(|session| &session.facts);
                 Some(LoadedModel {
                     id: id.clone(),
                     since: entry.since,
                     requests,
-                    context_length: session.facts.context_length,
-                    parallel: session.facts.parallel,
-                    model_bytes: session.facts.model_bytes,
-                    pid: session.pid,
+                    context_length: facts.map_or(0, |facts| facts.context_length),
+                    parallel: facts.map_or(0, |facts| facts.parallel),
+                    model_bytes: facts.map_or(0, |facts| facts.model_bytes),
+                    pid: session.map_or(0, |session| session.pid),
                     kept: entry.kept,
-                    ready,
+                    phase,
                 })
             })
             .collect();

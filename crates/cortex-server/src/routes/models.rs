@@ -12,7 +12,7 @@ use axum::{
     http::HeaderMap,
 };
 use cortex_api::native::{List, LoadedModel, Message, ModelRequest};
-use cortex_engine::LoadSettings;
+use cortex_engine::{LoadSettings, Phase};
 use cortex_models::{ErrorKind, Model, ModelId};
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ async fn resolve(app: &App, name: &str) -> Result<Arc<Model>, ApiError> {
 
 async fn loaded_status(app: &App, name: &str) -> Result<Json<Message>, ApiError> {
     let model = resolve(app, name).await?;
-    if app.engines.loaded().iter().any(|loaded| loaded.id == model.id && loaded.ready) {
+    if app.engines.loaded().iter().any(|loaded| loaded.id == model.id && loaded.phase == Phase::Ready) {
         return Ok(Json(Message { message: "Model is running".into() }));
     }
     Err(ApiError::new(ErrorKind::Invalid, "model_not_loaded", format!("the model `{}` is not loaded", model.id)))
@@ -86,6 +86,7 @@ pub(crate) async fn loaded(State(app): State<App>) -> Json<List<LoadedModel>> {
         .engines
         .loaded()
         .iter()
+        .filter(|model| model.phase != Phase::Loading)
         .map(|model| LoadedModel {
             id: model.id.to_string(),
             engine: "llama-cpp".into(),

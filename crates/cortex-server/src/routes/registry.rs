@@ -13,7 +13,7 @@ use cortex_api::native::{
     BadLine, BatchResponse, BatchResult, DeleteResponse, ImportEntry, ImportRequest, ImportResponse, LeftFile, LeftOut,
     RegistryHealth, ReindexRequest, ReindexResponse, UnusableModel, UpdateResponse,
 };
-use cortex_engine::LoadedModel;
+use cortex_engine::{LoadedModel, Phase};
 use cortex_models::{
     BatchEntry, ErrorKind, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore, RemoveError, StoreError,
     UpdateError,
@@ -115,7 +115,16 @@ fn limit(given: Option<&str>) -> Result<Option<usize>, ApiError> {
 
 /// What the engines say of models: `loading` or `loaded`.
 fn engine_states(loaded: &[LoadedModel]) -> HashMap<ModelId, &'static str> {
-    loaded.iter().map(|model| (model.id.clone(), if model.ready { "loaded" } else { "loading" })).collect()
+    loaded
+        .iter()
+        .map(|model| {
+            let state = match model.phase {
+                Phase::Loading => "loading",
+                Phase::Ready | Phase::Leaving => "loaded",
+            };
+            (model.id.clone(), state)
+        })
+        .collect()
 }
 
 /// Another one when anything that the answer shows is another.
@@ -489,6 +498,8 @@ async fn remove(app: &App, name: String, files: Option<&str>) -> Result<Json<Del
     app.engines.stop(&model.id).await;
     let (store, id) = (app.models.clone(), model.id.clone());
     let removed = blocking(move || store.remove(id.as_str(), files)).await?.map_err(|error| refused(&error))?;
+    // A request may have loaded it again before its entry was gone.
+    app.engines.stop(&model.id).await;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     Ok(Json(DeleteResponse {
         message: "Deleted successfully!".into(),

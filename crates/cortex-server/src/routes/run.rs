@@ -5,7 +5,7 @@ use cortex_api::{
     openai::{PromptTokensDetails, Timings, Usage},
     worker::{self, FinishReason},
 };
-use cortex_engine::{Answer, AnswerEvent, Job};
+use cortex_engine::{Answer, AnswerEvent, Job, Phase};
 use cortex_models::{DescribeError, Model, ModelState, ModelYaml, ResolveError};
 use std::{
     path::{Path, PathBuf},
@@ -35,7 +35,7 @@ pub(crate) async fn find(app: &App, name: &str) -> Result<(Arc<Model>, ModelYaml
         let model = store.current(&name)?;
         // A worker that has its weights open answers, whatever became of the file.
         if model.state() == ModelState::Missing
-            && engines.loaded().iter().any(|loaded| loaded.id == model.id && loaded.ready)
+            && engines.loaded().iter().any(|loaded| loaded.id == model.id && loaded.phase == Phase::Ready)
             && let (Some(yaml), Some(weights)) = (model.yaml(), model.weights().map(Path::to_owned))
         {
             return Ok((model, yaml, weights));

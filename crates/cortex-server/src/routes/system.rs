@@ -4,6 +4,7 @@ use super::{registry::registry_health, run::blocking};
 use crate::{App, error::ApiError};
 use axum::{Json, extract::State, response::Html};
 use cortex_api::native::{Finding, Health, List, Message};
+use cortex_engine::Phase;
 
 /// Answers as soon as the daemon listens.
 pub(crate) async fn healthz() -> Html<&'static str> {
@@ -20,7 +21,7 @@ pub(crate) async fn health(State(app): State<App>) -> Result<Json<Health>, ApiEr
         pid: std::process::id(),
         data_folder: app.config.data_folder.display().to_string(),
         models,
-        loaded: app.engines.loaded().len(),
+        loaded: app.engines.loaded().iter().filter(|model| model.phase == Phase::Ready).count(),
     }))
 }
 

@@ -277,6 +277,21 @@ async fn edits_by_hand_show_and_mistakes_are_reported() {
 }
 
 #[tokio::test]
+async fn a_busy_model_is_deleted_at_once_and_its_request_is_told() {
+    let (folder, daemon) = start();
+    import(&daemon, "m", &weights(folder.path(), "m")).await;
+    let ask = json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "[hang]"}]});
+    let stream = client().post(daemon.url("/v1/chat/completions")).json(&ask).send().await.unwrap();
+    assert_eq!(get(&daemon, "/v1/models/m").await.1["state"], "loaded");
+    let (status, answer) = send(&daemon, "DELETE", "/v1/models/m", None).await;
+    assert_eq!((status, &answer["deleted"]), (200, &json!(true)), "{answer}");
+    let said = stream.text().await.unwrap();
+    assert!(said.contains("the model `m` was stopped"), "{said}");
+    assert_eq!(get(&daemon, "/inferences/server/models").await.1["data"], json!([]));
+    assert_eq!(get(&daemon, "/v1/models").await.1["data"], json!([]));
+}
+
+#[tokio::test]
 async fn a_loaded_model_answers_when_its_file_is_gone() {
     let (folder, daemon) = start();
     let path = weights(folder.path(), "m");
