@@ -10,11 +10,16 @@ use std::{
 /// How long what changed waits to be remembered on disk: changes come in crowds.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How long a list may wait for a look at the files.
+const LIST_WAITS: Duration = Duration::from_millis(100);
+
 /// What the thread is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     wanted: Mutex<Wanted>,
     wake: Condvar,
+    /// Told when a look is over.
+    over: Condvar,
     /// Held while the cache is written: whoever asks for it next waits until that is done.
     saving: Mutex<()>,
 }
@@ -25,6 +30,9 @@ struct Wanted {
     /// Models that are new.
     fresh: Vec<ModelId>,
     looked: Option<Instant>,
+    /// Looks that began, and the last of them that has seen all files.
+    begun: u64,
+    seen: u64,
     /// Since when something is known that the cache does not say.
     unsaved: Option<Instant>,
     stop: bool,
@@ -43,13 +51,30 @@ impl Work {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks for the files again when the last look is older than this.
+    /// Looks for the files again when the last look is older than this, and waits a moment for it: most
+    /// disks tell at once which files are there.
     pub(crate) fn somebody_lists(&self, longest: Duration) {
-        let mut wanted = self.lock();
-        if !wanted.look && wanted.looked.is_some_and(|at| at.elapsed() >= longest) {
-            wanted.look = true;
-            self.wake.notify_one();
+        if self.lock().looked.is_some_and(|at| at.elapsed() >= longest) {
+            self.look_and_wait(LIST_WAITS);
         }
+    }
+
+    /// Looks for the files, and waits until all were seen, or for so long.
+    pub(crate) fn look_and_wait(&self, longest: Duration) {
+        let mut wanted = self.lock();
+        wanted.look = true;
+        let mine = wanted.begun + 1;
+        self.wake.notify_all();
+        let unseen = |wanted: &mut Wanted| wanted.seen < mine && !wanted.stop;
+        drop(self.over.wait_timeout_while(wanted, longest, unseen));
+    }
+
+    /// All files were seen.
+    fn all_seen(&self) {
+        let mut wanted = self.lock();
+        wanted.looked = Some(Instant::now());
+        wanted.seen = wanted.begun;
+        self.over.notify_all();
     }
 
     /// Looks for the files again.
@@ -77,6 +102,7 @@ impl Work {
 
     fn stop(&self) {
         self.lock().stop = true;
+        self.over.notify_all();
         self.wake.notify_one();
     }
 
@@ -92,6 +118,7 @@ impl Work {
             }
             if wanted.look {
                 wanted.look = false;
+                wanted.begun += 1;
                 wanted.fresh.clear();
                 return Next::Look;
             }
@@ -139,30 +166,37 @@ impl ModelStore {
 
     /// Looks which files are there, and reads those that are others than before.
     fn look(&self) {
-        if self.look_over(self.in_memory()) {
-            self.0.work.lock().looked = Some(Instant::now());
-        }
+        let to_read = self.look_over(self.in_memory());
+        self.0.work.all_seen();
+        self.read_all(to_read);
     }
 
-    /// The same for some of the models. False when the store is closed meanwhile.
-    fn look_over(&self, models: Vec<Arc<Model>>) -> bool {
+    /// Which files of these models are there; returns those that are others than before.
+    fn look_over(&self, models: Vec<Arc<Model>>) -> Vec<Arc<Model>> {
         let mut to_read = Vec::new();
         for model in models {
             if self.0.work.is_stopped() {
-                return false;
+                return vec![];
             }
             let (present, stamps) = self.observe(&model);
+            let model = if present == model.present {
+                model
+            } else {
+                let found = Arc::new(Model { present, ..Model::clone(&model) });
+                self.adopt_details(&found);
+                found
+            };
             if present && model.details.stamps() != Some(stamps) {
                 to_read.push(model);
-            } else if present != model.present {
-                let mut found = Model::clone(&model);
-                found.present = present;
-                self.adopt_details(&Arc::new(found));
             }
         }
-        for model in to_read {
+        to_read
+    }
+
+    fn read_all(&self, models: Vec<Arc<Model>>) {
+        for model in models {
             if self.0.work.is_stopped() {
-                return false;
+                return;
             }
             // Somebody who waits for this one has read it himself.
             let unread = self.get_in_memory(&model.id).is_some_and(|now| {
@@ -172,7 +206,6 @@ impl ModelStore {
                 self.examine(&model);
             }
         }
-        true
     }
 }
 
@@ -187,7 +220,8 @@ fn run(work: &Work, inner: &Weak<Inner>) {
         match next {
             Next::Look => store.look(),
             Next::LookAt(fresh) => {
-                store.look_over(fresh.iter().filter_map(|id| store.get_in_memory(id)).collect());
+                let fresh = fresh.iter().filter_map(|id| store.get_in_memory(id)).collect();
+                store.read_all(store.look_over(fresh));
             }
             Next::Save => store.save_cache(),
             Next::Stop => return,

@@ -251,6 +251,12 @@ impl ModelStore {
         Ok((registry.models.clone(), *self.0.revision.borrow()))
     }
 
+    /// Looks for the files of all models now, and waits until all were seen, or for so long.
+    pub fn look_at_files(&self, longest: Duration) {
+        self.opened();
+        self.0.work.look_and_wait(longest);
+    }
+
     /// Lines of the list that make no sense.
     pub fn problems(&self) -> Result<Vec<ListProblem>, StoreError> {
         self.opened();
@@ -606,7 +612,7 @@ impl ModelStore {
         if changed != text && (list.count() > 0 || !text.is_empty()) {
             match self.0.config.files.replace(&self.0.layout.list(), changed.as_bytes()) {
                 Ok(stamp) => {
-                    self.adopt_written(list, ReadFrom::new(before, &text), ReadFrom::new(stamp, &changed));
+                    self.adopt_written(&list, (&changed, ReadFrom::new(stamp, &changed)), ReadFrom::new(before, &text));
                 }
                 Err(source) => {
                     // The list may be the new one all the same.
@@ -619,11 +625,12 @@ impl ModelStore {
     }
 
     /// Takes the list that was just written into memory: only what was added, when that is all.
-    fn adopt_written(&self, list: ModelsList<'_>, before: ReadFrom, now: ReadFrom) {
+    fn adopt_written(&self, list: &ModelsList<'_>, (text, now): (&str, ReadFrom), before: ReadFrom) {
         let mut registry = self.lock();
         let in_step = registry.read.is_text_of(before);
         let Some(added) = list.only_added().filter(|_| in_step) else {
-            self.adopt_list(&mut registry, list, now);
+            // Read anew: of two lines with one id the second counts when the first is gone.
+            self.adopt_list(&mut registry, models_list::parse(text), now);
             return;
         };
         let mut fresh = Vec::new();

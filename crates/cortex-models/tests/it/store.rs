@@ -340,6 +340,20 @@ fn a_deletion_removes_one_model_and_never_what_is_not_ours() {
 }
 
 #[test]
+fn of_two_lines_with_one_id_the_second_counts_when_the_first_is_deleted() {
+    let mut fixture = Fixture::new();
+    let (one, two) = (fixture.weights("1.gguf"), fixture.weights("2.gguf"));
+    fs_err::create_dir_all(fixture.data().join("models")).unwrap();
+    fs_err::write(fixture.list_file(), format!("d {}\nd {}\n", one.display(), two.display())).unwrap();
+    fixture.store.remove("d", false).unwrap();
+    let now = (fixture.ids(), fixture.store.problems().unwrap());
+    assert_eq!(now, (vec!["d".to_owned()], vec![]));
+    assert_eq!(fixture.store.resolve("d").unwrap().path, two);
+    fixture.reopen();
+    assert_eq!((fixture.ids(), fixture.store.problems().unwrap()), now);
+}
+
+#[test]
 fn a_lost_list_is_built_again_without_what_was_deleted() {
     let mut fixture = Fixture::new();
     fixture.import("outside/é", &fixture.weights("m.gguf")).unwrap();

@@ -3,6 +3,7 @@
 //! `models` says that the registry or what is loaded is another one; its id is the revision. A client
 //! that was away sends the last id it saw and is told at once if it missed something.
 
+use super::run::blocking;
 use crate::{App, error::ApiError};
 use axum::{
     body::{Body, Bytes},
@@ -10,14 +11,17 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
+use cortex_models::ModelStore;
 use futures::stream;
 use serde::Deserialize;
 use std::{convert::Infallible, time::Duration};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Silence after which a comment keeps the connection alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// While somebody listens, the list is looked at this often: a person may edit it, or a drive be unplugged.
+const LOOK: Duration = Duration::from_secs(1);
 /// What there is to hear.
 const TYPES: &[&str] = &["models"];
 
@@ -28,6 +32,8 @@ pub(crate) struct EventsQuery {
 }
 
 struct Listener {
+    models: ModelStore,
+    silent_since: Instant,
     revision: watch::Receiver<u64>,
     wanted: bool,
     stop: CancellationToken,
@@ -36,16 +42,24 @@ struct Listener {
 impl Listener {
     async fn next(&mut self) -> Option<String> {
         loop {
-            let silence = tokio::time::sleep(KEEP_ALIVE);
             tokio::select! {
                 changed = self.revision.changed() => {
                     changed.ok()?;
                     let revision = *self.revision.borrow_and_update();
                     if self.wanted {
+                        self.silent_since = Instant::now();
                         return Some(event(revision));
                     }
                 }
-                () = silence => return Some(": still here\n\n".into()),
+                () = tokio::time::sleep(LOOK) => {
+                    let models = self.models.clone();
+                    // Whatever is new is told by the revision.
+                    let _ = blocking(move || models.current_revision()).await;
+                    if self.silent_since.elapsed() >= KEEP_ALIVE {
+                        self.silent_since = Instant::now();
+                        return Some(": still here\n\n".into());
+                    }
+                }
                 () = self.stop.cancelled() => return None,
             }
         }
@@ -77,7 +91,8 @@ pub(crate) async fn events(
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse::<u64>().ok());
     // The revision is told at once, unless the client knows it: it can then cache from the first moment.
     let first = if wanted && seen != Some(now) { event(now) } else { ": hello\n\n".to_owned() };
-    let listener = Listener { revision, wanted, stop: app.stop.clone() };
+    let listener =
+        Listener { models: app.models.clone(), silent_since: Instant::now(), revision, wanted, stop: app.stop.clone() };
     let body = stream::unfold((Some(first), listener), async |(first, mut listener)| {
         let text = match first {
             Some(first) => first,

@@ -27,10 +27,13 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 /// Bytes of a list that are made at a time.
 const PIECE: usize = 128 * 1024;
+/// How long a report may wait for a look at the files: a drive may be slow.
+const HEALTH_WAITS: Duration = Duration::from_secs(2);
 /// Entries of one batch.
 const MOST_IN_BATCH: usize = 100_000;
 
@@ -519,6 +522,7 @@ pub(crate) async fn health(State(app): State<App>) -> Result<Json<RegistryHealth
 
 /// Lines that make no sense, and models that cannot be used.
 pub(crate) fn registry_health(store: &ModelStore) -> Result<RegistryHealth, StoreError> {
+    store.look_at_files(HEALTH_WAITS);
     let (models, _) = store.list()?;
     let lines = store.problems()?;
     let unusable = models

@@ -328,6 +328,33 @@ async fn the_daemon_is_alive_before_it_knows_its_models() {
 }
 
 #[tokio::test]
+async fn who_listens_hears_of_an_edit_by_hand_and_the_report_knows_which_files_are_there() {
+    let (folder, daemon) = start();
+    let path = weights(folder.path(), "one");
+    import(&daemon, "one", &path).await;
+    // What the import leaves to the background is over when two reports in a row find nothing new.
+    get(&daemon, "/v1/models/health").await;
+    get(&daemon, "/v1/models/health").await;
+    let events = client().get(daemon.url("/v1/events")).send().await.unwrap();
+    let mut events = events.bytes_stream();
+    let mut next = async || {
+        let piece = tokio::time::timeout(std::time::Duration::from_secs(20), events.next()).await;
+        String::from_utf8(piece.expect("an event").unwrap().unwrap().to_vec()).unwrap()
+    };
+    assert!(next().await.contains("event: models"));
+    // Nobody asks for the list: an event comes all the same.
+    let list = daemon.data().join("models/models.list");
+    let text = fs_err::read_to_string(&list).unwrap();
+    fs_err::write(&list, format!("{text}two {}\n", path.display())).unwrap();
+    assert!(next().await.contains("event: models"));
+    fs_err::remove_file(&path).unwrap();
+    let (_, health) = get(&daemon, "/v1/models/health").await;
+    assert_eq!(health["unusable"][0]["state"], "missing", "{health}");
+    fs_err::write(&path, GgufBuilder::llama().build()).unwrap();
+    assert_eq!(get(&daemon, "/v1/models/health").await.1["unusable"], json!([]));
+}
+
+#[tokio::test]
 async fn a_second_daemon_on_the_same_folder_refuses() {
     let (_folder, daemon) = start();
     let mut command = std::process::Command::new(cortex_test::dist::program("cortex-server"));
