@@ -126,6 +126,8 @@ pub struct LeftFile {
     pub path: String,
     /// Its length.
     pub bytes: u64,
+    /// Why it stays.
+    pub reason: String,
 }
 
 /// `PATCH /v1/models/{id}`.
@@ -138,6 +140,9 @@ pub struct UpdateResponse {
     pub model_handle: String,
     /// For a person.
     pub message: String,
+    /// Fields that are no settings; they changed nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
 }
 
 /// `GET /v1/models/health`: what is wrong with the registry.
@@ -145,6 +150,9 @@ pub struct UpdateResponse {
 pub struct RegistryHealth {
     /// `health`.
     pub object: String,
+    /// model.yaml files that nothing on the list belongs to, when the list was lost; else 0.
+    #[serde(default)]
+    pub lost: usize,
     /// Models on the list.
     pub models: usize,
     /// Models of which nothing is known yet.
@@ -214,6 +222,9 @@ pub struct ImportResponse {
     pub model_handle: String,
     /// For a person.
     pub message: String,
+    /// It was in the list with this file already; nothing was changed.
+    #[serde(default)]
+    pub already_there: bool,
 }
 
 /// `POST /v1/models/start` and `/v1/models/stop`.

@@ -166,6 +166,7 @@ impl ModelStore {
 
     /// Looks which files are there, and reads those that are others than before.
     fn look(&self) {
+        self.forget_deletions_taken_back();
         let to_read = self.look_over(self.in_memory());
         self.0.work.all_seen();
         self.read_all(to_read);

@@ -105,6 +105,20 @@ pub enum ImportError {
         /// The path given.
         path: PathBuf,
     },
+    /// The id is there, but not in the way that was asked for.
+    #[error("the model `{id}` is in the list by reference; nothing was copied or moved")]
+    ByReference {
+        /// The id.
+        id: ModelId,
+    },
+    /// The id is another name of a model that is there.
+    #[error("`{id}` is an alias of the model `{owner}`")]
+    IsAlias {
+        /// The id.
+        id: ModelId,
+        /// Whose alias it is.
+        owner: ModelId,
+    },
     /// The file is no model that can be used.
     #[error("`{}` cannot be used: {source}", path.display())]
     BadFile {
@@ -145,7 +159,7 @@ impl ImportError {
             | Self::NotAFile { .. }
             | Self::NotText { .. }
             | Self::BadFile { .. } => ErrorKind::Invalid,
-            Self::AlreadyExists { .. } => ErrorKind::Conflict,
+            Self::AlreadyExists { .. } | Self::ByReference { .. } | Self::IsAlias { .. } => ErrorKind::Conflict,
             Self::Transfer { .. } => ErrorKind::Unavailable,
             Self::Store(error) => error.kind(),
         }
@@ -155,6 +169,8 @@ impl ImportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Id(_) | Self::AlreadyExists { .. } => Some("choose another id".into()),
+            Self::ByReference { .. } => Some("delete it first, which leaves the file alone, or choose another id".into()),
+            Self::IsAlias { .. } => Some("choose another id, or take the alias away first".into()),
             Self::NotAbsolute { .. } => Some("give the whole path, from the root of the daemon's machine".into()),
             Self::NotAFile { .. } => Some(
                 "check the path, and that the daemon's user may read the file; folders and devices are no models"
@@ -197,6 +213,9 @@ impl ModelStore {
             if let Some(entry) = list.get(request.id.as_str()) {
                 // Somebody was faster.
                 return Err(taken(&entry.model_id(), &self.0.layout.absolute(&entry.path), &given));
+            }
+            if let Some(owner) = list.owner_of_alias(request.id.as_str()) {
+                return Err(ImportError::IsAlias { id: request.id.clone(), owner: owner.model_id() });
             }
             if let Some(staged) = &target {
                 self.place(staged)?;
@@ -275,6 +294,10 @@ impl ModelStore {
         let result = match list.get(id.as_str()) {
             Some(known) if self.is_same(&*known.path, &path) => Ok(true),
             Some(known) => Err(taken(&known.model_id(), &self.0.layout.absolute(&known.path), &path)),
+            None if list.owner_of_alias(id.as_str()).is_some() => {
+                let owner = list.owner_of_alias(id.as_str()).map_or_else(|| id.clone(), Entry::model_id);
+                Err(ImportError::IsAlias { id: id.clone(), owner })
+            }
             None => {
                 list.upsert(self.entry(&id, "imported", &path));
                 added.push(id.clone());
@@ -290,7 +313,10 @@ impl ModelStore {
         let folder = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         let longer = folder.and_then(|folder| ModelId::new(&format!("{folder}/{plain}")).ok());
         let numbered = (2u32..).filter_map(|number| ModelId::new(&format!("{plain}-{number}")).ok());
-        let free = |id: &ModelId| list.get(id.as_str()).is_none_or(|known| self.is_same(&*known.path, path));
+        let free = |id: &ModelId| {
+            list.owner_of_alias(id.as_str()).is_none()
+                && list.get(id.as_str()).is_none_or(|known| self.is_same(&*known.path, path))
+        };
         // An id that is as long as it may be has no numbered one: then the plain one is told to be taken.
         let candidates = std::iter::once(plain.clone()).chain(longer).chain(numbered.take(100_000));
         Ok(candidates.into_iter().find(free).unwrap_or(plain))
@@ -320,6 +346,9 @@ impl ModelStore {
         };
         if !copied && !self.is_same(&known.path, given) {
             return Err(taken(&known.id, &known.path, given));
+        }
+        if mode != Mode::Reference && !copied && known.branch != "copied" {
+            return Err(ImportError::ByReference { id: id.clone() });
         }
         Ok(Some(Imported { model: self.examine(&known), already_there: true }))
     }
@@ -421,7 +450,7 @@ impl ModelStore {
         Ok(())
     }
 
-    fn forget_deletions(&self, ids: &[ModelId]) {
+    pub(crate) fn forget_deletions(&self, ids: &[ModelId]) {
         if let Err(error) = deletions::forget(&self.0.config.files, &self.0.layout.deletions(), ids) {
             tracing::warn!(%error, "a deletion could not be forgotten; `reindex` will leave the model out");
         }

@@ -65,6 +65,8 @@ pub(crate) struct ModelsList<'text> {
     lines: Vec<Line<'text>>,
     /// The line of each id.
     places: HashMap<Cow<'text, str>, usize>,
+    /// The line of each alias.
+    aliases: HashMap<String, usize>,
     /// Lines that make no sense.
     pub(crate) problems: Vec<ListProblem>,
     /// What was done to it since it was read.
@@ -98,8 +100,12 @@ pub(crate) fn parse(text: &str) -> ModelsList<'_> {
                 Err(reason) => list.problem(at, content, reason),
             }
         }
+        if let Some(entry) = &entry {
+            list.note_aliases(entry, at);
+        }
         list.lines.push(Line { raw: Cow::Borrowed(raw), entry });
     }
+    list.report_aliases();
     list
 }
 
@@ -130,11 +136,44 @@ impl<'text> ModelsList<'text> {
         self.lines.get(*self.places.get(id)?)?.entry.as_ref()
     }
 
+    /// The model that has this name as an alias.
+    pub(crate) fn owner_of_alias(&self, alias: &str) -> Option<&Entry<'text>> {
+        let entry = self.lines.get(*self.aliases.get(alias)?)?.entry.as_ref()?;
+        entry.aliases.iter().any(|own| own == alias).then_some(entry)
+    }
+
+    fn note_aliases(&mut self, entry: &Entry<'_>, at: usize) {
+        for alias in &entry.aliases {
+            self.aliases.entry(alias.clone()).or_insert(at);
+        }
+    }
+
+    /// Aliases that mean another model: its id, or its alias on an earlier line.
+    fn report_aliases(&mut self) {
+        let mut problems = Vec::new();
+        for (at, line) in self.lines.iter().enumerate() {
+            for alias in line.entry.iter().flat_map(|entry| &entry.aliases) {
+                let place = self.places.get(alias.as_str()).or_else(|| self.aliases.get(alias));
+                if let Some(owner) =
+                    place.filter(|&&place| place != at).and_then(|&place| self.lines[place].entry.as_ref())
+                {
+                    problems.push((at, format!("the alias `{alias}` means nothing: it is a name of `{}`", owner.id)));
+                }
+            }
+        }
+        for (at, reason) in problems {
+            let text = self.lines[at].raw.trim().to_owned();
+            self.problem(at, &text, reason);
+        }
+        self.problems.sort_by_key(|problem| problem.line);
+    }
+
     /// Adds a model, or replaces the line of the one with this id.
     pub(crate) fn upsert(&mut self, entry: Entry<'text>) {
         let raw = Cow::Owned(format!("{}\n", print_entry(&entry)));
         if let Some(&place) = self.places.get(&entry.id) {
             self.edits.rewritten = true;
+            self.note_aliases(&entry, place);
             self.lines[place] = Line { raw, entry: Some(entry) };
             return;
         }
@@ -143,6 +182,7 @@ impl<'text> ModelsList<'text> {
         {
             last.raw.to_mut().push('\n');
         }
+        self.note_aliases(&entry, self.lines.len());
         self.places.insert(entry.id.clone(), self.lines.len());
         self.edits.appended.get_or_insert(self.lines.len());
         self.lines.push(Line { raw, entry: Some(entry) });
@@ -218,7 +258,8 @@ fn split_words<'line>(line: &'line str, words: &mut Vec<Cow<'line, str>>) -> Res
     // All of them are one byte long, and no part of any other letter.
     let is_special = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\'' | b'"' | b'\\');
     let mut rest = line.trim_start_matches([' ', '\t']);
-    while !rest.is_empty() {
+    // As in a shell, a word that begins with `#` begins a comment.
+    while !rest.is_empty() && !rest.starts_with('#') {
         let mut word = Cow::Borrowed("");
         // Pieces of one word, quoted or not, up to the next space.
         loop {
@@ -298,8 +339,9 @@ mod tests {
 
     #[test]
     fn hand_written_lines_are_understood() {
-        let list =
-            parse("\u{feff}# mine\r\na /m/a.gguf\r\n\r\n\"b c\" '/m/my models/b.gguf'\nd x main /d.gguf one,two READY");
+        let list = parse(
+            "\u{feff}# mine\r\na /m/a.gguf\r\n\r\n\"b c\" '/m/my models/b.gguf'\nd x main /d.gguf one,two READY # why",
+        );
         let seen: Vec<(&str, &str)> = list.entries().map(|entry| (&*entry.id, &*entry.path)).collect();
         assert_eq!(seen, [("a", "/m/a.gguf"), ("b c", "/m/my models/b.gguf"), ("d", "/d.gguf")]);
         assert_eq!(list.entries().last().map(|entry| entry.aliases.clone()), Some(vec!["one".into(), "two".into()]));
@@ -332,6 +374,16 @@ mod tests {
         list.upsert(entry("c", "/c.gguf"));
         assert_eq!(list.print(), "# mine\nnonsense\nb /b.gguf\nc local imported /c.gguf \"\" downloaded\n");
         assert_eq!(list.get("c").map(|entry| &*entry.path), Some("/c.gguf"));
+        assert_eq!(list.count(), 2);
+    }
+
+    #[test]
+    fn an_alias_that_means_another_model_is_reported() {
+        let list = parse("a x main /a.gguf one,b\nb x main /b.gguf two,one\n");
+        let seen: Vec<(usize, bool)> =
+            list.problems.iter().map(|problem| (problem.line, problem.reason.contains("a name of"))).collect();
+        assert_eq!(seen, [(1, true), (2, true)]);
+        assert_eq!(list.owner_of_alias("one").map(|entry| &*entry.id), Some("a"));
         assert_eq!(list.count(), 2);
     }
 

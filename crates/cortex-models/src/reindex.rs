@@ -76,6 +76,11 @@ impl ModelStore {
             if Shard::of(&path).is_some_and(|shard| shard.number > 1) || taken.contains(&path) {
                 continue;
             }
+            // Deleted under an id that its name does not tell.
+            if let Some(id) = deleted.iter().find_map(|(id, of)| (self.0.layout.absolute(of) == path).then_some(id)) {
+                left_out.push((path, format!("`{id}` was deleted")));
+                continue;
+            }
             let Ok(id) = ModelId::from_file(&path) else {
                 left_out.push((path, "no id can be made of its name".into()));
                 continue;

@@ -16,8 +16,30 @@ pub struct Removed {
     pub id: ModelId,
     /// Files that were removed.
     pub removed: Vec<PathBuf>,
-    /// Files inside of the data folder that stay, with their bytes.
-    pub left: Vec<(PathBuf, u64)>,
+    /// Files inside of the data folder that stay.
+    pub left: Vec<Left>,
+}
+
+/// A file that stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// Which.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// Why.
+    pub why: WhyLeft,
+}
+
+/// Why a file of a deleted model stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyLeft {
+    /// Another model has it too.
+    UsedBy(ModelId),
+    /// Something else put it into the data folder.
+    NotOurs,
+    /// The system refused.
+    Failed(String),
 }
 
 /// Why a model was not deleted.
@@ -96,7 +118,10 @@ impl ModelStore {
         let copies = self.0.layout.copies(&model.id);
         let mut ours = vec![self.0.layout.own_yaml(&model.id), copies.join("model.yaml")];
         let (own, foreign): (Vec<PathBuf>, Vec<PathBuf>) =
-            files.into_iter().partition(|file| model.branch == "copied" && file.parent() == Some(&copies));
+            files.into_iter().partition(|file| self.is_copy_of_ours(model, file));
+        // Also the folder of another copy, whose model went before this one.
+        let mut folders: Vec<PathBuf> = own.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
+        folders.push(copies);
         ours.extend(own);
         for file in ours {
             self.remove_file(&file, &mut outcome);
@@ -108,11 +133,25 @@ impl ModelStore {
             if weights {
                 self.remove_file(&file, &mut outcome);
             } else if let Ok(metadata) = fs_err::metadata(&file) {
-                outcome.left.push((file, metadata.len()));
+                outcome.left.push(Left { path: file, bytes: metadata.len(), why: WhyLeft::NotOurs });
             }
         }
-        let _ = self.0.config.files.remove_empty_folder(&copies);
+        for folder in folders {
+            let _ = self.0.config.files.remove_empty_folder(&folder);
+        }
         outcome
+    }
+
+    /// Whether cortex put the file there: for this model, or for one that was deleted while this one used it.
+    fn is_copy_of_ours(&self, model: &Model, file: &Path) -> bool {
+        let Some(folder) = file.parent() else { return false };
+        if model.branch == "copied" && folder == self.0.layout.copies(&model.id) {
+            return true;
+        }
+        let deleted = self.deleted().unwrap_or_default();
+        deleted.iter().any(|(id, path)| {
+            folder == self.0.layout.copies(id) && self.0.layout.absolute(path).parent() == Some(folder)
+        })
     }
 
     /// Weights, all parts, and a yaml that the list points to.
@@ -137,15 +176,16 @@ impl ModelStore {
         if !metadata.is_file() || !self.is_inside(file) {
             return;
         }
-        if self.is_used(file) {
-            outcome.left.push((file.to_owned(), metadata.len()));
+        let mut leave = |why| outcome.left.push(Left { path: file.to_owned(), bytes: metadata.len(), why });
+        if let Some(user) = self.user_of(file) {
+            leave(WhyLeft::UsedBy(user));
             return;
         }
         match self.0.config.files.remove(file) {
             Ok(()) => outcome.removed.push(file.to_owned()),
             Err(error) => {
                 tracing::warn!(%error, "a file of a deleted model stays");
-                outcome.left.push((file.to_owned(), metadata.len()));
+                leave(WhyLeft::Failed(error.to_string()));
             }
         }
     }
@@ -162,10 +202,11 @@ impl ModelStore {
         lexically.is_some_and(|rest| parent.join(file.file_name().unwrap_or_default()) == folder.join(rest))
     }
 
-    /// Whether a model that is on the list has this file.
-    fn is_used(&self, file: &Path) -> bool {
-        let (Ok(file), Some(stamp)) = (fs_err::canonicalize(file), Stamp::of(file)) else { return true };
-        self.in_memory().iter().any(|model| {
+    /// A model on the list that has this file.
+    fn user_of(&self, file: &Path) -> Option<ModelId> {
+        let (file, stamp) = (fs_err::canonicalize(file).ok()?, Stamp::of(file)?);
+        let models = self.in_memory();
+        let user = models.iter().find(|model| {
             // Which weights it has, its yaml alone tells.
             let read = is_yaml(&model.path) && model.is_pending();
             let files = if read { self.files_of(&self.examine(model)) } else { self.files_of(model) };
@@ -173,7 +214,25 @@ impl ModelStore {
             files.iter().any(|other| {
                 Stamp::of(other) == Some(stamp) && fs_err::canonicalize(other).is_ok_and(|other| other == file)
             })
-        })
+        });
+        user.map(|model| model.id.clone())
+    }
+
+    /// A model that is on the list is not deleted: somebody wrote its line again by hand.
+    pub(crate) fn forget_deletions_taken_back(&self) {
+        let again = |deleted: std::collections::HashMap<ModelId, String>| -> Vec<ModelId> {
+            deleted.into_keys().filter(|id| self.get_in_memory(id).is_some()).collect()
+        };
+        if self.deleted().map(again).is_ok_and(|ids| ids.is_empty()) {
+            return;
+        }
+        // A deletion that is under way has been remembered, and its line is not gone yet: wait for it.
+        let Ok(_lock) = self.lock_list() else { return };
+        if self.refresh().map(drop).is_ok()
+            && let Ok(deleted) = self.deleted()
+        {
+            self.forget_deletions(&again(deleted));
+        }
     }
 
     /// The registry's entries that were deleted and may not come back by themselves.

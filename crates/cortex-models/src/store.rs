@@ -89,7 +89,7 @@ fn hash(text: &str) -> u64 {
 
 /// What is in memory.
 #[derive(Default)]
-struct Registry {
+pub(crate) struct Registry {
     read: ReadFrom,
     models: Vec<Arc<Model>>,
     /// Ids and aliases, and where their models are.
@@ -257,6 +257,15 @@ impl ModelStore {
         self.0.work.look_and_wait(longest);
     }
 
+    /// How many model.yaml files of ours there are, when there is no list, or an empty one: it was lost.
+    pub fn lost_list(&self) -> usize {
+        if self.list().is_ok_and(|(models, _)| !models.is_empty()) {
+            return 0;
+        }
+        let imported = self.0.layout.models().join("imported");
+        plain_files(&imported).iter().filter(|path| is_yaml(path)).count()
+    }
+
     /// Lines of the list that make no sense.
     pub fn problems(&self) -> Result<Vec<ListProblem>, StoreError> {
         self.opened();
@@ -288,7 +297,8 @@ impl ModelStore {
     pub fn current(&self, name: &str) -> Result<Arc<Model>, ResolveError> {
         let model = self.resolve(name)?;
         let (present, stamps) = self.observe(&model);
-        if present == model.present && (!present || model.details.stamps() == Some(stamps)) {
+        let is_same = model.details.stamps() == Some(stamps) && !matches!(model.details, Details::Broken { .. });
+        if present == model.present && (!present || is_same) {
             return Ok(model);
         }
         Ok(self.examine(&model))
@@ -339,7 +349,7 @@ impl ModelStore {
         // Somebody may have done it while we waited.
         if let Some(now) = self.lock().get(model.id.as_str()).filter(|now| now.is_same_line(model)).cloned()
             && self.observe(&now) == (now.present, now.details.stamps().unwrap_or_default())
-            && !now.is_pending()
+            && matches!(now.details, Details::Known(_))
         {
             return now;
         }
@@ -421,6 +431,11 @@ impl ModelStore {
         let text = match fs_err::read(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // A folder, and no link to one.
+            Err(_) if fs_err::symlink_metadata(path).is_ok_and(|it| it.is_dir()) && !is_yaml(&model.path) => {
+                self.set_aside(path).map_err(|error| error.to_string())?;
+                return Ok(None);
+            }
             Err(error) => return Err(error.to_string()),
         };
         let problem = match ModelYaml::parse(&text) {
@@ -539,7 +554,7 @@ impl ModelStore {
     }
 
     /// Reads the list again when it is another file than before.
-    fn refresh(&self) -> Result<MutexGuard<'_, Registry>, StoreError> {
+    pub(crate) fn refresh(&self) -> Result<MutexGuard<'_, Registry>, StoreError> {
         let stamp = Stamp::of(&self.0.layout.list());
         let mut registry = self.lock();
         match registry.read {
@@ -667,7 +682,7 @@ impl ModelStore {
         }
     }
 
-    fn lock_list(&self) -> Result<std::fs::File, StoreError> {
+    pub(crate) fn lock_list(&self) -> Result<std::fs::File, StoreError> {
         let failed = |source| StoreError::Io { action: "cannot lock the list of models", source };
         self.0.config.files.make_folder(&self.0.layout.models()).map_err(failed)?;
         let file = fs_err::OpenOptions::new()

@@ -88,6 +88,11 @@ pub fn is_setting(name: &str) -> bool {
     FIELDS.iter().any(|(known, _)| *known == name)
 }
 
+/// Whether clients send a field back that the registry alone decides.
+pub fn is_read_only(name: &str) -> bool {
+    IGNORED.contains(&name)
+}
+
 /// Why a model was not changed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {

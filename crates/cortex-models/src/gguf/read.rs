@@ -90,7 +90,7 @@ pub enum GgufError {
     #[error("it is a big-endian GGUF file; only little-endian ones are supported")]
     BigEndian,
     /// It ends before its content does.
-    #[error("the file ends at {length} bytes, its header needs {needed}: the download or copy is incomplete")]
+    #[error("the file ends at {length} bytes, it should have at least {needed}: the download or copy is incomplete")]
     Truncated {
         /// Bytes of the file.
         length: u64,

@@ -327,16 +327,69 @@ fn a_deletion_removes_one_model_and_never_what_is_not_ours() {
     assert!(removed.left.is_empty());
     assert_eq!(fixture.user_files(), before);
     let removed = fixture.store.remove("copy", false).unwrap();
-    assert_eq!(removed.left.iter().map(|(path, _)| path).collect::<Vec<_>>(), [&copy], "another id uses it");
+    assert_eq!(removed.left.iter().map(|left| &left.path).collect::<Vec<_>>(), [&copy]);
+    assert_eq!(removed.left[0].why, cortex_models::WhyLeft::UsedBy(cortex_models::ModelId::existing("second")));
     assert!(copy.is_file());
     fixture.store.remove("linked", true).unwrap();
     assert_eq!(fixture.user_files(), before);
     assert!(link.symlink_metadata().is_ok());
-    let removed = fixture.store.remove("second", true).unwrap();
+    // Nobody else has the copy now, and cortex made it.
+    let removed = fixture.store.remove("second", false).unwrap();
     assert!(removed.removed.contains(&copy) && !copy.exists());
     assert!(matches!(fixture.store.remove("second", false), Err(RemoveError::Resolve(ResolveError::Unknown { .. }))));
     fixture.reopen();
     assert_eq!(fixture.ids(), Vec::<String>::new());
+}
+
+#[test]
+fn what_was_deleted_stays_away_whatever_its_id_and_what_was_written_again_does_not() {
+    let mut fixture = Fixture::new();
+    let own = fixture.data().join("models/own/k.gguf");
+    fs_err::create_dir_all(own.parent().unwrap()).unwrap();
+    fs_err::write(&own, GgufBuilder::llama().build()).unwrap();
+    fixture.import("other id", &own).unwrap();
+    fixture.store.remove("other id", false).unwrap();
+    assert!(fixture.store.reindex(false).unwrap().added.is_empty());
+    fs_err::write(fixture.list_file(), "\"other id\" models/own/k.gguf\n").unwrap();
+    fixture.until("other id", |model| !model.is_pending());
+    fixture.store.look_at_files(std::time::Duration::from_secs(20));
+    fs_err::remove_file(fixture.list_file()).unwrap();
+    assert_eq!(fixture.store.lost_list(), 1);
+    assert_eq!(fixture.store.reindex(false).unwrap().added.len(), 1);
+    fixture.reopen();
+    assert_eq!((fixture.ids(), fixture.store.lost_list()), (vec!["other id".to_owned()], 0));
+}
+
+#[test]
+fn an_import_that_would_not_do_what_was_asked_for_is_refused() {
+    let fixture = Fixture::new();
+    let (one, two) = (fixture.weights("1.gguf"), fixture.weights("2.gguf"));
+    fixture.import("one", &one).unwrap();
+    for mode in [Mode::Copy, Mode::Move, Mode::HardLink] {
+        assert!(matches!(fixture.import_as("one", &one, mode), Err(ImportError::ByReference { .. })), "{mode:?}");
+    }
+    assert!(one.is_file());
+    fixture.store.set_aliases("one", &["first".to_owned()]).unwrap();
+    assert!(matches!(fixture.import("first", &two), Err(ImportError::IsAlias { .. })));
+    let batch = [BatchEntry { id: Some("first".into()), path: two }];
+    let outcomes = fixture.store.import_batch(&batch, false).unwrap();
+    assert!(matches!(outcomes[0].result, Err(ImportError::IsAlias { .. })));
+    assert_eq!(fixture.store.resolve("first").unwrap().id.as_str(), "one");
+}
+
+#[test]
+fn a_folder_in_the_place_of_a_yaml_is_set_aside() {
+    let mut fixture = Fixture::new();
+    fixture.import("m", &fixture.weights("m.gguf")).unwrap();
+    let file = yaml_file(&fixture, "m");
+    fixture.reopen();
+    // Nobody looks at it now: the first look of the next start finds the folder.
+    fixture.store = ModelStore::open(config(&fixture.folder.path().join("other")));
+    fs_err::remove_file(&file).unwrap();
+    fs_err::create_dir(&file).unwrap();
+    fixture.store = ModelStore::open(config(&fixture.data()));
+    assert_eq!(number(&fixture, "m", "temperature"), Some(0.7));
+    assert!(file.is_file() && file.with_extension("yaml.damaged-1").is_dir());
 }
 
 #[test]

@@ -16,7 +16,7 @@ use cortex_api::native::{
 use cortex_engine::{LoadedModel, Phase};
 use cortex_models::{
     BatchEntry, ErrorKind, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore, RemoveError, StoreError,
-    UpdateError,
+    UpdateError, WhyLeft,
 };
 use futures::stream;
 use serde::Deserialize;
@@ -34,6 +34,8 @@ use std::{
 const PIECE: usize = 128 * 1024;
 /// How long a report may wait for a look at the files: a drive may be slow.
 const HEALTH_WAITS: Duration = Duration::from_secs(2);
+/// What `?state=` may be.
+const STATES: &[&str] = &["ready", "missing", "broken", "loading", "loaded"];
 /// Entries of one batch.
 const MOST_IN_BATCH: usize = 100_000;
 
@@ -93,6 +95,9 @@ pub(crate) async fn list(
     let store = app.models.clone();
     let (models, revision) = blocking(move || store.list()).await?.map_err(|error| unreadable(&error))?;
     let validators = validators(&tag(revision, &states, &query));
+    if let Some(state) = query.state.as_deref().filter(|state| !STATES.contains(state)) {
+        return Err(ApiError::field("state", format!("state is `{state}`; it must be one of {}", STATES.join(", "))));
+    }
     let (models, more) = page(&models, &states, &query, limit)?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((validators, json, list_body(models, states, more)).into_response())
@@ -296,8 +301,12 @@ pub(crate) async fn import(State(app): State<App>, headers: HeaderMap, body: Byt
     } else {
         "Model is imported successfully!"
     };
-    let answer =
-        ImportResponse { result: "OK".into(), model_handle: imported.model.id.to_string(), message: message.into() };
+    let answer = ImportResponse {
+        result: "OK".into(),
+        model_handle: imported.model.id.to_string(),
+        message: message.into(),
+        already_there: imported.already_there,
+    };
     Ok(Json(answer).into_response())
 }
 
@@ -386,6 +395,8 @@ fn import_error(error: &ImportError, id: &ModelId, path: &str) -> ApiError {
         | ImportError::NotAbsolute { .. }
         | ImportError::NotAFile { .. }
         | ImportError::NotText { .. }
+        | ImportError::ByReference { .. }
+        | ImportError::IsAlias { .. }
         | ImportError::BadFile { .. } => {
             let message = format!("Error importing model path '{path}' with model_id '{id}': {error}");
             ApiError::told(error.kind(), "import_refused", &message, error.hint())
@@ -423,7 +434,9 @@ fn needs_id() -> ApiError {
 async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Result<Json<UpdateResponse>, ApiError> {
     let given: Map<String, Value> = json::required(headers, body)?;
     let aliases = match given.get("aliases") {
-        None | Some(Value::Null) => None,
+        None => None,
+        // As with any other field: null takes it away.
+        Some(Value::Null) => Some(vec![]),
         Some(aliases) => Some(
             serde_json::from_value::<Vec<String>>(aliases.clone())
                 .map_err(|_| ApiError::field("aliases", format!("aliases is {aliases}; it must be a list of texts")))?,
@@ -431,6 +444,11 @@ async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Res
     };
     let (store, name) = (app.models.clone(), id.clone());
     let shown = Value::Object(given.clone());
+    let ignored: Vec<String> = given
+        .keys()
+        .filter(|key| *key != "aliases" && !cortex_models::is_setting(key) && !cortex_models::is_read_only(key))
+        .cloned()
+        .collect();
     let changed = blocking(move || {
         // All or nothing: a wrong field must not leave the aliases changed.
         cortex_models::check_settings(&given)?;
@@ -445,6 +463,7 @@ async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Res
             result: "Updated successfully!".into(),
             model_handle: model.id.to_string(),
             message: format!("Successfully update model ID '{}': {shown:#}", model.id),
+            ignored,
         })),
         Err(error) => Err(update_error(&error, &id)),
     }
@@ -510,7 +529,19 @@ async fn remove(app: &App, name: String, files: Option<&str>) -> Result<Json<Del
         object: "model".into(),
         deleted: true,
         removed: removed.removed.into_iter().map(text).collect(),
-        left: removed.left.into_iter().map(|(path, bytes)| LeftFile { path: text(path), bytes }).collect(),
+        left: removed
+            .left
+            .into_iter()
+            .map(|left| LeftFile {
+                path: text(left.path),
+                bytes: left.bytes,
+                reason: match left.why {
+                    WhyLeft::UsedBy(id) => format!("`{id}` uses it"),
+                    WhyLeft::NotOurs => "cortex did not download or copy it".into(),
+                    WhyLeft::Failed(reason) => reason,
+                },
+            })
+            .collect(),
     }))
 }
 
@@ -532,7 +563,7 @@ pub(crate) fn registry_health(store: &ModelStore) -> Result<RegistryHealth, Stor
                 ModelState::Ready => return None,
                 ModelState::Missing => {
                     let path = model.weights().unwrap_or(&model.path).display();
-                    ("missing", format!("{path} is not there; put it back, or mount its drive"))
+                    ("missing", format!("{path} is not there, or no regular file; put it back, or mount its drive"))
                 }
                 ModelState::Broken { reason } => ("broken", reason.to_string()),
             };
@@ -541,6 +572,7 @@ pub(crate) fn registry_health(store: &ModelStore) -> Result<RegistryHealth, Stor
         .collect();
     Ok(RegistryHealth {
         object: "health".into(),
+        lost: store.lost_list(),
         models: models.len(),
         pending: models.iter().filter(|model| model.is_pending()).count(),
         lines: lines

@@ -56,6 +56,13 @@ pub(crate) async fn doctor(State(app): State<App>) -> Result<Json<List<Finding>>
             for line in &health.lines {
                 data.push(finding("models.list", false, format!("line {}: {}: {}", line.line, line.reason, line.text)));
             }
+            if health.lost > 0 {
+                let text = format!(
+                    "there are no models on it, but {} model.yaml files; `cortex models reindex` puts them back",
+                    health.lost
+                );
+                data.push(finding("models.list", false, text));
+            }
             let usable = health.models - health.unusable.len();
             data.push(finding("models", true, format!("{usable} of {} can be used", health.models)));
             for model in health.unusable {

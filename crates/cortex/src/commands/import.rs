@@ -44,6 +44,9 @@ async fn import_file(context: &Context<'_>, path: &Path, arguments: ImportArgume
     if context.printer.json {
         return context.printer.line(&serde_json::json!(answer).to_string());
     }
+    if answer.already_there {
+        context.printer.note(&answer.message);
+    }
     context.printer.line(&format!("Successfully import model from  '{}' for modelID '{id}'.", path.display()))?;
     let stays = if option.is_none() { "the file stays where it is; " } else { "" };
     context.printer.note(&format!("{stays}`cortex run {id}` starts a chat"));

@@ -251,10 +251,7 @@ pub(crate) async fn delete(context: &Context<'_>, arguments: DeleteArguments) ->
     }
     context.printer.line(&format!("Model {} deleted successfully", answer.id))?;
     for file in &answer.left {
-        context.printer.note(&format!("left in place: {} ({})", file.path, bytes(file.bytes)));
-    }
-    if !answer.left.is_empty() && !arguments.files {
-        context.printer.note("cortex did not download or copy these; remove them by hand if nothing else uses them");
+        context.printer.note(&format!("left in place: {} ({}): {}", file.path, bytes(file.bytes), file.reason));
     }
     Ok(())
 }
@@ -273,7 +270,10 @@ pub(crate) async fn reindex(context: &Context<'_>, arguments: ReindexArguments) 
     for file in &answer.left_out {
         context.printer.note(&format!("left out: {}: {}", file.path, file.reason));
     }
-    context.printer.note(&format!("{} models were added", answer.added.len()));
+    context.printer.note(&match answer.added.len() {
+        1 => "1 model was added; aliases are not known any more".to_owned(),
+        count => format!("{count} models were added; their aliases are not known any more"),
+    });
     Ok(())
 }
 
