@@ -145,11 +145,23 @@ pub struct UpdateResponse {
     pub ignored: Vec<String>,
 }
 
+/// Settings that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrongSettings {
+    /// The id.
+    pub id: String,
+    /// Which, and what they must be.
+    pub reason: String,
+}
+
 /// `GET /v1/models/health`: what is wrong with the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryHealth {
     /// `health`.
     pub object: String,
+    /// Settings in model.yaml files that cannot be, and are left out.
+    #[serde(default)]
+    pub settings: Vec<WrongSettings>,
     /// model.yaml files that nothing on the list belongs to, when the list was lost; else 0.
     #[serde(default)]
     pub lost: usize,

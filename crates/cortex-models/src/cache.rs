@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -39,6 +39,8 @@ struct Line<'text> {
     own: Option<&'text RawValue>,
     #[serde(default)]
     shares: usize,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    wrong: Box<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     broken: Option<String>,
 }
@@ -70,6 +72,7 @@ pub(crate) fn read(text: &str, commons: &Commons) -> HashMap<ModelId, Remembered
             (Some(own), None, Some(common)) => Details::Known(Arc::new(Known {
                 stamps: line.stamps,
                 weights: line.weights,
+                wrong: line.wrong,
                 own: inside(own).into(),
                 common: Arc::clone(common),
             })),
@@ -122,6 +125,7 @@ fn print_line(model: &Model, places: &HashMap<*const u8, usize>) -> Option<Strin
         stamps: model.details.stamps()?,
         own: None,
         shares: 0,
+        wrong: Box::default(),
         broken: None,
     };
     match &model.details {
@@ -131,6 +135,7 @@ fn print_line(model: &Model, places: &HashMap<*const u8, usize>) -> Option<Strin
             line.own = Some(&own);
             line.shares = *places.get(&known.common.as_ptr())?;
             line.weights.clone_from(&known.weights);
+            line.wrong.clone_from(&known.wrong);
         }
         Details::Broken { reason, .. } => line.broken = Some(reason.to_string()),
     }
@@ -181,8 +186,8 @@ mod tests {
         for text in [
             "",
             "nonsense",
-            "{\"version\":2}\n",
-            "{\"version\":1}\nnonsense\n{\"id\":\"x\"}\n{\"own\":[],\"shares\":7,\"id\":\"x\",\"path\":\"/\"}\n",
+            "{\"version\":1}\n",
+            "{\"version\":2}\nnonsense\n{\"id\":\"x\"}\n{\"own\":[],\"shares\":7,\"id\":\"x\",\"path\":\"/\"}\n",
         ] {
             assert!(read(text, &commons).is_empty(), "{text}");
         }

@@ -1,7 +1,7 @@
 //! What is known of a model beyond its line in the list, held as small as it can be: ten thousand
 //! models are in memory at once.
 
-use crate::{ModelId, ModelYaml, files::Stamp};
+use crate::{ModelId, ModelYaml, files::Stamp, update};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{
@@ -68,6 +68,8 @@ pub(crate) struct Known {
     pub(crate) stamps: Stamps,
     /// The weights, when the list does not say it.
     pub(crate) weights: Option<PathBuf>,
+    /// What is wrong with values of the yaml, which are left out; mostly nothing.
+    pub(crate) wrong: Box<str>,
     /// What differs from model to model.
     pub(crate) own: Box<str>,
     /// What most models share; held once.
@@ -113,7 +115,8 @@ impl Commons {
 impl Known {
     pub(crate) fn new(yaml: &ModelYaml, weights: Option<PathBuf>, stamps: Stamps, commons: &Commons) -> Self {
         let (mut own, mut common) = (Map::new(), Map::new());
-        for (key, value) in yaml.values() {
+        let (values, wrong) = update::fitting_values(yaml.values());
+        for (key, value) in &values {
             if NOT_FROM_YAML.contains(&key.as_str()) {
                 continue;
             }
@@ -124,7 +127,13 @@ impl Known {
             common.entry(key).or_insert(value);
         }
         own.entry("created").or_insert(Value::from(0));
-        Self { stamps, weights, own: members(own).into(), common: commons.intern(&members(common)) }
+        Self {
+            stamps,
+            weights,
+            wrong: wrong.into(),
+            own: members(own).into(),
+            common: commons.intern(&members(common)),
+        }
     }
 
     /// The values again.

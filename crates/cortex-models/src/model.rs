@@ -73,6 +73,14 @@ impl Model {
         }
     }
 
+    /// What is wrong with settings in its yaml, which are left out.
+    pub fn wrong_settings(&self) -> Option<&str> {
+        match &self.details {
+            Details::Known(known) if !known.wrong.is_empty() => Some(&known.wrong),
+            Details::Known(_) | Details::Pending | Details::Broken { .. } => None,
+        }
+    }
+
     /// Whether its files were not read yet.
     pub fn is_pending(&self) -> bool {
         self.details == Details::Pending

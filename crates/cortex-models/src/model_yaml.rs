@@ -165,6 +165,14 @@ impl ModelYaml {
         }
     }
 
+    /// These values, and those of another yaml that these lack.
+    pub(crate) fn over(self, mut other: Self) -> Self {
+        for (key, value) in self.values {
+            other.set(&key, value);
+        }
+        other
+    }
+
     /// All keys and values, in order.
     pub fn values(&self) -> &Map<String, Value> {
         &self.values

@@ -81,6 +81,51 @@ struct Edits {
     rewritten: bool,
 }
 
+/// Bytes that are not UTF-8 stand in memory as letters that nobody uses, the last of plane 16, so that a list
+/// is written back byte for byte. Such letters themselves are taken for such bytes, too.
+const ESCAPED: u32 = 0x10_ff00;
+
+/// The text of a file's bytes.
+pub(crate) fn decode(bytes: &[u8]) -> String {
+    let escape = |bytes: &[u8], text: &mut String| {
+        text.extend(bytes.iter().filter_map(|&byte| char::from_u32(ESCAPED + u32::from(byte))));
+    };
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        let mut rest = chunk.valid();
+        while let Some(at) = rest.find(is_escaped) {
+            let (before, after) = rest.split_at(at);
+            let (letter, after) = after.split_at(4);
+            text.push_str(before);
+            escape(letter.as_bytes(), &mut text);
+            rest = after;
+        }
+        text.push_str(rest);
+        escape(chunk.invalid(), &mut text);
+    }
+    text
+}
+
+/// The bytes of a text that was decoded.
+pub(crate) fn encode(text: &str) -> Vec<u8> {
+    if !text.contains(is_escaped) {
+        return text.as_bytes().to_vec();
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_escaped(letter) {
+            bytes.extend(u8::try_from(u32::from(letter) - ESCAPED));
+        } else {
+            bytes.extend(letter.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    bytes
+}
+
+fn is_escaped(letter: char) -> bool {
+    (ESCAPED + 0x80..=ESCAPED + 0xff).contains(&u32::from(letter))
+}
+
 /// Reads the text of a list. Never fails: what makes no sense becomes a problem.
 pub(crate) fn parse(text: &str) -> ModelsList<'_> {
     let mut list = ModelsList::default();
@@ -90,6 +135,14 @@ pub(crate) fn parse(text: &str) -> ModelsList<'_> {
         let mut entry = None;
         if !content.is_empty() && !content.starts_with('#') {
             match parse_entry(content, &mut words) {
+                // The first byte of such letters is in hardly any other.
+                _ if content.as_bytes().contains(&0xf4) && content.contains(is_escaped) => {
+                    list.problem(
+                        at,
+                        content,
+                        "it is not UTF-8 text: write the line again, rename the file if need be".into(),
+                    );
+                }
                 Ok(parsed) if list.places.contains_key(&parsed.id) => {
                     list.problem(at, content, format!("the id `{}` is already on an earlier line", parsed.id));
                 }
@@ -406,7 +459,22 @@ mod tests {
         assert_eq!(parse(&list.print()).entries().count(), 2);
     }
 
+    #[test]
+    fn bytes_that_are_not_text_come_back_and_their_lines_are_reported() {
+        let bytes = b"a /a.gguf\ncaf /m/caf\xe9.gguf\n# \xff\xfe\n\xf4\x8f\xbe\x80 /x\n";
+        let text = decode(bytes);
+        assert_eq!(encode(&text), bytes);
+        let list = parse(&text);
+        assert_eq!(list.problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(list.count(), 1);
+    }
+
     proptest! {
+        #[test]
+        fn whatever_bytes_are_in_the_file_come_back(bytes in prop::collection::vec(prop::num::u8::ANY, 0..60)) {
+            prop_assert_eq!(encode(&decode(&bytes)), bytes);
+        }
+
         #[test]
         fn whatever_is_in_the_file_is_printed_as_it_was(lines in prop::collection::vec("[ -~\té\u{feff}\r]{0,30}", 0..12), end in "\n?") {
             let text = format!("# first\n{}{end}", lines.join("\n"));

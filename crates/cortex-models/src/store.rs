@@ -395,7 +395,12 @@ impl ModelStore {
             let (present, stamps) = self.observe(&seen);
             (details(stamps), present)
         };
-        if let Some(yaml) = self.read_yaml(model, &path)? {
+        if let Some(mut yaml) = self.read_yaml(model, &path)? {
+            if !from_list && yaml.texts("files").is_empty() {
+                // A person kept the settings only, or nothing: what lacks is read, the file stays as it is.
+                let made = self.yaml_from_weights(&model.id, &model.path, None).map_err(|error| error.to_string())?;
+                yaml = yaml.over(made);
+            }
             let weights = if from_list {
                 let file = yaml.texts("files").into_iter().next();
                 Some(
@@ -428,8 +433,8 @@ impl ModelStore {
 
     /// The yaml, when there is one that can be used. A damaged one, or one of other weights, is set aside.
     fn read_yaml(&self, model: &Model, path: &Path) -> Result<Option<ModelYaml>, String> {
-        let text = match fs_err::read(path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        let text = match settled_yaml(path) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             // A folder, and no link to one.
             Err(_) if fs_err::symlink_metadata(path).is_ok_and(|it| it.is_dir()) && !is_yaml(&model.path) => {
@@ -547,7 +552,7 @@ impl ModelStore {
         // The stamp first: what is written while we read has another one.
         let stamp = Stamp::of(&path);
         match fs_err::read(&path) {
-            Ok(bytes) => Ok((String::from_utf8_lossy(&bytes).into_owned(), stamp)),
+            Ok(bytes) => Ok((models_list::decode(&bytes), stamp)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((String::new(), None)),
             Err(source) => Err(StoreError::Io { action: "cannot read the list of models", source }),
         }
@@ -625,7 +630,7 @@ impl ModelStore {
         let outcome = edit(&mut list)?;
         let changed = list.print();
         if changed != text && (list.count() > 0 || !text.is_empty()) {
-            match self.0.config.files.replace(&self.0.layout.list(), changed.as_bytes()) {
+            match self.0.config.files.replace(&self.0.layout.list(), &models_list::encode(&changed)) {
                 Ok(stamp) => {
                     self.adopt_written(&list, (&changed, ReadFrom::new(stamp, &changed)), ReadFrom::new(before, &text));
                 }
@@ -705,6 +710,19 @@ fn plain_files(folder: &Path) -> Vec<PathBuf> {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
         .map(|entry| entry.path())
         .collect()
+}
+
+/// The text of a yaml. An editor that seems to be amid its writing gets a moment to end it.
+fn settled_yaml(path: &Path) -> io::Result<String> {
+    loop {
+        let stamp = Stamp::of(path);
+        let text = String::from_utf8_lossy(&fs_err::read(path)?).into_owned();
+        let whole = ModelYaml::parse(&text).is_ok_and(|yaml| !yaml.values().is_empty());
+        if whole || stamp.is_none_or(|stamp| age(stamp) >= HALF_WRITTEN) {
+            return Ok(text);
+        }
+        std::thread::sleep(TICK);
+    }
 }
 
 fn has_size(yaml: &ModelYaml, length: u64) -> bool {

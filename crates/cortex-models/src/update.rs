@@ -157,6 +157,25 @@ pub fn check_settings(given: &Map<String, Value>) -> Result<(), UpdateError> {
     changes(given).map(|_| ())
 }
 
+/// The values of a yaml with those left out that its settings cannot have, and what is wrong with them.
+pub(crate) fn fitting_values(values: &Map<String, Value>) -> (Map<String, Value>, String) {
+    let mut wrong: Vec<String> = Vec::new();
+    let fits = |(key, value): (&String, &Value)| {
+        let Some((_, field)) = FIELDS.iter().find(|(name, _)| name == key) else {
+            return Some((key.clone(), value.clone()));
+        };
+        match fitting(*field, value) {
+            Ok(value) => Some((key.clone(), value)),
+            Err(_) if value.is_null() => None,
+            Err(expected) => {
+                wrong.push(format!("{key} is {}; it must be {expected}", shown(value)));
+                None
+            }
+        }
+    };
+    (values.iter().filter_map(fits).collect(), wrong.join("; "))
+}
+
 /// The changes that a request asks for; what is unknown or not to be changed is left out.
 fn changes(given: &Map<String, Value>) -> Result<Vec<(&str, Value)>, UpdateError> {
     let (mut changes, mut wrong) = (Vec::new(), Vec::new());
@@ -253,7 +272,7 @@ impl ModelStore {
         let _turn = self.0.turns.take(&model.id);
         // What is on disk counts, also what was written a moment ago.
         if let Some(now) = self.yaml_on_disk(&model) {
-            yaml = now;
+            yaml = if now.texts("files").is_empty() { now.over(yaml) } else { now };
         }
         for (key, value) in changes {
             yaml.set(key, value);

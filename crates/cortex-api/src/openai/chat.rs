@@ -89,7 +89,7 @@ impl ChatMessage {
 
 /// A text, or parts of several kinds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it must be a text, or a list of parts")]
 pub enum Content {
     /// Plain text.
     Text(String),

@@ -60,7 +60,7 @@ impl CompletionRequest {
 
 /// A prompt: a text, a list of texts, or token ids.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it must be a text, a list of texts, or a list of token ids")]
 pub enum Prompt {
     /// One text.
     Text(String),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// One text or several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it must be a text, or a list of texts")]
 pub enum OneOrMany {
     /// A single text.
     One(String),

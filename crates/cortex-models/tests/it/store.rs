@@ -378,6 +378,26 @@ fn an_import_that_would_not_do_what_was_asked_for_is_refused() {
 }
 
 #[test]
+fn what_cannot_be_in_a_yaml_is_left_out_and_told_and_what_lacks_is_filled_in() {
+    let mut fixture = Fixture::new();
+    fixture.import("m", &fixture.weights("m.gguf")).unwrap();
+    let file = yaml_file(&fixture, "m");
+    fs_err::write(&file, "temperature: hot\nctx_len: \"64\"\nmy_own: 1\n").unwrap();
+    for _ in 0..2 {
+        let model = fixture.store.current("m").unwrap();
+        let yaml = model.yaml().unwrap();
+        assert_eq!((yaml.number("temperature"), yaml.number("ctx_len")), (None, Some(64.0)));
+        assert_eq!((yaml.text("architecture"), &yaml.values()["my_own"]), (Some("llama"), &json!(1)));
+        assert!(model.wrong_settings().unwrap().contains("temperature is \"hot\""), "{model:?}");
+        fixture.reopen();
+    }
+    assert!(fs_err::read_to_string(&file).unwrap().contains("temperature: hot"), "nothing of the person's is lost");
+    fs_err::write(&file, "").unwrap();
+    assert_eq!(number(&fixture, "m", "temperature"), Some(0.7));
+    assert_eq!(fixture.store.current("m").unwrap().wrong_settings(), None);
+}
+
+#[test]
 fn a_folder_in_the_place_of_a_yaml_is_set_aside() {
     let mut fixture = Fixture::new();
     fixture.import("m", &fixture.weights("m.gguf")).unwrap();

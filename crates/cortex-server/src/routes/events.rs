@@ -4,10 +4,10 @@
 //! that was away sends the last id it saw and is told at once if it missed something.
 
 use super::run::blocking;
-use crate::{App, error::ApiError};
+use crate::{App, error::ApiError, json::Asked};
 use axum::{
     body::{Body, Bytes},
-    extract::{Query, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
@@ -73,7 +73,7 @@ fn event(revision: u64) -> String {
 /// Streams events until the client leaves or the daemon stops.
 pub(crate) async fn events(
     State(app): State<App>,
-    Query(query): Query<EventsQuery>,
+    Asked(query): Asked<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let types = query.types.unwrap_or_else(|| TYPES.join(","));

@@ -4,11 +4,16 @@ use super::{
     registry::{ById, bad_request, missing_field},
     run::{blocking, find},
 };
-use crate::{App, convert::load_settings, error::ApiError, json};
+use crate::{
+    App,
+    convert::load_settings,
+    error::ApiError,
+    json::{self, Asked},
+};
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     http::HeaderMap,
 };
 use cortex_api::native::{List, LoadedModel, Message, ModelRequest};
@@ -62,7 +67,7 @@ pub(crate) async fn status(State(app): State<App>, Path(id): Path<String>) -> Re
 }
 
 /// The same for ids that no path can carry.
-pub(crate) async fn status_by_id(State(app): State<App>, Query(by_id): Query<ById>) -> Result<Json<Message>, ApiError> {
+pub(crate) async fn status_by_id(State(app): State<App>, Asked(by_id): Asked<ById>) -> Result<Json<Message>, ApiError> {
     let id = by_id.id.ok_or_else(|| ApiError::field("id", "the query needs `?id=`"))?;
     loaded_status(&app, &id).await
 }

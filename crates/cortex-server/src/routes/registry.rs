@@ -1,17 +1,21 @@
 //! The models on disk: the list, one of them, import, change, delete, and what is wrong with them.
 
 use super::run::blocking;
-use crate::{App, error::ApiError, json};
+use crate::{
+    App,
+    error::ApiError,
+    json::{self, Asked},
+};
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use cortex_api::native::{
     BadLine, BatchResponse, BatchResult, DeleteResponse, ImportEntry, ImportRequest, ImportResponse, LeftFile, LeftOut,
-    RegistryHealth, ReindexRequest, ReindexResponse, UnusableModel, UpdateResponse,
+    RegistryHealth, ReindexRequest, ReindexResponse, UnusableModel, UpdateResponse, WrongSettings,
 };
 use cortex_engine::{LoadedModel, Phase};
 use cortex_models::{
@@ -69,7 +73,7 @@ pub(crate) struct DeleteQuery {
 /// All models, from memory. A client that knows this revision already gets 304.
 pub(crate) async fn list(
     State(app): State<App>,
-    Query(query): Query<ListQuery>,
+    Asked(query): Asked<ListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     if let Some(id) = &query.id {
@@ -420,7 +424,7 @@ pub(crate) async fn update(
 /// The same for ids that no path can carry.
 pub(crate) async fn update_by_id(
     State(app): State<App>,
-    Query(by_id): Query<ById>,
+    Asked(by_id): Asked<ById>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<UpdateResponse>, ApiError> {
@@ -452,10 +456,12 @@ async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Res
     let changed = blocking(move || {
         // All or nothing: a wrong field must not leave the aliases changed.
         cortex_models::check_settings(&given)?;
+        // By its id: the name may be one of the aliases that go.
+        let id = store.resolve(&name)?.id.clone();
         if let Some(aliases) = aliases {
-            store.set_aliases(&name, &aliases)?;
+            store.set_aliases(id.as_str(), &aliases)?;
         }
-        store.update(&name, &given)
+        store.update(id.as_str(), &given)
     })
     .await?;
     match changed {
@@ -489,7 +495,7 @@ fn update_error(error: &UpdateError, id: &str) -> ApiError {
 pub(crate) async fn delete(
     State(app): State<App>,
     Path(id): Path<String>,
-    Query(query): Query<DeleteQuery>,
+    Asked(query): Asked<DeleteQuery>,
 ) -> Result<Json<DeleteResponse>, ApiError> {
     remove(&app, id, query.files.as_deref()).await
 }
@@ -497,7 +503,7 @@ pub(crate) async fn delete(
 /// The same for ids that no path can carry.
 pub(crate) async fn delete_by_id(
     State(app): State<App>,
-    Query(query): Query<DeleteQuery>,
+    Asked(query): Asked<DeleteQuery>,
 ) -> Result<Json<DeleteResponse>, ApiError> {
     remove(&app, query.id.ok_or_else(needs_id)?, query.files.as_deref()).await
 }
@@ -572,6 +578,13 @@ pub(crate) fn registry_health(store: &ModelStore) -> Result<RegistryHealth, Stor
         .collect();
     Ok(RegistryHealth {
         object: "health".into(),
+        settings: models
+            .iter()
+            .filter_map(|model| {
+                let reason = model.wrong_settings()?.to_owned();
+                Some(WrongSettings { id: model.id.to_string(), reason })
+            })
+            .collect(),
         lost: store.lost_list(),
         models: models.len(),
         pending: models.iter().filter(|model| model.is_pending()).count(),

@@ -65,6 +65,9 @@ pub(crate) async fn doctor(State(app): State<App>) -> Result<Json<List<Finding>>
             }
             let usable = health.models - health.unusable.len();
             data.push(finding("models", true, format!("{usable} of {} can be used", health.models)));
+            for model in &health.settings {
+                data.push(finding(&format!("model {}", model.id), false, format!("settings: {}", model.reason)));
+            }
             for model in health.unusable {
                 data.push(finding(&format!("model {}", model.id), false, format!("{}: {}", model.state, model.reason)));
             }

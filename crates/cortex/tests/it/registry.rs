@@ -94,6 +94,11 @@ async fn jan_works_with_the_registry_as_it_always_did() {
     );
     let (_, model) = get(&daemon, &format!("/v1/models/{id}")).await;
     assert_eq!((&model["ctx_len"], &model["aliases"]), (&json!(64), &json!([])), "all or nothing");
+    let typo = json!({"aliases": ["short"], "temprature": 0.1, "size": 1});
+    let (status, answer) = send(&daemon, "PATCH", &format!("/v1/models/{id}"), Some(&typo)).await;
+    assert_eq!((status, &answer["ignored"]), (200, &json!(["temprature"])), "{answer}");
+    let (status, _) = send(&daemon, "PATCH", "/v1/models/short", Some(&json!({"aliases": null}))).await;
+    assert_eq!((status, get(&daemon, "/v1/models/short").await.0), (200, 404));
 
     let start = json!({
         "model": id, "engine": "nitro", "ctx_len": 64, "ngl": 33, "n_parallel": "2", "cpu_threads": 0, "cont_batching": true,
@@ -182,6 +187,9 @@ async fn the_list_is_paged_and_filtered() {
     assert_eq!(ids("engine=openai").await.0, "");
     assert_eq!(ids("status=downloadable").await.0, "");
     assert_eq!(get(&daemon, "/v1/models?limit=many").await.0, 400);
+    assert_eq!(get(&daemon, "/v1/models?state=happy").await.0, 400);
+    let (status, body) = get(&daemon, "/v1/models?limit=1&limit=2").await;
+    assert!(status == 400 && body["error"]["code"] == "invalid_query", "{body}");
     assert_eq!(get(&daemon, "/v1/models?after=nobody").await.0, 400);
 }
 
