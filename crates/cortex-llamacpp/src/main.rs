@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     };
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => serve::serve(lines),
-        ["trial", backend, scratch, threads] => trial::run(lines, backend, scratch, threads),
-        _ => stdio::fail("usage: cortex-llamacpp [trial BACKEND SCRATCH-FILE THREADS]; it is started by cortex-server"),
+        ["trial", backend, scratch] => trial::run(lines, backend, scratch),
+        _ => stdio::fail("usage: cortex-llamacpp [trial BACKEND SCRATCH-FILE]; it is started by cortex-server"),
     }
 }
