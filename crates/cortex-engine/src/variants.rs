@@ -311,6 +311,9 @@ mod tests {
         let answer = serde_json::to_string(&passed("", 1, 1).times).unwrap();
         fs_err::write(&program, format!("#!/bin/sh\necho '{answer}'\n")).unwrap();
         fs_err::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // A process that another test starts may hold the file as it was written, for a moment.
+        let busy = |error: std::io::Error| error.kind() == std::io::ErrorKind::ExecutableFileBusy;
+        while std::process::Command::new(&program).output().is_err_and(busy) {}
         fs_err::create_dir(folder.path().join("backends")).unwrap();
         for name in ["haswell", "x64"] {
             fs_err::write(folder.path().join(format!("backends/{PREFIX}{name}.so")), "").unwrap();
