@@ -552,7 +552,7 @@ impl ModelStore {
         // The stamp first: what is written while we read has another one.
         let stamp = Stamp::of(&path);
         match fs_err::read(&path) {
-            Ok(bytes) => Ok((models_list::decode(&bytes), stamp)),
+            Ok(bytes) => Ok((models_list::decode(bytes), stamp)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((String::new(), None)),
             Err(source) => Err(StoreError::Io { action: "cannot read the list of models", source }),
         }
