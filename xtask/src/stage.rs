@@ -14,6 +14,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cortex-server", "cortex-server"),
     ("cortex-llamacpp", "worker/cortex-llamacpp"),
     ("fake-worker", "test/fake-worker"),
+    ("fake-hub", "test/fake-hub"),
 ];
 const BINDING: &str = "llama-cpp-sys-2";
 

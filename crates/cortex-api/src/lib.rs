@@ -5,4 +5,5 @@
 
 pub mod native;
 pub mod openai;
+pub mod pulls;
 pub mod worker;

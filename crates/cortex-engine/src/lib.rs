@@ -11,15 +11,14 @@ mod error;
 mod lease;
 mod slot_state;
 mod supervisor;
-mod tasks;
 mod variants;
 mod worker;
 
 pub use answer::{Answer, AnswerEvent};
 pub use chat::{ChatTurn, Prompt};
 pub use config::{Config, LoadSettings};
+pub use cortex_models::{Shutdown, Tasks, tasks};
 pub use engines::{Engines, Job};
 pub use error::EngineError;
 pub use supervisor::{LoadedModel, Phase};
-pub use tasks::{Shutdown, Tasks, tasks};
 pub use variants::{Dropped, VariantReport};

@@ -12,17 +12,37 @@ use std::{
     },
 };
 
+/// Told of a file that was made durable.
+pub(crate) type SyncHook = Arc<dyn Fn(&Path) + Send + Sync>;
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Files").field("steps_left", &self.steps_left).finish_non_exhaustive()
+    }
+}
+
 /// The way to the disk. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Files {
     /// Steps that still succeed; after them everything fails, as after a crash.
     steps_left: Option<Arc<AtomicU64>>,
+    /// Told when a file that grows was made durable.
+    synced: Option<SyncHook>,
 }
 
 impl Files {
     /// Fails for ever after so many changing steps. For tests.
     pub fn failing_after(steps: u64) -> Self {
-        Self { steps_left: Some(Arc::new(AtomicU64::new(steps))) }
+        Self { steps_left: Some(Arc::new(AtomicU64::new(steps))), synced: None }
+    }
+
+    /// Tells when a file that is being downloaded was made durable. For tests that cut the power.
+    pub fn telling_of_syncs(hook: impl Fn(&Path) + Send + Sync + 'static) -> Self {
+        Self { steps_left: None, synced: Some(Arc::new(hook)) }
+    }
+
+    pub(crate) fn sync_hook(&self) -> Option<SyncHook> {
+        self.synced.clone()
     }
 
     /// One step that changes the disk.

@@ -248,6 +248,18 @@ impl ModelStore {
         Ok(Imported { model: self.examine(&model), already_there: false })
     }
 
+    /// Why an import would be refused before a byte is copied; `None` when it would not.
+    pub(crate) fn would_refuse(&self, request: &Import) -> Option<ImportError> {
+        let check = || {
+            let given = first_file(&request.path)?;
+            if self.same_model(&request.id, &given, request.mode)?.is_none() {
+                weights::read(&given).map_err(|source| ImportError::BadFile { path: request.path.clone(), source })?;
+            }
+            Ok(())
+        };
+        check().err()
+    }
+
     /// Takes many in by reference, with one write of the list. Of the files only what their names and
     /// the file system say is looked at; the headers follow in the background.
     pub fn import_batch(&self, batch: &[BatchEntry], dry_run: bool) -> Result<Vec<BatchOutcome>, StoreError> {

@@ -54,6 +54,31 @@ impl Layout {
         self.models().join("imported").join(id.file_name())
     }
 
+    /// Where downloaded models lie: `author/repo/file stem/` below it, each folder with one model.
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.models().join("huggingface.co")
+    }
+
+    /// Whether a folder is that of one downloaded model. Older programs keep several in `author/repo/`.
+    pub(crate) fn is_download(&self, folder: &Path) -> bool {
+        folder.strip_prefix(self.downloads()).is_ok_and(|rest| rest.components().count() == 3 && is_plain(rest))
+    }
+
+    /// The journal of a pull.
+    pub(crate) fn journal(&self, id: &ModelId) -> PathBuf {
+        self.journals().join(format!("{}.journal", id.file_name()))
+    }
+
+    /// The journals of all pulls.
+    pub(crate) fn journals(&self) -> PathBuf {
+        self.data.join("state").join("pulls")
+    }
+
+    /// Where the bytes of a pull gather.
+    pub(crate) fn partial(&self, id: &ModelId) -> PathBuf {
+        self.staging().join(format!("pull-{}", id.file_name()))
+    }
+
     /// Our own yaml of a model whose folder is not ours.
     pub(crate) fn own_yaml(&self, id: &ModelId) -> PathBuf {
         self.models().join("imported").join(format!("{}.yaml", id.file_name()))
@@ -63,8 +88,10 @@ impl Layout {
     pub(crate) fn yaml(&self, id: &ModelId, path: &Path) -> PathBuf {
         if is_yaml(path) && path.starts_with(&self.data) {
             path.to_owned()
-        } else if path.parent().is_some_and(|folder| folder == self.copies(id)) {
-            self.copies(id).join("model.yaml")
+        } else if let Some(folder) = path.parent()
+            && (folder == self.copies(id) || self.is_download(folder))
+        {
+            folder.join("model.yaml")
         } else {
             self.own_yaml(id)
         }
@@ -104,6 +131,9 @@ mod tests {
         for (path, yaml) in [
             ("/d/models/imported/%4dy%2f%4dodel/w.gguf", "/d/models/imported/%4dy%2f%4dodel/model.yaml"),
             ("/d/models/other/w.gguf", own),
+            ("/d/models/huggingface.co/a/b/w/w.gguf", "/d/models/huggingface.co/a/b/w/model.yaml"),
+            ("/d/models/huggingface.co/a/b/w.gguf", own),
+            ("/d/models/huggingface.co/a/b/../w.gguf", own),
             ("/outside/w.gguf", own),
             ("/outside/model.yml", own),
             ("/d/models/a/b/model.yml", "/d/models/a/b/model.yml"),

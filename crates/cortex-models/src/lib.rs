@@ -8,6 +8,7 @@ mod background;
 mod cache;
 mod deletions;
 mod details;
+mod downloads;
 mod error;
 mod files;
 mod gguf;
@@ -17,15 +18,20 @@ mod model;
 mod model_yaml;
 mod models_list;
 mod name;
+mod outbound;
+mod pull;
 mod reindex;
 mod remove;
 mod shards;
+mod source;
 mod store;
 mod store_error;
+mod tasks;
 mod turns;
 mod update;
 mod weights;
 
+pub use downloads::{Manifest, ManifestFile, TakeInError};
 pub use error::ErrorKind;
 pub use files::{Files, write_atomically};
 pub use gguf::{Gguf, GgufError, TensorInfo, Value as GgufValue};
@@ -34,9 +40,16 @@ pub use model::{Model, ModelState};
 pub use model_yaml::{ModelYaml, YamlError};
 pub use models_list::ListProblem;
 pub use name::{InvalidId, ModelId};
+pub use outbound::{Outbound, OutboundConfig, OutboundError, ProxyConfig};
+pub use pull::{
+    DownloadError, Patience, PlannedFile, PullError, PullEvent, PullEventKind, PullPlan, PullSnapshot, PullState,
+    Pulls, PullsConfig, Role,
+};
 pub use reindex::Reindexed;
 pub use remove::{Left, RemoveError, Removed, WhyLeft};
+pub use source::{Choice, Offered, PullRequest, ReferenceError, SourceError};
 pub use store::{Config, ModelStore};
 pub use store_error::{DescribeError, ResolveError, StoreError};
+pub use tasks::{Shutdown, Tasks, tasks};
 pub use update::{UpdateError, check_settings, is_read_only, is_setting, settings};
 pub use weights::{WeightsError, is_first_of_model};

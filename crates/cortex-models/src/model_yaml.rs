@@ -79,6 +79,10 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
+/// Keys that follow from the files alone.
+const OF_FILES: &[&str] =
+    &["id", "model", "version", "files", "mmproj", "architecture", "quantization", "parameters", "size", "created"];
+
 impl ModelYaml {
     /// Reads a file's text.
     pub fn parse(text: &str) -> Result<Self, YamlError> {
@@ -171,6 +175,16 @@ impl ModelYaml {
             other.set(&key, value);
         }
         other
+    }
+
+    /// What describes the files as it is here, and everything else as another yaml has it.
+    pub(crate) fn with_settings_of(mut self, other: &Self) -> Self {
+        for (key, value) in &other.values {
+            if !OF_FILES.contains(&key.as_str()) {
+                self.set(key, value.clone());
+            }
+        }
+        self
     }
 
     /// All keys and values, in order.

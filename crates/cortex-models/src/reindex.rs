@@ -2,12 +2,14 @@
 
 use crate::{
     ModelId, ModelStore, ModelYaml, StoreError,
+    downloads::read_manifest,
     layout::is_yaml,
     models_list::{self, Entry},
     shards::{self, Shard},
     weights,
 };
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
@@ -104,6 +106,20 @@ impl ModelStore {
         let id = ModelId::existing(id);
         let files: Vec<PathBuf> = yaml.texts("files").iter().map(|file| self.0.layout.absolute(file)).collect();
         let first = files.first().ok_or("it names no weights")?;
+        if let Some(folder) = first.parent()
+            && path == self.0.layout.yaml(&id, first)
+            && let Some(manifest) = read_manifest(folder).filter(|_| self.0.layout.is_download(folder))
+        {
+            let entry = Entry {
+                id: Cow::Owned(id.to_string()),
+                author_repo: Cow::Owned(manifest.repository),
+                branch: Cow::Owned(manifest.revision),
+                path: Cow::Owned(self.0.layout.written(first)),
+                aliases: manifest.aliases,
+                status: Cow::Borrowed("downloaded"),
+            };
+            return Ok((entry, files));
+        }
         let copies = self.0.layout.copies(&id);
         let is_copy = first.parent() == Some(&copies);
         // Our own yaml follows from the id and the weights; any other is what the line points to.

@@ -2,6 +2,7 @@
 
 use crate::{
     ErrorKind, Model, ModelId, ModelStore, ResolveError, StoreError, deletions,
+    downloads::{MANIFEST, read_manifest},
     files::Stamp,
     layout::is_yaml,
     models_list::{Entry, ModelsList},
@@ -122,6 +123,11 @@ impl ModelStore {
         // Also the folder of another copy, whose model went before this one.
         let mut folders: Vec<PathBuf> = own.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
         folders.push(copies);
+        for folder in own.iter().filter_map(|file| file.parent()) {
+            if self.0.layout.is_download(folder) {
+                ours.push(folder.join("model.yaml"));
+            }
+        }
         ours.extend(own);
         for file in ours {
             self.remove_file(&file, &mut outcome);
@@ -137,14 +143,31 @@ impl ModelStore {
             }
         }
         for folder in folders {
+            self.remove_manifest(&folder, &mut outcome);
             let _ = self.0.config.files.remove_empty_folder(&folder);
+            self.remove_empty_download_folders(&folder);
         }
         outcome
+    }
+
+    /// What says where a download came from goes with the last of its files.
+    fn remove_manifest(&self, folder: &Path, outcome: &mut Removed) {
+        let Some(manifest) = read_manifest(folder).filter(|_| self.0.layout.is_download(folder)) else { return };
+        let is_there = |name: &str| fs_err::symlink_metadata(folder.join(name)).is_ok();
+        if !manifest.files.iter().any(|file| is_there(&file.name)) {
+            self.remove_file(&folder.join(MANIFEST), outcome);
+        }
     }
 
     /// Whether cortex put the file there: for this model, or for one that was deleted while this one used it.
     fn is_copy_of_ours(&self, model: &Model, file: &Path) -> bool {
         let Some(folder) = file.parent() else { return false };
+        if self.0.layout.is_download(folder)
+            && let Some(manifest) = read_manifest(folder)
+        {
+            let mut names = manifest.files.iter().map(|file| file.name.as_str());
+            return file.file_name().is_some_and(|name| names.any(|known| name == known));
+        }
         if model.branch == "copied" && folder == self.0.layout.copies(&model.id) {
             return true;
         }

@@ -130,7 +130,7 @@ pub fn is_first_of_model(path: &Path) -> bool {
 /// Whether a file is named like the vision part of a model.
 pub(crate) fn is_projector_name(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    name.starts_with("mmproj") && path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+    name.contains("mmproj") && path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
 /// Finds the vision parts that lie beside weights. A folder is read once for all models in it.

@@ -1,7 +1,7 @@
 //! What every route can reach.
 
 use cortex_engine::Engines;
-use cortex_models::ModelStore;
+use cortex_models::{ModelStore, Pulls};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 pub struct App {
     /// Models on disk.
     pub models: ModelStore,
+    /// Downloads.
+    pub pulls: Pulls,
     /// Loaded models.
     pub engines: Engines,
     /// What the settings say about the edge.

@@ -4,7 +4,7 @@ use crate::{
     App,
     edge::{self, Admitted},
     error::ApiError,
-    routes::{chat, completions, events, models, registry, system},
+    routes::{chat, completions, events, models, pulls, registry, system},
 };
 use axum::{
     Router,
@@ -31,6 +31,13 @@ pub fn router(app: App) -> Router {
         .route("/v1/models/import", post(registry::import))
         .route("/v1/models/health", get(registry::health))
         .route("/v1/models/reindex", post(registry::reindex))
+        .route("/v1/models/pull", post(pulls::create).delete(pulls::cancel))
+        .route("/v1/models/pull/info", post(pulls::info))
+        .route("/v1/models/pulls", get(pulls::list))
+        .route("/v1/models/pulls/pause", post(pulls::pause))
+        .route("/v1/models/pulls/resume", post(pulls::resume))
+        .route("/v1/models/pulls/{id}/events", get(pulls::follow))
+        .route("/events", get(pulls::events))
         .route("/v1/models/start", post(models::start))
         .route("/v1/models/stop", post(models::stop))
         .route("/v1/models/status", get(models::status_by_id))
@@ -151,6 +158,9 @@ const ALIASES: &[(&str, &str)] = &[
     ("/models/status", "/v1/models/status"),
     ("/models/health", "/v1/models/health"),
     ("/models/reindex", "/v1/models/reindex"),
+    ("/models/pull", "/v1/models/pull"),
+    ("/models/pull/info", "/v1/models/pull/info"),
+    ("/models/pulls", "/v1/models/pulls"),
 ];
 /// Paths without an id in them.
 const FIXED: &[&str] = &[
@@ -163,6 +173,12 @@ const FIXED: &[&str] = &[
     "/v1/models/health",
     "/v1/models/import",
     "/v1/models/reindex",
+    "/v1/models/pull",
+    "/v1/models/pull/info",
+    "/v1/models/pulls",
+    "/v1/models/pulls/pause",
+    "/v1/models/pulls/resume",
+    "/events",
     "/v1/models/start",
     "/v1/models/stop",
     "/v1/models/status",
@@ -172,6 +188,8 @@ const FIXED: &[&str] = &[
 ];
 /// What stands before an id, which is case-sensitive.
 const BEFORE_ID: &[(&str, &str)] = &[
+    ("/v1/models/pulls/", "/v1/models/pulls/"),
+    ("/models/pulls/", "/v1/models/pulls/"),
     ("/v1/models/status/", "/v1/models/status/"),
     ("/models/status/", "/v1/models/status/"),
     ("/v1/models/", "/v1/models/"),

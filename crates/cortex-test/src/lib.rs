@@ -7,4 +7,5 @@ pub mod daemon;
 pub mod dist;
 pub mod fake_worker;
 pub mod gguf;
+pub mod hub;
 pub mod worker;

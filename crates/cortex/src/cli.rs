@@ -11,7 +11,7 @@ use std::path::PathBuf;
     version,
     disable_version_flag = true,
     arg_required_else_help = true,
-    after_help = "Examples:\n  cortex import ./model.gguf\n  cortex run model \"What is the capital of France?\"\n  cortex run model            chat\n  cat notes.txt | cortex run model \"Summarise this\""
+    after_help = "Examples:\n  cortex pull bartowski/Llama-3.2-1B-Instruct-GGUF\n  cortex import ./model.gguf\n  cortex run model \"What is the capital of France?\"\n  cortex run model            chat\n  cat notes.txt | cortex run model \"Summarise this\""
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -63,6 +63,8 @@ impl Global {
 pub(crate) enum Command {
     /// Chat with a model, or answer one prompt.
     Run(RunArguments),
+    /// Download a model; without one, show the downloads.
+    Pull(PullArguments),
     /// Take in a GGUF file, or all of a folder, by reference: the files stay where they are.
     Import(ImportArguments),
     /// List the models.
@@ -103,6 +105,43 @@ pub(crate) struct RunArguments {
     /// Start of the random numbers.
     #[arg(long)]
     pub(crate) seed: Option<u32>,
+}
+
+/// Arguments of `cortex pull`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Models:\n  author/repo                 the best file for this machine\n  author/repo:Q4_K_M          a file of this kind\n  author:repo:file.gguf       this file\n  https://huggingface.co/…    the same as a URL\n  tinyllama, tinyllama:1b     short names\n  https://…/x.gguf            any other host that the settings allow\n  file:///…/x.gguf            a copy of a file of this machine"
+)]
+pub(crate) struct PullArguments {
+    /// What to download.
+    pub(crate) model: Option<String>,
+    /// The id that it gets; made from the file's name when absent.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// The name to show.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Take the recommended file without asking.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Get a newer revision of a model that is there.
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Begin, and do not wait for the end.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Stop this download; what came is kept for a week.
+    #[arg(long, group = "act", value_name = "ID")]
+    pub(crate) cancel: Option<String>,
+    /// Let this download wait.
+    #[arg(long, group = "act", value_name = "ID")]
+    pub(crate) pause: Option<String>,
+    /// Go on with this download.
+    #[arg(long, group = "act", value_name = "ID")]
+    pub(crate) resume: Option<String>,
+    /// With --cancel: also throw away what came.
+    #[arg(long, requires = "cancel")]
+    pub(crate) discard: bool,
 }
 
 /// Arguments of `cortex import`.

@@ -20,9 +20,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(settings: &Settings) -> Result<Self, CliError> {
-        // The daemon is on this machine: no proxy stands between.
-        let http =
-            reqwest::Client::builder().no_proxy().build().map_err(|error| CliError::Connection(error.to_string()))?;
+        // The daemon is on this machine: no proxy stands between, and no certificates are needed.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .map_err(|error| CliError::Connection(error.to_string()))?;
         Ok(Self { http, base_url: settings.base_url(), key: settings.api_keys.first().cloned() })
     }
 
@@ -54,6 +57,19 @@ impl Client {
 
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         read(self.send(self.request(Method::DELETE, path).timeout(SHORT)).await?).await
+    }
+
+    pub(crate) async fn delete_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        read(self.send(self.request(Method::DELETE, path).timeout(SHORT).json(body)).await?).await
+    }
+
+    /// Events that come until the daemon ends them.
+    pub(crate) async fn follow(&self, path: &str) -> Result<Response, CliError> {
+        self.send(self.request(Method::GET, path)).await
     }
 
     /// An answer that is read piece by piece.
@@ -96,6 +112,11 @@ async fn read<T: DeserializeOwned>(answer: Response) -> Result<T, CliError> {
 /// An id as the value of a query: every id can be one.
 pub(crate) fn query_id(id: &str) -> String {
     format!("?id={}", utf8_percent_encode(id, NON_ALPHANUMERIC))
+}
+
+/// An id as one part of a path.
+pub(crate) fn path_id(id: &str) -> String {
+    utf8_percent_encode(id, NON_ALPHANUMERIC).to_string()
 }
 
 /// Takes `data:` lines out of a stream that comes in any pieces.

@@ -20,6 +20,19 @@ pub(crate) const CORTEX_PORT: &str = "CORTEX_PORT";
 pub(crate) const CORTEX_LOG: &str = "CORTEX_LOG";
 /// The worker program, when it is not in `worker/` beside the daemon.
 pub(crate) const CORTEX_WORKER: &str = "CORTEX_WORKER";
+/// The token for the Hugging Face hub.
+pub(crate) const HF_TOKEN: &str = "HF_TOKEN";
+/// A file with that token, instead of the hub's own.
+pub(crate) const HF_TOKEN_PATH: &str = "HF_TOKEN_PATH";
+/// Where the hub's own programs keep their files, instead of `~/.cache/huggingface`.
+pub(crate) const HF_HOME: &str = "HF_HOME";
+/// The address of the hub, when it is a mirror.
+pub(crate) const HF_ENDPOINT: &str = "HF_ENDPOINT";
+/// Proxies for requests to other machines, as other programs know them; the first that is set counts.
+pub(crate) const PROXIES: &[&str] =
+    &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"];
+/// Hosts that are asked without a proxy.
+pub(crate) const NO_PROXY: &[&str] = &["NO_PROXY", "no_proxy"];
 /// For tests only: `off` takes the first compute module untried.
 pub(crate) const CORTEX_TEST_VARIANT_TRIAL: &str = "CORTEX_TEST_VARIANT_TRIAL";
 

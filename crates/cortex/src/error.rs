@@ -25,6 +25,9 @@ pub(crate) enum CliError {
     System { action: &'static str, source: io::Error },
     #[error("something needs attention")]
     Unhealthy,
+    /// The download failed; the reason is the daemon's.
+    #[error("{message}")]
+    Pull { message: String },
     #[error("cancelled")]
     Cancelled,
     /// Whoever reads our output has left.
@@ -42,7 +45,12 @@ impl CliError {
             Self::NotStarted { code, .. } => *code,
             Self::Cancelled => 130,
             Self::ClosedOutput => 0,
-            Self::Daemon(_) | Self::Refused { .. } | Self::Connection(_) | Self::System { .. } | Self::Unhealthy => 1,
+            Self::Daemon(_)
+            | Self::Pull { .. }
+            | Self::Refused { .. }
+            | Self::Connection(_)
+            | Self::System { .. }
+            | Self::Unhealthy => 1,
         }
     }
 
@@ -62,6 +70,7 @@ impl CliError {
             Self::Connection(_) => Some("`cortex logs` shows what happened".into()),
             Self::Daemon(_)
             | Self::NotStarted { .. }
+            | Self::Pull { .. }
             | Self::Refused { .. }
             | Self::System { .. }
             | Self::Unhealthy

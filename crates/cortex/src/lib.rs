@@ -3,6 +3,7 @@
 //! Never contains logic that another front end would need.
 #![forbid(unsafe_code)]
 
+mod bars;
 mod cli;
 mod client;
 mod commands;

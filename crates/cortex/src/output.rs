@@ -51,6 +51,33 @@ impl Printer {
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 
+    /// Whether only results are wanted.
+    pub(crate) fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
+    /// Whether a person sits there: reads what is told, and can answer.
+    pub(crate) fn is_interactive(self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal() && !self.json
+    }
+
+    /// Lets a person choose a number; an empty line is the default. `None` is a choice that is none.
+    pub(crate) fn choose(
+        self,
+        question: &str,
+        count: usize,
+        default: Option<usize>,
+    ) -> Result<Option<usize>, CliError> {
+        let failed = |source| CliError::System { action: "cannot ask", source };
+        write!(io::stderr(), "{question} (1-{count}): ").map_err(failed)?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map_err(failed)?;
+        Ok(match answer.trim() {
+            "" => default,
+            text => text.parse().ok().filter(|number| (1..=count).contains(number)).map(|number| number - 1),
+        })
+    }
+
     /// A table with lines around its cells, as cortex.cpp printed them.
     pub(crate) fn grid(self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
         write(&grid(head, rows))

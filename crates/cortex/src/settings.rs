@@ -1,6 +1,7 @@
 //! The settings: defaults, then the file, then the environment, then the command line.
 
 use crate::env;
+use cortex_models::{OutboundConfig, ProxyConfig, PullsConfig};
 use serde_json::{Map, Value};
 use std::{
     io::{self, Write},
@@ -44,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) body_limit: usize,
     pub(crate) shutdown_grace: Duration,
     pub(crate) variant_trial: bool,
+    pub(crate) outbound: OutboundConfig,
+    pub(crate) pulls: PullsConfig,
     /// Things to tell once logging works.
     pub(crate) warnings: Vec<String>,
     /// The file did not exist.
@@ -87,19 +90,13 @@ const KEPT_KEYS: &[&str] = &[
     "checkedForSyncHubAt",
     "latestRelease",
     "latestLlamacppRelease",
-    "huggingFaceToken",
     "gitHubUserAgent",
     "gitHubToken",
     "llamacppVariant",
     "llamacppVersion",
-    "proxyUrl",
-    "proxyUsername",
-    "proxyPassword",
     "verifyProxySsl",
     "verifyProxyHostSsl",
-    "verifyPeerSsl",
     "verifyHostSsl",
-    "noProxy",
     "sslCertPath",
     "sslKeyPath",
     "supportedEngines",
@@ -122,6 +119,17 @@ const OUR_KEYS: &[&str] = &[
     "threads",
     "bodyLimitBytes",
     "shutdownGraceSeconds",
+    "huggingFaceToken",
+    "huggingFaceEndpoint",
+    "allowedDownloadHosts",
+    "downloadConnections",
+    "downloadBytesPerSecond",
+    "resumeDownloads",
+    "proxyUrl",
+    "proxyUsername",
+    "proxyPassword",
+    "noProxy",
+    "verifyPeerSsl",
 ];
 
 impl Settings {
@@ -178,6 +186,8 @@ impl Settings {
             threads: u32::try_from(file.number("threads", 0, (0, 512))?).unwrap_or(0),
             body_limit: usize::try_from(file.number("bodyLimitBytes", 32 << 20, (1024, 1 << 30))?).unwrap_or(32 << 20),
             shutdown_grace: Duration::from_secs(file.number("shutdownGraceSeconds", 0, (0, 3600))?),
+            outbound: outbound(&file)?,
+            pulls: pulls(&file)?,
             variant_trial: env::text(env::CORTEX_TEST_VARIANT_TRIAL).is_none_or(|value| value != "off"),
             warnings,
             fresh,
@@ -254,6 +264,66 @@ fn address(overrides: &Overrides, file: &File<'_>) -> Result<SocketAddr, Setting
         expected: "it must be an IP address or `localhost`",
     })?;
     Ok(SocketAddr::new(ip, port))
+}
+
+/// What other machines may be asked, and how.
+fn outbound(file: &File<'_>) -> Result<OutboundConfig, SettingsError> {
+    let defaults = OutboundConfig::default();
+    let endpoint = match env::text(env::HF_ENDPOINT).or(file.text("huggingFaceEndpoint")?).filter(|it| !it.is_empty()) {
+        None => defaults.endpoint.clone(),
+        Some(text) => text
+            .trim()
+            .parse::<reqwest::Url>()
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or(SettingsError::Value {
+                key: "huggingFaceEndpoint",
+                value: text,
+                expected: "it must be an address such as https://huggingface.co",
+            })?,
+    };
+    let first = |names: &[&str]| names.iter().find_map(|name| env::text(name));
+    let proxy = file.text("proxyUrl")?.filter(|url| !url.is_empty()).or_else(|| first(env::PROXIES));
+    let no_proxy = file.text("noProxy")?.into_iter().chain(first(env::NO_PROXY)).collect::<Vec<_>>().join(",");
+    let proxy = match proxy {
+        None => None,
+        Some(url) => Some(ProxyConfig {
+            // `host:port` alone means plain HTTP to the proxy.
+            url: if url.contains("://") { url } else { format!("http://{url}") },
+            username: file.text("proxyUsername")?.unwrap_or_default(),
+            password: file.text("proxyPassword")?.unwrap_or_default(),
+            no_proxy,
+        }),
+    };
+    let token = env::text(env::HF_TOKEN).or(file.text("huggingFaceToken")?).filter(|token| !token.trim().is_empty());
+    Ok(OutboundConfig {
+        endpoint,
+        token: token.or_else(token_of_hub).map(|token| token.trim().to_owned()),
+        allowed_hosts: file.texts("allowedDownloadHosts")?.unwrap_or_default(),
+        proxy,
+        verify_certificates: file.truth("verifyPeerSsl")?.unwrap_or(true),
+        ..defaults
+    })
+}
+
+/// The token that the hub's own programs keep.
+fn token_of_hub() -> Option<String> {
+    let path = env::path(env::HF_TOKEN_PATH)
+        .or_else(|| env::path(env::HF_HOME).map(|home| home.join("token")))
+        .or_else(|| env::path(env::HOME).map(|home| home.join(".cache/huggingface/token")))?;
+    fs_err::read_to_string(path).ok().filter(|token| !token.trim().is_empty())
+}
+
+fn pulls(file: &File<'_>) -> Result<PullsConfig, SettingsError> {
+    let defaults = PullsConfig::default();
+    let connections = file.number("downloadConnections", 48, (1, 1024))?;
+    let rate = file.number("downloadBytesPerSecond", 0, (0, 1 << 40))?;
+    Ok(PullsConfig {
+        connections: usize::try_from(connections).unwrap_or(defaults.connections),
+        rate: Some(rate).filter(|&rate| rate > 0),
+        resume: file.truth("resumeDownloads")?.unwrap_or(true),
+        ..defaults
+    })
 }
 
 /// `worker/cortex-llamacpp` in the folder of this program.

@@ -5,4 +5,5 @@
 mod crash;
 mod fixture;
 mod gguf;
+mod pull;
 mod store;

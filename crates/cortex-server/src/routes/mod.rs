@@ -4,6 +4,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod events;
 pub(crate) mod models;
+pub(crate) mod pulls;
 pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod system;

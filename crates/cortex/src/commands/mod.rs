@@ -5,6 +5,7 @@ mod daemon;
 mod import;
 mod logs;
 mod models;
+mod pull;
 mod run;
 
 use crate::{
@@ -32,6 +33,7 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
         Command::Import(arguments) | Command::Models(ModelsCommand::Import(arguments)) => {
             import::import(&context, arguments).await
         }
+        Command::Pull(arguments) => pull::pull(&context, arguments).await,
         Command::List(arguments) => models::list(&context, arguments, Style::Short).await,
         Command::Models(ModelsCommand::List(arguments)) => models::list(&context, arguments, Style::Cortex).await,
         Command::Models(ModelsCommand::Update(arguments)) => models::update(&context, &arguments.fields).await,

@@ -1,0 +1,556 @@
+//! Pulls from a fake hub over real sockets, with everything that can go wrong on the way.
+
+use cortex_models::{
+    Config, ErrorKind, Files, ModelStore, Outbound, OutboundConfig, Patience, PullError, PullEventKind, PullRequest,
+    PullSnapshot, PullState, Pulls, PullsConfig, Shutdown, tasks,
+};
+use cortex_test::{
+    gguf::GgufBuilder,
+    hub::{FakeHub, Faults},
+};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tempfile::TempDir;
+
+/// A store, its pulls, and the hub that they ask.
+struct World {
+    hub: FakeHub,
+    folder: TempDir,
+    store: ModelStore,
+    pulls: Pulls,
+    shutdown: Option<Shutdown>,
+}
+
+/// What a test changes.
+struct Setup {
+    /// Hosts that the settings allow, besides the hub: its content host when absent.
+    allowed: Option<Vec<String>>,
+    token: Option<&'static str>,
+    silence: Duration,
+    give_up: Duration,
+    rate: Option<u64>,
+    width: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            allowed: None,
+            token: None,
+            silence: Duration::from_secs(20),
+            give_up: Duration::from_mins(1),
+            rate: None,
+            width: 8,
+        }
+    }
+}
+
+impl World {
+    fn new(hub: FakeHub, setup: &Setup) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::on(hub, folder, setup, Files::default())
+    }
+
+    fn on(hub: FakeHub, folder: TempDir, setup: &Setup, files: Files) -> Self {
+        let (tasks, shutdown) = tasks();
+        let store = ModelStore::open(Config { files, ..Config::new(folder.path()) });
+        let outbound = Outbound::new(OutboundConfig {
+            endpoint: hub.url().parse().unwrap(),
+            token: setup.token.map(str::to_owned),
+            allowed_hosts: setup.allowed.clone().unwrap_or_else(|| vec![hub.content_url()]),
+            silence_limit: setup.silence,
+            ..OutboundConfig::default()
+        });
+        let patience = Patience {
+            look: Duration::from_millis(20),
+            backoff: Duration::from_millis(5),
+            give_up: setup.give_up,
+            room: Duration::from_millis(50),
+        };
+        let config = PullsConfig { patience, rate: setup.rate, width: setup.width, ..PullsConfig::default() };
+        let pulls = Pulls::start(config, store.clone(), outbound, &tasks);
+        Self { hub, folder, store, pulls, shutdown: Some(shutdown) }
+    }
+
+    async fn pull(&self, model: &str) -> Result<Arc<PullSnapshot>, PullError> {
+        self.pulls.pull(PullRequest { model: model.into(), ..PullRequest::default() }, false).await
+    }
+
+    /// How a pull ends.
+    async fn end(&self, id: &str) -> PullSnapshot {
+        self.until(id, |pull| pull.state.is_over()).await
+    }
+
+    /// The pull when it is as wanted. What does not come at all fails the test.
+    async fn until(&self, id: &str, wanted: impl Fn(&PullSnapshot) -> bool) -> PullSnapshot {
+        let mut watch = self.pulls.watch(id).expect("there is such a pull");
+        let waiting = watch.wait_for(|pull| wanted(pull));
+        let Ok(pull) = tokio::time::timeout(Duration::from_mins(1), waiting).await else {
+            panic!("it never became so: {:?}", self.pulls.list());
+        };
+        PullSnapshot::clone(&pull.expect("it is watched"))
+    }
+
+    /// Pulls to the end.
+    async fn whole(&self, model: &str) -> PullSnapshot {
+        let begun = self.pull(model).await.expect("it begins");
+        self.end(begun.id().as_str()).await
+    }
+
+    /// What lies in the data folder, without the registry's own files.
+    fn left(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs_err::read_dir(&folder).unwrap().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    found.push(path.strip_prefix(self.folder.path()).unwrap().to_string_lossy().into_owned());
+                }
+            }
+        }
+        found.retain(|path| !path.starts_with("cache/") && !path.ends_with(".models.list.lock"));
+        found.sort();
+        found
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    /// Ends the daemon's part, as a stop does.
+    async fn stop(&mut self) {
+        if let Some(shutdown) = self.shutdown.take() {
+            assert!(shutdown.now(Duration::from_secs(10)).await);
+        }
+    }
+}
+
+/// A GGUF that is at least so long.
+fn model(bytes: usize) -> Vec<u8> {
+    let rows = (bytes / 4 / 32).max(1) as u64;
+    let mut file = GgufBuilder::llama().tensor("padding", vec![32, rows]).build();
+    // Zeros would be the same wherever they land.
+    let start = file.len() - bytes.min(file.len() / 2);
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    for byte in &mut file[start..] {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *byte = u8::try_from(seed >> 56).unwrap();
+    }
+    file
+}
+
+const REPO: &str = "maker/tiny-GGUF";
+const ID: &str = "maker:tiny-GGUF:tiny-Q4_K_M.gguf";
+const FOLDER: &str = "models/huggingface.co/maker/tiny-GGUF/tiny-Q4_K_M";
+
+/// A hub with one model of so many bytes.
+fn hub_with(bytes: usize) -> (FakeHub, Vec<u8>) {
+    let hub = FakeHub::start();
+    let content = model(bytes);
+    hub.add_file(REPO, "main", "README.md", "# tiny");
+    hub.add_file(REPO, "main", "tiny-Q4_K_M.gguf", content.clone());
+    (hub, content)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_pulled_verified_and_listed() {
+    let (hub, content) = hub_with(3 << 20);
+    hub.add_file(REPO, "main", "tiny-Q8_0.gguf", model(4 << 20));
+    let commit = hub.commit_of(REPO, "main");
+    let world = World::new(hub, &Setup::default());
+    let (_, mut events) = world.pulls.events();
+    let begun = world.pull(REPO).await.unwrap();
+    assert_eq!(begun.id().as_str(), ID);
+    assert!(begun.plan.why.as_ref().is_some_and(|why| why.contains("Q4_K_M is the first choice")), "{begun:?}");
+    let end = world.end(ID).await;
+    assert_eq!((end.state, end.message.as_deref()), (PullState::Succeeded, None));
+    assert_eq!(end.downloaded_bytes(), content.len() as u64);
+    assert_eq!(fs_err::read(world.path(FOLDER).join("tiny-Q4_K_M.gguf")).unwrap(), content);
+    for name in [ID, REPO] {
+        let model = world.store.resolve(name).unwrap();
+        assert_eq!((model.id.as_str(), model.author_repo.as_str(), model.branch.as_str()), (ID, REPO, "main"));
+        assert_eq!(world.store.manifest(&model).unwrap().commit.as_deref(), Some(commit.as_str()));
+        assert!(world.store.usable(&world.store.current(name).unwrap()).is_ok());
+    }
+    let mut kinds = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        kinds.push(event.kind);
+    }
+    assert_eq!(kinds.first(), Some(&PullEventKind::Started));
+    assert_eq!(kinds.last(), Some(&PullEventKind::Succeeded));
+    // Asked again: it is there, also under its long name.
+    for again in [REPO, ID, "https://huggingface.co/maker/tiny-GGUF/blob/main/tiny-Q4_K_M.gguf"] {
+        let error = world.pull(again).await.unwrap_err();
+        assert!(matches!(error, PullError::AlreadyThere { is_older: false, .. }), "{again}: {error}");
+    }
+    // The journal goes when the disk has everything.
+    while world.path("state/pulls").read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        world.left(),
+        [
+            format!("{FOLDER}/download.json"),
+            format!("{FOLDER}/model.yaml"),
+            format!("{FOLDER}/tiny-Q4_K_M.gguf"),
+            "models/models.list".into()
+        ]
+    );
+    // And deleted: nothing of it stays.
+    let removed = world.store.remove(REPO, false).unwrap();
+    assert_eq!(removed.left, []);
+    assert_eq!(world.left(), ["models/models.list".to_owned(), "state/deleted.jsonl".into()]);
+    assert!(!world.path("models/huggingface.co/maker").exists());
+}
+
+/// What is wrong on the way, and what comes of it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_finishes_whatever_happens_on_the_way() {
+    let (hub, content) = hub_with(20 << 20);
+    let world = World::new(hub, &Setup { silence: Duration::from_millis(300), ..Setup::default() });
+    let faults = [
+        ("cut again and again", Faults { cut_after: Some(300_000), cuts: Some(40), ..Faults::default() }),
+        ("stalled connections", Faults { stall_after: Some(100_000), stalls: Some(6), ..Faults::default() }),
+        ("429 without a time", Faults { too_many_requests: 2, ..Faults::default() }),
+        ("429 with a time", Faults { too_many_requests: 3, retry_after: Some(0), ..Faults::default() }),
+        ("403 beyond two connections", Faults { connections: Some(2), ..Faults::default() }),
+        ("no ranges", Faults { ignore_range: true, ..Faults::default() }),
+        ("links for one request each", Faults { expired_links: true, ..Faults::default() }),
+        ("bodies that end early", Faults { short_body: true, ..Faults::default() }),
+        ("bodies that never end", Faults { endless_body: true, ..Faults::default() }),
+        ("slow", Faults { bytes_per_second: Some(8 << 20), ..Faults::default() }),
+        (
+            "no ranges, and cut",
+            Faults { ignore_range: true, cut_after: Some(2 << 20), cuts: Some(3), ..Faults::default() },
+        ),
+    ];
+    for (what, faults) in faults {
+        println!("{what}");
+        world.hub.set_faults(faults);
+        let end = world.whole(ID).await;
+        assert_eq!((end.state, end.message.as_deref()), (PullState::Succeeded, None), "{what}");
+        assert_eq!(fs_err::read(world.path(FOLDER).join("tiny-Q4_K_M.gguf")).unwrap(), content, "{what}");
+        world.store.remove(ID, false).unwrap();
+    }
+}
+
+/// What cannot succeed says why, and leaves nothing that looks whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_downloaded_says_why() {
+    let (hub, _) = hub_with(12 << 20);
+    let patience =
+        Setup { give_up: Duration::from_millis(200), silence: Duration::from_millis(200), ..Setup::default() };
+    let world = World::new(hub, &patience);
+    let kept = [
+        "partial/pull-maker%3atiny-%47%47%55%46%3atiny-%514_%4b_%4d.gguf/tiny-Q4_K_M.gguf",
+        "state/pulls/maker%3atiny-%47%47%55%46%3atiny-%514_%4b_%4d.gguf.journal",
+    ];
+    let nothing: [&str; 0] = [];
+    let cases: [(&str, Faults, &str, &str, &[&str]); 12] = [
+        (
+            "wrong digest",
+            Faults { wrong_digest: true, ..Faults::default() },
+            "wrong_digest",
+            "is not what the hub promises",
+            &nothing,
+        ),
+        ("wrong size", Faults { wrong_size: true, ..Faults::default() }, "wrong_length", "should have", &kept),
+        (
+            "wrong ranges",
+            Faults { wrong_content_range: true, ..Faults::default() },
+            "wrong_bytes",
+            "other bytes than were asked for",
+            &kept,
+        ),
+        (
+            "another file midway",
+            Faults { etag_changes_after: Some(2), ..Faults::default() },
+            "changed",
+            "was changed on the server",
+            &nothing,
+        ),
+        (
+            "metadata address",
+            Faults { redirect_to: Some("http://169.254.169.254/latest/meta-data".into()), ..Faults::default() },
+            "host_not_allowed",
+            "169.254.169.254",
+            &kept,
+        ),
+        (
+            "private name",
+            Faults { redirect_to: Some("http://localhost:1/x".into()), ..Faults::default() },
+            "host_not_allowed",
+            "`localhost:1`",
+            &kept,
+        ),
+        (
+            "file scheme",
+            Faults { redirect_to: Some("file:///etc/passwd".into()), ..Faults::default() },
+            "bad_redirect",
+            "no plain web address",
+            &kept,
+        ),
+        (
+            "user in the address",
+            Faults { redirect_to: Some("http://user:pass@huggingface.co/x".into()), ..Faults::default() },
+            "bad_redirect",
+            "no plain web address",
+            &kept,
+        ),
+        (
+            "redirects without end",
+            Faults { redirect_loop: true, ..Faults::default() },
+            "bad_redirect",
+            "again and again",
+            &kept,
+        ),
+        (
+            "an error of the server",
+            Faults { content_status: Some(500), ..Faults::default() },
+            "source_failed",
+            "answered 500 (an error of its own)",
+            &kept,
+        ),
+        (
+            "not found",
+            Faults { content_status: Some(404), ..Faults::default() },
+            "not_found",
+            "answered 404 (not found)",
+            &kept,
+        ),
+        (
+            "forbidden",
+            Faults { content_status: Some(403), ..Faults::default() },
+            "not_authorised",
+            "answered 403 (forbidden)",
+            &kept,
+        ),
+    ];
+    for (what, faults, code, message, left) in cases {
+        world.hub.set_faults(faults);
+        let end = world.whole(ID).await;
+        assert_eq!((end.state, end.code), (PullState::Failed, Some(code)), "{what}: {:?}", end.message);
+        assert!(end.message.as_ref().is_some_and(|text| text.contains(message)), "{what}: {:?}", end.message);
+        assert_eq!(world.left(), left, "{what}");
+        assert!(world.store.list().unwrap().0.is_empty(), "{what}");
+        world.hub.set_faults(Faults::default());
+        world.pulls.cancel(ID, true).await.unwrap();
+        assert_eq!(world.left(), nothing, "{what}: thrown away");
+    }
+    // The same pull, when the hub is well again.
+    assert_eq!(world.whole(ID).await.state, PullState::Succeeded);
+}
+
+/// What the hub itself says wrong is told at once; nothing is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_told_at_once() {
+    let (hub, _) = hub_with(1 << 20);
+    hub.add_file("maker/weights", "main", "model.safetensors", "x");
+    hub.add_file("maker/gated-GGUF", "main", "g-Q4_0.gguf", model(1000));
+    hub.gate("maker/gated-GGUF", "hf_right");
+    hub.add_file(REPO, "dev", "tiny-dev-Q4_0.gguf", model(1000));
+    let world = World::new(hub, &Setup { silence: Duration::from_millis(300), ..Setup::default() });
+    let cases = [
+        ("nobody/nothing", "model_not_found", "Model nobody/nothing not found", "if it is private"),
+        ("maker/weights", "not_gguf", "Not a GGUF model", "-GGUF"),
+        ("maker/gated-GGUF", "gated", "is gated", "accept its terms, then set `huggingFaceToken`"),
+        ("maker/tiny-GGUF:Q2_K", "no_such_file", "no file that matches `Q2_K`", "there are: tiny-Q4_K_M.gguf"),
+        ("maker:tiny-GGUF:other.gguf", "no_such_file", "no file that matches", "there are: tiny-Q4_K_M.gguf"),
+        (
+            "https://huggingface.co/maker/tiny-GGUF/blob/old/tiny-Q4_K_M.gguf",
+            "revision_not_found",
+            "no branch `old`",
+            "dev, main",
+        ),
+        (
+            "https://example.org/x.gguf",
+            "host_not_allowed",
+            "may not be downloaded from `example.org`",
+            "allowedDownloadHosts",
+        ),
+        ("http://127.0.0.1:9/x.gguf", "host_not_allowed", "`127.0.0.1:9`", "allowedDownloadHosts"),
+        ("a b", "invalid_model", "Invalid model handle or not supported!", "give `author/repo`"),
+    ];
+    for (model, code, message, hint) in cases {
+        let error = world.pull(model).await.unwrap_err();
+        assert_eq!(error.code(), code, "{model}: {error}");
+        assert!(error.to_string().contains(message), "{model}: {error}");
+        assert!(error.hint().is_some_and(|text| text.contains(hint)), "{model}: {:?}", error.hint());
+    }
+    let faults = [
+        (Faults { gzip_bomb: true, ..Faults::default() }, "bad_answer", ErrorKind::Unavailable),
+        (Faults { huge_api: true, ..Faults::default() }, "bad_answer", ErrorKind::Unavailable),
+        (Faults { api_html: true, ..Faults::default() }, "bad_answer", ErrorKind::Unavailable),
+        (Faults { api_status: Some(500), ..Faults::default() }, "source_failed", ErrorKind::Unavailable),
+        (Faults { api_status: Some(429), ..Faults::default() }, "too_many_requests", ErrorKind::Busy),
+        (Faults { api_status: Some(401), ..Faults::default() }, "not_authorised", ErrorKind::Unavailable),
+        (Faults { silent: true, ..Faults::default() }, "timeout", ErrorKind::Unavailable),
+    ];
+    for (faults, code, kind) in faults {
+        let what = format!("{faults:?}");
+        world.hub.set_faults(faults);
+        let error = world.pull(ID).await.unwrap_err();
+        assert_eq!((error.code(), error.kind()), (code, kind), "{what}: {error}");
+    }
+    assert_eq!(world.left(), Vec::<String>::new());
+    assert!(world.pulls.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ways_to_fail_to_connect_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port where nobody listens, and one where somebody does who speaks no TLS.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let plain = FakeHub::start();
+    let plain_port = plain.url().rsplit(':').next().unwrap().to_owned();
+    let (tasks, _shutdown) = tasks();
+    let proxy = |url: &str| {
+        Some(cortex_models::ProxyConfig {
+            url: url.into(),
+            username: "me".into(),
+            password: "secret".into(),
+            no_proxy: String::new(),
+        })
+    };
+    for (endpoint, proxy, code, message) in [
+        (format!("http://127.0.0.1:{free}"), None, "unreachable", "the connection was refused"),
+        (format!("https://127.0.0.1:{plain_port}"), None, "tls", "no secure connection"),
+        ("https://no-such-name.invalid".into(), None, "dns", "`no-such-name.invalid` cannot be resolved"),
+        (
+            "https://huggingface.co".into(),
+            proxy(&format!("http://127.0.0.1:{free}")),
+            "proxy",
+            "the proxy http://127.0.0.1",
+        ),
+        (
+            "https://huggingface.co".into(),
+            proxy(&format!("socks5h://127.0.0.1:{free}")),
+            "proxy",
+            "the proxy socks5h://127.0.0.1",
+        ),
+    ] {
+        let outbound =
+            Outbound::new(OutboundConfig { endpoint: endpoint.parse().unwrap(), proxy, ..OutboundConfig::default() });
+        let store = ModelStore::open(Config::new(folder.path()));
+        let pulls = Pulls::start(PullsConfig::default(), store, outbound, &tasks);
+        let request = PullRequest { model: "a/b".into(), ..PullRequest::default() };
+        let error = pulls.pull(request, false).await.unwrap_err();
+        assert_eq!(error.code(), code, "{endpoint}: {error}");
+        assert!(error.to_string().contains(message), "{endpoint}: {error}");
+        assert!(error.hint().is_some(), "{endpoint}");
+        assert!(!format!("{error} {:?}", error.hint()).contains("secret"));
+    }
+}
+
+/// The token goes to the hub, and to nobody whom the hub names.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_is_for_the_hub_alone() {
+    let (hub, _) = hub_with(2 << 20);
+    hub.gate(REPO, "hf_right");
+    let world = World::new(hub, &Setup { token: Some("hf_right"), ..Setup::default() });
+    assert_eq!(world.whole(ID).await.state, PullState::Succeeded);
+    let seen = world.hub.seen();
+    let hub_host = world.hub.url().replace("http://", "");
+    let (own, others): (Vec<_>, Vec<_>) = seen.iter().partition(|request| request.host == hub_host);
+    assert!(!own.is_empty() && own.iter().all(|request| request.authorization.as_deref() == Some("Bearer hf_right")));
+    assert!(!others.is_empty() && others.iter().all(|request| request.authorization.is_none()), "{others:?}");
+    let text = fs_err::read_to_string(world.path(FOLDER).join("download.json")).unwrap();
+    assert!(!text.contains("hf_right") && !text.contains("Signature"));
+}
+
+/// What the settings do not name is not asked, also when the hub says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_host_that_nobody_allowed_is_not_asked() {
+    let (hub, _) = hub_with(1 << 20);
+    let world = World::new(hub, &Setup { allowed: Some(vec![]), ..Setup::default() });
+    let end = world.whole(ID).await;
+    assert_eq!(end.code, Some("host_not_allowed"));
+    let content_host = world.hub.content_url().replace("http://", "");
+    assert!(world.hub.seen().iter().all(|request| request.host != content_host));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pulls_of_the_same_are_one_and_others_run_beside() {
+    let (hub, _) = hub_with(6 << 20);
+    hub.add_file("maker/other-GGUF", "main", "other-Q4_0.gguf", model(1 << 20));
+    hub.set_faults(Faults { bytes_per_second: Some(1 << 20), ..Faults::default() });
+    let world = World::new(hub, &Setup::default());
+    let first = world.pull(ID).await.unwrap();
+    let asked = [ID, REPO, "maker/tiny-GGUF:Q4_K_M"];
+    for again in asked {
+        assert_eq!(world.pull(again).await.unwrap().id(), first.id(), "{again}");
+    }
+    let other = world.pull("maker/other-GGUF").await.unwrap();
+    assert_eq!(
+        world.pulls.list().iter().map(|pull| pull.id().to_string()).collect::<Vec<_>>(),
+        [ID, "maker:other-GGUF:other-Q4_0.gguf"]
+    );
+    let busy = PullRequest { model: "maker/other-GGUF".into(), id: Some(ID.into()), ..PullRequest::default() };
+    assert!(matches!(world.pulls.pull(busy, false).await, Err(PullError::Busy { .. })));
+    assert_eq!(world.end(other.id().as_str()).await.state, PullState::Succeeded);
+    world.hub.set_faults(Faults::default());
+    assert_eq!(world.end(ID).await.state, PullState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_is_paused_resumed_cancelled_and_goes_on_where_it_was() {
+    use PullEventKind::{Started, Stopped, Succeeded};
+    let (hub, content) = hub_with(24 << 20);
+    hub.set_faults(Faults { bytes_per_second: Some(3 << 20), ..Faults::default() });
+    let mut world = World::new(hub, &Setup { width: 4, ..Setup::default() });
+    let (_, mut events) = world.pulls.events();
+    world.pull(ID).await.unwrap();
+    world.until(ID, |pull| pull.downloaded_bytes() > 4 << 20).await;
+    let paused = world.pulls.pause(ID).await.unwrap();
+    assert_eq!((paused.state, paused.seconds_left()), (PullState::Paused, None));
+    assert_eq!(world.pulls.pause(ID).await.unwrap().state, PullState::Paused);
+    let resumed = world.pulls.resume(ID).await.unwrap();
+    assert!(resumed.downloaded_bytes() >= paused.downloaded_bytes(), "progress never goes backwards");
+    world.until(ID, |pull| pull.downloaded_bytes() > 10 << 20).await;
+    assert_eq!(world.pulls.cancel(ID, false).await.unwrap().state, PullState::Cancelled);
+    assert_eq!(world.pulls.cancel(ID, false).await.unwrap().state, PullState::Cancelled);
+    assert!(matches!(world.pulls.cancel("other", false).await, Err(PullError::Unknown { .. })));
+    world.hub.set_faults(Faults::default());
+    assert_eq!(world.pull(ID).await.unwrap().state, PullState::Downloading);
+    let end = world.end(ID).await;
+    assert_eq!((end.state, end.message.as_deref()), (PullState::Succeeded, None));
+    assert_eq!(fs_err::read(world.path(FOLDER).join("tiny-Q4_K_M.gguf")).unwrap(), content);
+    // Two interruptions, each of which costs 8 MiB at most; the whole file is 24 MiB.
+    assert!(world.hub.bytes_sent() <= content.len() as u64 + 2 * (8 << 20), "{}", world.hub.bytes_sent());
+    let mut kinds = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if event.kind != PullEventKind::Updated {
+            kinds.push(event.kind);
+        }
+    }
+    assert_eq!(kinds, [Started, Started, Stopped, Started, Succeeded]);
+    world.stop().await;
+}
+
+/// The daemon stops and starts again: what was not finished goes on by itself, and is not asked for twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfinished_pull_goes_on_with_the_next_start() {
+    let (hub, content) = hub_with(24 << 20);
+    hub.set_faults(Faults { bytes_per_second: Some(3 << 20), ..Faults::default() });
+    let setup = Setup { width: 4, ..Setup::default() };
+    let mut world = World::new(hub, &setup);
+    world.pull(ID).await.unwrap();
+    world.until(ID, |pull| pull.downloaded_bytes() > 8 << 20).await;
+    world.stop().await;
+    let World { hub, folder, store, pulls, .. } = world;
+    drop((store, pulls));
+    hub.set_faults(Faults::default());
+    let world = World::on(hub, folder, &setup, Files::default());
+    let begun = loop {
+        if let Some(begun) = world.pulls.list().first() {
+            break Arc::clone(begun);
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(begun.downloaded_bytes() >= 8 << 20, "{begun:?}");
+    assert_eq!(world.end(ID).await.state, PullState::Succeeded);
+    assert_eq!(fs_err::read(world.path(FOLDER).join("tiny-Q4_K_M.gguf")).unwrap(), content);
+    assert!(world.hub.bytes_sent() <= content.len() as u64 + (8 << 20), "{}", world.hub.bytes_sent());
+}
