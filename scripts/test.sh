@@ -14,12 +14,15 @@ cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 cargo xtask tidy
 
 # The tools of the other languages, kept by what their lock files say.
-python_tools="$CORTEX_CACHE/tools/python-$(sha256sum tests/openai/requirements.txt | cut -c1-16)"
-if [ ! -f "$python_tools/.complete" ]; then
-    rm -rf "$python_tools"
-    python3 -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --target "$python_tools" --requirement tests/openai/requirements.txt
-    touch "$python_tools/.complete"
-fi
+python_tools() { echo "$CORTEX_CACHE/tools/python-$(sha256sum "tests/$1/requirements.txt" | cut -c1-16)"; }
+for suite in openai downloads; do
+    tools=$(python_tools "$suite")
+    if [ ! -f "$tools/.complete" ]; then
+        rm -rf "$tools"
+        python3 -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --target "$tools" --requirement "tests/$suite/requirements.txt"
+        touch "$tools/.complete"
+    fi
+done
 node_tools="$CORTEX_CACHE/tools/node-$(sha256sum tests/browser/package-lock.json | cut -c1-16)"
 if [ ! -f "$node_tools/.complete" ]; then
     rm -rf "$node_tools"
@@ -38,16 +41,19 @@ while read -r ok bad ignored; do
     count "$ok" "$bad" "$ignored"
 done < <(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$reports/cargo")
 
-echo "== tests/openai"
-PYTHONPATH="$python_tools" python3 -m pytest -q -p no:cacheprovider --junitxml="$reports/openai.xml" tests/openai || broken=1
-read -r all bad ignored < <(python3 - "$reports/openai.xml" <<'PYTHON'
+for suite in openai downloads; do
+    echo "== tests/$suite"
+    # The tests themselves come from the first: it has pytest.
+    PYTHONPATH="$(python_tools "$suite"):$(python_tools openai)" python3 -m pytest -q -p no:cacheprovider --junitxml="$reports/$suite.xml" "tests/$suite" || broken=1
+    read -r all bad ignored < <(python3 - "$reports/$suite.xml" <<'PYTHON'
 import sys
 import xml.etree.ElementTree as tree
 suite = tree.parse(sys.argv[1]).getroot().find("testsuite").attrib
 print(suite["tests"], int(suite["failures"]) + int(suite["errors"]), suite["skipped"])
 PYTHON
-)
-count $((all - bad - ignored)) "$bad" "$ignored"
+    )
+    count $((all - bad - ignored)) "$bad" "$ignored"
+done
 
 echo "== tests/browser"
 cp tests/browser/origin.test.mjs "$node_tools"

@@ -119,6 +119,9 @@ impl ModelStore {
             // Only a name of another model.
             return Known::Other(model.path.clone());
         }
+        if self.is_lost(&model.path) {
+            return Known::No;
+        }
         let Some(manifest) = self.manifest(&model) else { return Known::Other(model.path.clone()) };
         if manifest.repository != plan.author_repo {
             return Known::Other(model.path.clone());
@@ -196,7 +199,8 @@ impl ModelStore {
             Ok::<_, TakeInError>(old)
         })?;
         self.forget_deletions(std::slice::from_ref(&plan.id));
-        if let Some(folder) = old {
+        // Where a lost revision was, this one may be by now.
+        if let Some(folder) = old.filter(|folder| *folder != target) {
             self.remove_download(&folder);
         }
         let model = self.get_in_memory(&plan.id).ok_or_else(|| StoreError::Io {
@@ -206,12 +210,41 @@ impl ModelStore {
         Ok(self.examine(&model))
     }
 
+    /// Moves the folder of a plan back to where it was gathered, when a crash came between its move to its place
+    /// and the list.
+    pub(crate) fn take_back(&self, plan: &PullPlan) {
+        let (wanted, partial) = (self.0.layout.data().join(&plan.folder), self.0.layout.partial(&plan.id));
+        let (Some(parent), Some(name)) = (wanted.parent(), wanted.file_name()) else { return };
+        let name = name.to_string_lossy().into_owned();
+        let beside = fs_err::read_dir(parent).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
+        let folders: Vec<PathBuf> = beside.unwrap_or_default();
+        let is_ours = |folder: &&PathBuf| {
+            let same = folder.file_name().is_some_and(|other| {
+                let other = other.to_string_lossy();
+                other == name || other.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('@'))
+            });
+            let is_used = || self.in_memory().iter().any(|model| model.path.starts_with(folder));
+            let manifest = || read_manifest(folder);
+            same && manifest().is_some_and(|it| it.id == plan.id && it.commit == plan.commit) && !is_used()
+        };
+        if let Some(folder) = folders.iter().find(is_ours)
+            && let Err(error) = self.0.config.files.rename(folder, &partial)
+        {
+            tracing::warn!(%error, "a finished download is fetched again");
+        }
+    }
+
     /// The folder of the revision that is there already; an error when the id is another model's.
     fn older_download(&self, plan: &PullPlan, entry: &Entry<'_>) -> Result<PathBuf, TakeInError> {
         let path = self.0.layout.absolute(&entry.path);
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let ours = self.0.layout.is_download(&folder) && read_manifest(&folder).is_some_and(|it| it.id == plan.id);
-        if ours { Ok(folder) } else { Err(TakeInError::Taken { id: plan.id.clone(), path }) }
+        if ours || self.is_lost(&path) { Ok(folder) } else { Err(TakeInError::Taken { id: plan.id.clone(), path }) }
+    }
+
+    /// Whether a download is gone: somebody removed its weights. Then its place is free.
+    fn is_lost(&self, path: &Path) -> bool {
+        path.parent().is_some_and(|folder| self.0.layout.is_download(folder)) && fs_err::symlink_metadata(path).is_err()
     }
 
     /// The folder of the plan, or one beside it when something lies there.

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Letters of a file's name that are shown.
-const NAME: usize = 28;
+const NAME: usize = 20;
 /// In a log, a line comes this often at least.
 const SILENCE: Duration = Duration::from_secs(10);
 /// In a log, a line comes for each of these steps, in percent.
@@ -41,8 +41,8 @@ impl Bars {
             bar
         };
         let one = pull.items.len() == 1;
-        let short = "{prefix:28} [{bar:28}] {percent:>3}%";
-        let long = "{prefix:28} [{bar:28}] {percent:>3}% {msg}";
+        let short = "{prefix:20} [{bar:12}] {percent:>3}%";
+        let long = "{prefix:20} [{bar:12}] {percent:>3}% {msg}";
         let files =
             pull.items.iter().map(|item| bar(item.bytes, shorten(&item.id), if one { long } else { short })).collect();
         let total = (!one).then(|| bar(pull.bytes, "total".into(), long));

@@ -27,13 +27,18 @@ pub fn cortex_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return output::usage(&error),
     };
     let printer = Printer::new(cli.global.json, cli.global.quiet);
-    let result =
-        settings::Settings::load(&cli.global.overrides()).map_err(CliError::from).and_then(|settings| {
-            match cli.command {
-                cli::Command::Serve => daemon::run(settings, daemon::Parent::Ignored).map_err(CliError::from),
-                command => runtime()?.block_on(commands::execute(command, &settings, printer)),
+    let result = settings::Settings::load(&cli.global.overrides()).map_err(CliError::from).and_then(|settings| {
+        match cli.command {
+            cli::Command::Serve => daemon::run(settings, daemon::Parent::Ignored).map_err(CliError::from),
+            command => {
+                let runtime = runtime()?;
+                let result = runtime.block_on(commands::execute(command, &settings, printer));
+                // A question that nobody answers any more must not keep the program.
+                runtime.shutdown_background();
+                result
             }
-        });
+        }
+    });
     finish(result)
 }
 

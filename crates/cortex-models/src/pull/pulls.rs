@@ -68,6 +68,16 @@ impl Default for PullsConfig {
     }
 }
 
+/// What became of a pull that was putting its model on the list.
+enum Settled {
+    /// The model is there, and so are its bytes.
+    Sound,
+    /// It is not on the list yet.
+    NotListed,
+    /// Its bytes are gone: once more.
+    Lost,
+}
+
 /// What a job is asked to do instead of going on.
 type Stop = watch::Sender<Option<Wish>>;
 
@@ -140,9 +150,10 @@ impl Pulls {
                 Wish::Cancel => PullState::Cancelled,
                 Wish::Fail => PullState::Failed,
                 Wish::Settle => {
-                    if !self.settled(&journal).await {
-                        // Its bytes did not survive: once more.
-                        self.begin(plan, vec![0; journal.files.len()]);
+                    match self.settled(&journal).await {
+                        Settled::Sound => {}
+                        Settled::NotListed => self.begin(plan, downloaded),
+                        Settled::Lost => self.begin(plan, vec![0; journal.files.len()]),
                     }
                     continue;
                 }
@@ -160,23 +171,25 @@ impl Pulls {
         self.0.loaded.send_replace(true);
     }
 
-    /// Ends what a crash interrupted after a model was put on the list. False when it must be pulled again.
-    async fn settled(&self, journal: &Replayed) -> bool {
+    /// Ends what a crash interrupted while a model was put on the list, or after that.
+    async fn settled(&self, journal: &Replayed) -> Settled {
         let (store, plan, boot) = (self.0.store.clone(), journal.plan.clone(), journal.boot.clone());
         in_background(move || {
             let Some(model) = store.resolve(plan.id.as_str()).ok().filter(|model| model.id == plan.id) else {
-                return false;
+                // Its folder may be in its place already: then it is taken back, and put on the list again.
+                store.take_back(&plan);
+                return Settled::NotListed;
             };
             let sound = boot == disk::boot_id() && !boot.is_empty() || store.is_sound(&model);
             if sound {
                 settle(&store, &model, &plan);
-            } else if let Some(folder) = model.path.parent() {
-                tracing::warn!(model = %plan.id, "a download did not survive the power cut; it is pulled again");
-                store.remove_download(folder);
-                let begun = journal::compact(&Replayed::new(&plan), &disk::boot_id());
-                let _ = store.0.config.files.replace(&store.0.layout.journal(&plan.id), begun.as_bytes());
+                return Settled::Sound;
             }
-            sound
+            tracing::warn!(model = %plan.id, "a download did not survive the power cut; it is pulled again");
+            store.remove_download(model.path.parent().unwrap_or(Path::new("")));
+            let begun = journal::compact(&Replayed::new(&plan), &disk::boot_id());
+            let _ = store.0.config.files.replace(&store.0.layout.journal(&plan.id), begun.as_bytes());
+            Settled::Lost
         })
         .await
     }

@@ -6,4 +6,6 @@ mod crash;
 mod fixture;
 mod gguf;
 mod pull;
+mod pull_resume;
+mod pull_world;
 mod store;

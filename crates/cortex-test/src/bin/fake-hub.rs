@@ -2,10 +2,11 @@
 //!
 //! `fake-hub [--bytes-per-second N] [--answer-delay-ms N] [--connections N] REPO BRANCH PATH=FILE ...` serves these
 //! files, and prints where, as one line of JSON, until its input ends. To a line `bytes` it answers with the bytes of
-//! content that were sent.
+//! content that were sent. `fake-hub digest FILE` computes a digest as the daemon does, to be timed.
 #![forbid(unsafe_code)]
 
 use cortex_test::hub::{FakeHub, Faults};
+use sha2::Digest as _;
 use std::{
     io::{self, BufRead, Write},
     path::PathBuf,
@@ -28,6 +29,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> io::Result<()> {
+    if let [command, path] = arguments
+        && command == "digest"
+    {
+        return digest(path);
+    }
     let usage = || io::Error::other(USAGE);
     let mut faults = Faults::default();
     let mut rest = arguments;
@@ -70,4 +76,21 @@ fn run(arguments: &[String]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The SHA-256 of a file, by the crate that the daemon uses.
+fn digest(path: &str) -> io::Result<()> {
+    let mut file = fs_err::File::open(path)?;
+    let (mut hasher, mut buffer) = (sha2::Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        let count = io::Read::read(&mut file, &mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+    }
+    for byte in hasher.finalize() {
+        write!(io::stdout(), "{byte:02x}")?;
+    }
+    writeln!(io::stdout())
 }

@@ -6,4 +6,5 @@ mod cli;
 mod edge;
 mod faults;
 mod http;
+mod pulls;
 mod registry;
