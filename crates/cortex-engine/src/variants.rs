@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(fastest(&[passed("a", 100, 100), passed("b", 80, 100)]).as_deref(), Some("b"));
     }
 
-    /// A worker of which no trial ends within the first limit, which is none, and every one within the second.
+    /// A worker whose trials take a second: none ends within the first limit, and every one within the second.
     #[cfg(unix)]
     #[tokio::test]
     async fn a_machine_that_is_too_busy_gets_a_second_round() {
@@ -309,7 +309,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("worker");
         let answer = serde_json::to_string(&passed("", 1, 1).times).unwrap();
-        fs_err::write(&program, format!("#!/bin/sh\necho '{answer}'\n")).unwrap();
+        fs_err::write(&program, format!("#!/bin/sh\nsleep 1\necho '{answer}'\n")).unwrap();
         fs_err::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         // A process that another test starts may hold the file as it was written, for a moment.
         let busy = |error: std::io::Error| error.kind() == std::io::ErrorKind::ExecutableFileBusy;
@@ -324,7 +324,7 @@ mod tests {
             cache: folder.path().join("variants.json"),
             scratch: folder.path().join("trial.gguf"),
             trial: true,
-            limits: [Duration::ZERO, Duration::from_mins(10)],
+            limits: [Duration::from_millis(100), Duration::from_mins(10)],
             report: VariantReport::default(),
         };
         let chosen = variants.choose(None).await.expect("one that works");

@@ -11,7 +11,10 @@ use crate::{Model, ModelStore, outbound::Outbound};
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -46,14 +49,24 @@ pub(crate) struct Job<'pulls> {
     pub(crate) writing: &'pulls Writing,
 }
 
-/// The threads of a job that may outlive it for a moment.
+/// What of a job cannot be dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Writing(Mutex<Option<mpsc::Receiver<()>>>);
+pub(crate) struct Writing {
+    /// The threads that may outlive it for a moment.
+    threads: Mutex<Option<mpsc::Receiver<()>>>,
+    /// The model is being put on the list.
+    finishing: AtomicBool,
+}
 
 impl Writing {
+    /// Whether it is too late to stop.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finishing.load(Ordering::Acquire)
+    }
+
     /// Waits until nothing writes any more.
     pub(crate) async fn ended(&self) {
-        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut receiver) = taken {
             // Nobody sends: it ends with the last of the threads.
             let _ = receiver.recv().await;
@@ -170,7 +183,7 @@ impl Job<'_> {
                 .map_err(|source| PullError::Disk { action: "write a download", source })
         })
         .await?;
-        self.writing.0.lock().unwrap_or_else(PoisonError::into_inner).replace(ended);
+        self.writing.threads.lock().unwrap_or_else(PoisonError::into_inner).replace(ended);
         Ok(disk)
     }
 
@@ -186,8 +199,9 @@ impl Job<'_> {
         }
     }
 
-    /// Makes a model of the files. From here on dropping the job stops nothing.
+    /// Makes a model of the files. From here on dropping the job would stop nothing.
     async fn finish(&self, digests: Vec<String>) -> Result<Arc<Model>, PullError> {
+        self.writing.finishing.store(true, Ordering::Release);
         let (store, plan) = (self.store.clone(), Arc::clone(self.plan));
         self.writing.ended().await;
         in_background(move || {

@@ -19,6 +19,7 @@ use cortex_hardware::Hardware;
 use std::{
     collections::HashMap,
     path::Path,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -322,10 +323,14 @@ impl Pulls {
             patience: self.0.config.patience,
             writing: &writing,
         };
-        let outcome = tokio::select! {
-            biased;
-            outcome = job.run(|news| self.hear(&plan.id, news)) => Ok(outcome),
-            wish = async { wishes.wait_for(Option::is_some).await.map_or(None, |wish| *wish) } => Err(wish.unwrap_or_default()),
+        let outcome = {
+            let mut work = pin!(job.run(|news| self.hear(&plan.id, news)));
+            let wish = async { wishes.wait_for(Option::is_some).await.map_or(None, |wish| *wish) };
+            tokio::select! {
+                biased;
+                outcome = &mut work => Ok(outcome),
+                wish = wish => if writing.is_finishing() { Ok(work.await) } else { Err(wish.unwrap_or_default()) },
+            }
         };
         writing.ended().await;
         match outcome {
@@ -432,6 +437,10 @@ impl Pulls {
     /// Stops a pull. What came is kept, unless `discard`.
     pub async fn cancel(&self, id: &str, throw_away: bool) -> Result<Arc<PullSnapshot>, PullError> {
         let stopped = self.stop(id, Wish::Cancel).await?;
+        if stopped.state == PullState::Succeeded {
+            // It came too late.
+            return Err(PullError::Unknown { id: id.to_owned() });
+        }
         if throw_away {
             let (store, id) = (self.0.store.clone(), stopped.id().clone());
             in_background(move || discard(&store, &id)).await;
@@ -489,7 +498,7 @@ impl Pulls {
                 _ => Ok(now),
             };
         }
-        // A job that is putting its model on the list is not stopped any more.
+        // A job that is putting its model on the list is not stopped any more, and one may fail right now.
         let over =
             snapshots.wait_for(|pull| pull.state.is_over() || (wish == Wish::Pause && pull.state == PullState::Paused));
         let ended = over.await.map_or(now, |pull| Arc::clone(&pull));
