@@ -316,7 +316,7 @@ fn token_of_hub() -> Option<String> {
 
 fn pulls(file: &File<'_>) -> Result<PullsConfig, SettingsError> {
     let defaults = PullsConfig::default();
-    let connections = file.number("downloadConnections", 48, (1, 1024))?;
+    let connections = file.number("downloadConnections", 96, (1, 1024))?;
     let rate = file.number("downloadBytesPerSecond", 0, (0, 1 << 40))?;
     Ok(PullsConfig {
         connections: usize::try_from(connections).unwrap_or(defaults.connections),

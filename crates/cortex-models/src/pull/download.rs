@@ -280,7 +280,8 @@ impl<'job> Download<'job> {
         let state = &mut *state;
         let on_the_way = state.taken_bytes.saturating_sub(self.disk.journalled());
         let wide = u64::try_from(state.pace.width()).unwrap_or(1);
-        let length = (self.credit / (2 * wide)).clamp(SHORTEST_RANGE, LONGEST_RANGE);
+        // All lanes together use up the credit: where an answer takes long to begin, that is what makes the rate.
+        let length = (self.credit / wide).clamp(SHORTEST_RANGE, LONGEST_RANGE);
         for (file, planned) in self.files.iter().enumerate() {
             let longest = if state.whole[file] { u64::MAX } else { length };
             let Some(range) = state.taken[file].first_gap(0..planned.size, longest) else { continue };

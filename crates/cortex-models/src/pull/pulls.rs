@@ -58,8 +58,8 @@ pub struct PullsConfig {
 impl Default for PullsConfig {
     fn default() -> Self {
         Self {
-            connections: 48,
-            width: 32,
+            connections: 96,
+            width: 64,
             rate: None,
             resume: true,
             // Clients give up after ten seconds, and would not see why.
