@@ -258,7 +258,7 @@ def run(arguments):
         "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "cortex": commit.strip(),
         "mebibytes": arguments.mebibytes,
-        "versions": {"nginx": nginx_version, "curl": version(["curl", "--version"]), "aria2c": version(["aria2c", "--version"]),
+        "versions": {"nginx": nginx_version, "curl": version(["curl", "--version"]).split()[1], "aria2c": version(["aria2c", "--version"]),
                      "openssl": version(["openssl", "version"]), "huggingface_hub": hub.stdout.strip()},
         "rounds": rounds,
     }
@@ -296,7 +296,9 @@ def table(result):
     ratio = [run["cortex processor"] / (run["curl processor"] + run["digest processor"]) for run in rounds]
     line("processor, s", cell(values("cortex processor")),
          f"curl {cell(values('curl processor'))} + digest {cell(values('digest processor'))}", ratio, "≤ 1.3", yes(middle(ratio) <= 1.3 * 1.02))
-    line("memory added at the peak, MiB", cell(values("cortex memory")), "–", None, "< 32", yes(middle(values("cortex memory")) < 32 * 1.02))
+    # A bound is for every run.
+    most = max(values("cortex memory"))
+    line("memory added at the peak, MiB", f"{cell(values('cortex memory'))}, at most {most:.3g}", "–", None, "< 32", yes(most < 32 * 1.02))
     ratio = [run["aria2c slow"] / run["cortex slow"] for run in rounds]
     line(f"{PAUSE_MS} ms before each answer, {RATE // 10**6} MB/s a connection, s", cell(values("cortex slow")),
          f"aria2c -x16 -s16 -k1M: {cell(values('aria2c slow'))}", ratio, "≥ 0.95 of its rate", yes(middle(ratio) >= 0.95 * 0.98))
