@@ -501,3 +501,25 @@ fn first_file(path: &Path) -> Result<PathBuf, ImportError> {
         _ => plain,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_moved_unless_that_is_asked_for_in_so_many_words() {
+        for (option, mode) in [
+            ("", Some(Mode::Reference)),
+            ("symlink", Some(Mode::Reference)),
+            ("SymLink", Some(Mode::Reference)),
+            ("reference", Some(Mode::Reference)),
+            ("MOVE_BINARY_FILE", Some(Mode::Copy)),
+            ("copy", Some(Mode::Copy)),
+            ("Move", Some(Mode::Move)),
+            ("hardlink", Some(Mode::HardLink)),
+            ("steal", None),
+        ] {
+            assert_eq!(Mode::parse(option), mode, "{option}");
+        }
+    }
+}
