@@ -28,7 +28,7 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Bytes that may be in memory on their way to the disk.
-const IN_MEMORY: usize = 8 << 20;
+const IN_MEMORY: usize = 6 << 20;
 /// The unit in which they are counted.
 const UNIT: usize = 1024;
 /// Bytes that are read back at a time for the digest.

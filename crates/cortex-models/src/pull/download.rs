@@ -5,7 +5,7 @@ use super::{
     disk::Disk,
     intervals::Intervals,
     journal::{FileState, Record},
-    pace::{Pace, backoff},
+    pace::{self, Pace, backoff},
     plan::PlannedFile,
 };
 use crate::outbound::{Ask, Outbound, OutboundError, Received};
@@ -27,6 +27,10 @@ const LONGEST_RANGE: u64 = 8 << 20;
 const REFUSALS: u32 = 3;
 /// Answers with other bytes than were asked for, after which ranges are no longer asked for.
 const WRONG_ANSWERS: u32 = 3;
+/// Bytes that the connections may hold beside those on their way to the disk.
+const IN_CONNECTIONS: usize = 6 << 20;
+/// Pieces that a connection holds: one that was read, and one in its buffer.
+const PIECES: usize = 2;
 /// How long a connection that has nothing to do waits before it looks again.
 const IDLE: Duration = Duration::from_millis(50);
 
@@ -120,8 +124,23 @@ struct State {
     whole: Vec<bool>,
     pace: Pace,
     lanes: usize,
+    /// How many bytes a read brings, lately.
+    piece: usize,
     received: u64,
     wrong: u32,
+}
+
+impl State {
+    /// How many connections there may be: as many as bring more, and no more than the memory is for. Where a read
+    /// brings much, the bytes come faster than they are taken, and a few connections suffice.
+    fn width(&self) -> usize {
+        self.pace.width().min((IN_CONNECTIONS / PIECES / self.piece.max(1)).max(pace::FIRST))
+    }
+
+    fn read(&mut self, bytes: usize) {
+        self.received += bytes as u64;
+        self.piece = (self.piece * 15 + bytes) / 16;
+    }
 }
 
 /// What the way of one range led to.
@@ -166,6 +185,7 @@ impl<'job> Download<'job> {
             whole: vec![false; files.len()],
             pace: Pace::new(width),
             lanes: 0,
+            piece: 0,
             received: 0,
             wrong: 0,
         };
@@ -187,7 +207,7 @@ impl<'job> Download<'job> {
         loop {
             if Instant::now() >= start_at {
                 let mut state = self.lock();
-                while state.lanes < state.pace.width() && self.has_gap(&state) {
+                while state.lanes < state.width() && self.has_gap(&state) {
                     state.lanes += 1;
                     lanes.push(self.lane());
                     // One more lane finds out what the others may do.
@@ -279,7 +299,7 @@ impl<'job> Download<'job> {
         let mut state = self.lock();
         let state = &mut *state;
         let on_the_way = state.taken_bytes.saturating_sub(self.disk.journalled());
-        let wide = u64::try_from(state.pace.width()).unwrap_or(1);
+        let wide = u64::try_from(state.width()).unwrap_or(1);
         // All lanes together use up the credit: where an answer takes long to begin, that is what makes the rate.
         let length = (self.credit / wide).clamp(SHORTEST_RANGE, LONGEST_RANGE);
         for (file, planned) in self.files.iter().enumerate() {
@@ -319,7 +339,7 @@ impl<'job> Download<'job> {
         loop {
             {
                 let state = self.lock();
-                if state.lanes > state.pace.width() {
+                if state.lanes > state.width() {
                     return Ok(());
                 }
             }
@@ -391,7 +411,7 @@ impl<'job> Download<'job> {
                 }
                 bytes = bytes.slice(..usize::try_from(wanted.rest.end.saturating_sub(at)).unwrap_or(0));
             }
-            self.lock().received += bytes.len() as u64;
+            self.lock().read(bytes.len());
             if !bytes.is_empty() {
                 let length = bytes.len() as u64;
                 self.disk.write(file, at, bytes).await;

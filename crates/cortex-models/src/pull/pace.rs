@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Connections at the start.
-const FIRST: usize = 4;
+pub(crate) const FIRST: usize = 4;
 /// A wider download must be this much faster, or the step was not worth it.
 const WORTH: f64 = 1.08;
 /// Looks without a step after which a wider one is tried once more: networks change.
