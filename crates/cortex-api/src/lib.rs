@@ -6,4 +6,5 @@
 pub mod native;
 pub mod openai;
 pub mod pulls;
+pub mod sources;
 pub mod worker;

@@ -79,6 +79,22 @@ impl Layout {
         self.staging().join(format!("pull-{}", id.file_name()))
     }
 
+    /// Which model sources there are.
+    pub(crate) fn sources(&self) -> PathBuf {
+        self.data.join("state").join("sources.json")
+    }
+
+    /// What the hub said of a repository. May be deleted at any time.
+    pub(crate) fn source_cache(&self, repository: &str) -> PathBuf {
+        let name = ModelId::existing(repository).file_name();
+        self.data.join("cache").join("sources").join(format!("{name}.json"))
+    }
+
+    /// What the hub answered to questions. May be deleted at any time.
+    pub(crate) fn hub_cache(&self) -> PathBuf {
+        self.data.join("cache").join("hub")
+    }
+
     /// Our own yaml of a model whose folder is not ours.
     pub(crate) fn own_yaml(&self, id: &ModelId) -> PathBuf {
         self.models().join("imported").join(format!("{}.yaml", id.file_name()))

@@ -24,6 +24,7 @@ mod reindex;
 mod remove;
 mod shards;
 mod source;
+mod sources;
 mod store;
 mod store_error;
 mod tasks;
@@ -47,7 +48,8 @@ pub use pull::{
 };
 pub use reindex::Reindexed;
 pub use remove::{Left, RemoveError, Removed, WhyLeft};
-pub use source::{Choice, Offered, PullRequest, ReferenceError, SourceError};
+pub use source::{Choice, HubModel, HubQuery, Offered, PullRequest, ReferenceError, RepositoryError, SourceError};
+pub use sources::{Downloadable, HubAnswer, ModelSource, Sources, SourcesError};
 pub use store::{Config, ModelStore};
 pub use store_error::{DescribeError, ResolveError, StoreError};
 pub use tasks::{Shutdown, Tasks, tasks};

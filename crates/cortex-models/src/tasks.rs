@@ -45,6 +45,18 @@ impl Tasks {
     }
 }
 
+/// Runs what blocks where that is allowed.
+pub(crate) async fn in_background<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(run).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends: nobody waits for an answer.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 impl Shutdown {
     /// Cancels, then waits. Returns false if the grace period ran out first.
     pub async fn now(self, grace: Duration) -> bool {

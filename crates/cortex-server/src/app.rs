@@ -1,7 +1,7 @@
 //! What every route can reach.
 
 use cortex_engine::Engines;
-use cortex_models::{ModelStore, Pulls};
+use cortex_models::{ModelStore, Pulls, Sources};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,8 @@ pub struct App {
     pub models: ModelStore,
     /// Downloads.
     pub pulls: Pulls,
+    /// Where more models are.
+    pub sources: Sources,
     /// Loaded models.
     pub engines: Engines,
     /// What the settings say about the edge.

@@ -4,7 +4,7 @@ use crate::{
     App,
     edge::{self, Admitted},
     error::ApiError,
-    routes::{chat, completions, events, models, pulls, registry, system},
+    routes::{chat, completions, events, models, pulls, registry, sources, system},
 };
 use axum::{
     Router,
@@ -38,6 +38,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/models/pulls/resume", post(pulls::resume))
         .route("/v1/models/pulls/{id}/events", get(pulls::follow))
         .route("/events", get(pulls::events))
+        .route("/v1/models/sources", get(sources::list).post(sources::add).delete(sources::remove))
+        .route("/v1/models/sources/{*url}", get(sources::get))
+        .route("/v1/models/hub", get(sources::repositories))
+        .route("/v1/models/hub/search", get(sources::search))
         .route("/v1/models/start", post(models::start))
         .route("/v1/models/stop", post(models::stop))
         .route("/v1/models/status", get(models::status_by_id))
@@ -161,6 +165,9 @@ const ALIASES: &[(&str, &str)] = &[
     ("/models/pull", "/v1/models/pull"),
     ("/models/pull/info", "/v1/models/pull/info"),
     ("/models/pulls", "/v1/models/pulls"),
+    ("/models/sources", "/v1/models/sources"),
+    ("/models/hub", "/v1/models/hub"),
+    ("/models/hub/search", "/v1/models/hub/search"),
 ];
 /// Paths without an id in them.
 const FIXED: &[&str] = &[
@@ -179,6 +186,9 @@ const FIXED: &[&str] = &[
     "/v1/models/pulls/pause",
     "/v1/models/pulls/resume",
     "/events",
+    "/v1/models/sources",
+    "/v1/models/hub",
+    "/v1/models/hub/search",
     "/v1/models/start",
     "/v1/models/stop",
     "/v1/models/status",
@@ -190,6 +200,8 @@ const FIXED: &[&str] = &[
 const BEFORE_ID: &[(&str, &str)] = &[
     ("/v1/models/pulls/", "/v1/models/pulls/"),
     ("/models/pulls/", "/v1/models/pulls/"),
+    ("/v1/models/sources/", "/v1/models/sources/"),
+    ("/models/sources/", "/v1/models/sources/"),
     ("/v1/models/status/", "/v1/models/status/"),
     ("/models/status/", "/v1/models/status/"),
     ("/v1/models/", "/v1/models/"),

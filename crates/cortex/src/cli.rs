@@ -65,11 +65,13 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Download a model; without one, show the downloads.
     Pull(PullArguments),
+    /// Look for models on the hub.
+    Search(SearchArguments),
     /// Take in a GGUF file, or all of a folder, by reference: the files stay where they are.
     Import(ImportArguments),
     /// List the models.
     List(ListArguments),
-    /// Models: list, get, start, stop, status, import, update, alias, delete, reindex.
+    /// Models: list, get, start, stop, status, import, update, alias, delete, reindex, sources.
     #[command(subcommand, arg_required_else_help = true)]
     Models(ModelsCommand),
     /// List the loaded models.
@@ -89,7 +91,7 @@ pub(crate) enum Command {
 /// Arguments of `cortex run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
-    /// Id of the model, or a part of it that only one has.
+    /// Id of the model, or a part of it that only one has; one that is not here is downloaded first.
     pub(crate) model: Option<String>,
     /// The prompt; without one, a chat.
     pub(crate) prompt: Vec<String>,
@@ -144,6 +146,39 @@ pub(crate) struct PullArguments {
     pub(crate) discard: bool,
 }
 
+/// Arguments of `cortex search`.
+#[derive(Debug, Args)]
+pub(crate) struct SearchArguments {
+    /// A part of the name.
+    #[arg(required = true)]
+    pub(crate) text: Vec<String>,
+    /// Repositories of this author alone.
+    #[arg(long)]
+    pub(crate) author: Option<String>,
+    /// As many at most.
+    #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) limit: u8,
+}
+
+/// `cortex models sources …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourcesCommand {
+    /// Show the models of a repository with `cortex list --available`.
+    Add(SourceArguments),
+    /// Do not show them any more; what was downloaded stays.
+    #[command(alias = "rm", alias = "delete")]
+    Remove(SourceArguments),
+    /// List the sources.
+    List,
+}
+
+/// A model source.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArguments {
+    /// `https://huggingface.co/AUTHOR/REPO`, or `AUTHOR/REPO`.
+    pub(crate) source: String,
+}
+
 /// Arguments of `cortex import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArguments {
@@ -187,7 +222,7 @@ pub(crate) struct ListArguments {
     /// Also show the version.
     #[arg(short = 'v', long)]
     pub(crate) version: bool,
-    /// Show models that can be downloaded instead.
+    /// Show the models of the sources instead: they can be downloaded.
     #[arg(long)]
     pub(crate) available: bool,
 }
@@ -225,6 +260,9 @@ pub(crate) enum ModelsCommand {
     /// Delete a model: its entry, and the files that cortex downloaded or copied.
     #[command(alias = "remove", alias = "rm")]
     Delete(DeleteArguments),
+    /// Repositories of the hub whose models are shown as available: add, remove, list.
+    #[command(subcommand, arg_required_else_help = true)]
+    Sources(SourcesCommand),
     /// Put models back on the list that lie in the data folder.
     Reindex(ReindexArguments),
 }

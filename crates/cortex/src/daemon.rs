@@ -5,7 +5,7 @@ use crate::{
     settings::{Settings, SettingsError},
 };
 use cortex_engine::{Engines, LoadSettings, Shutdown, Tasks, tasks};
-use cortex_models::{ModelStore, Outbound, Pulls, write_atomically};
+use cortex_models::{ModelStore, Outbound, Pulls, Sources, write_atomically};
 use cortex_server::App;
 use std::{
     fs::{File, TryLockError},
@@ -117,12 +117,14 @@ impl Daemon {
         let (tasks, shutdown) = tasks();
         let models = ModelStore::open(cortex_models::Config::new(&settings.data_folder));
         let outbound = Outbound::new(settings.outbound.clone());
+        let sources = Sources::new(&models, outbound.clone(), &tasks, settings.pulls.resolve_limit);
         let pulls = Pulls::start(settings.pulls.clone(), models.clone(), outbound, &tasks);
         let engines = Engines::start(engine_config(&settings), &tasks);
         let stop = CancellationToken::new();
         let app = App {
             models: models.clone(),
             pulls,
+            sources,
             engines: engines.clone(),
             config: Arc::new(cortex_server::Config {
                 address,

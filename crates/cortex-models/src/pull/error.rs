@@ -99,7 +99,7 @@ impl PullError {
             Self::Source(SourceError::NotGguf { .. }) => "not_gguf",
             Self::Source(SourceError::NoFile { .. } | SourceError::Several { .. }) => "no_such_file",
             Self::Source(SourceError::NothingFits { .. }) => "does_not_fit",
-            Self::Source(SourceError::NoLength { .. }) => "no_length",
+            Self::Source(SourceError::NoLength { .. } | SourceError::NoSizes { .. }) => "no_length",
             Self::Source(SourceError::Outbound(error)) | Self::Download(DownloadError::Outbound(error)) => {
                 of_outbound(error)
             }

@@ -7,7 +7,7 @@ use super::{
     journal::{self, FileState, Replayed, Wish},
     plan::PullPlan,
 };
-use crate::{Model, ModelStore, outbound::Outbound};
+use crate::{Model, ModelStore, outbound::Outbound, tasks::in_background};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -270,18 +270,6 @@ fn missing_room(plan: &PullPlan, partial: &Path) -> u64 {
     });
     let Some(free) = disk::free_bytes(partial) else { return 0 };
     if needed == 0 { 0 } else { needed.saturating_add(SPARE).saturating_sub(free) }
-}
-
-/// Runs what blocks where that is allowed.
-pub(crate) async fn in_background<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(run).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends: nobody waits for an answer.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
 
 /// A failure that says where it happened.

@@ -5,7 +5,7 @@ use super::{
     disk,
     download::{Patience, Shares, shares},
     error::PullError,
-    job::{Job, News, Writing, discard, disk_error, in_background, settle},
+    job::{Job, News, Writing, discard, disk_error, settle},
     journal::{self, Replayed, Wish},
     plan::{PlannedFile, PullPlan, Role},
     snapshot::{PullEvent, PullEventKind, PullSnapshot, PullState},
@@ -14,6 +14,7 @@ use crate::{
     Import, Mode, Model, ModelId, ModelStore, Offered, Outbound, PullRequest, Tasks,
     downloads::Known,
     source::{Resolved, Resolver},
+    tasks::in_background,
 };
 use cortex_hardware::Hardware;
 use std::{

@@ -5,7 +5,8 @@ use crate::{
     outbound::{Outbound, OutboundError},
     pull::plan::Listed,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A repository at one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,15 +57,24 @@ pub(crate) async fn listing(
     repository: &Repository,
     revision: &str,
 ) -> Result<Listing, OutboundError> {
+    card(outbound, repository, revision).await.map(|(listing, _)| listing)
+}
+
+/// The same, and all that the hub says of the repository beside it.
+pub(crate) async fn card(
+    outbound: &Outbound,
+    repository: &Repository,
+    revision: &str,
+) -> Result<(Listing, Value), OutboundError> {
     let mut url = outbound.hub_url(&["api", "models", &repository.author, &repository.name, "revision", revision]);
     url.set_query(Some("blobs=true"));
-    let answer: ModelAnswer = outbound.json(&url).await?;
-    let nonsense = |reason: &str| OutboundError::Nonsense {
-        host: url.host_str().unwrap_or_default().to_owned(),
-        reason: reason.to_owned(),
-    };
+    let card: Value = outbound.json(&url).await?;
+    let nonsense =
+        |reason: String| OutboundError::Nonsense { host: url.host_str().unwrap_or_default().to_owned(), reason };
+    let answer =
+        ModelAnswer::deserialize(&card).map_err(|error| nonsense(format!("it is not the expected JSON: {error}")))?;
     if answer.sha.len() != 40 || !answer.sha.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(nonsense("its commit is none"));
+        return Err(nonsense("its commit is none".into()));
     }
     let file = |sibling: Sibling| {
         let lfs = sibling.lfs.unwrap_or(Lfs { sha256: None, size: None });
@@ -74,7 +84,81 @@ pub(crate) async fn listing(
         plain.then_some(())?;
         Some(Listed { path: sibling.rfilename, size: lfs.size.or(sibling.size)?, sha256 })
     };
-    Ok(Listing { commit: answer.sha.to_lowercase(), files: answer.siblings.into_iter().filter_map(file).collect() })
+    let files = answer.siblings.into_iter().filter_map(file).collect();
+    Ok((Listing { commit: answer.sha.to_lowercase(), files }, card))
+}
+
+/// What its owner wrote about it; `None` when there is nothing.
+pub(crate) async fn description(outbound: &Outbound, repository: &Repository) -> Result<Option<String>, OutboundError> {
+    match outbound.text(&file_url(outbound, repository, "main", "README.md")).await {
+        Ok((text, _)) => Ok(Some(text)),
+        Err(OutboundError::Status { status: 404, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What to look for on the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HubQuery {
+    /// A part of `author/name`.
+    pub text: Option<String>,
+    /// Repositories of this author alone.
+    pub author: Option<String>,
+    /// Repositories with all of these tags, such as `gguf`.
+    pub tags: Vec<String>,
+    /// As many at most; those that are downloaded most come first.
+    pub limit: usize,
+}
+
+/// A repository of the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubModel {
+    /// `author/name`.
+    pub id: String,
+    /// Downloads of the last month.
+    #[serde(default)]
+    pub downloads: u64,
+    /// People who like it.
+    #[serde(default)]
+    pub likes: u64,
+    /// When it was changed last, where the hub says so.
+    #[serde(default, rename = "lastModified")]
+    pub modified: Option<String>,
+    /// Whether its owner gives access on request only.
+    #[serde(default, deserialize_with = "is_gated")]
+    pub gated: bool,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// `false`, or the way in which access is given.
+fn is_gated<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(!matches!(Value::deserialize(deserializer)?, Value::Bool(false) | Value::Null))
+}
+
+/// Where the hub answers a query.
+pub(crate) fn search_url(outbound: &Outbound, query: &HubQuery) -> reqwest::Url {
+    let mut url = outbound.hub_url(&["api", "models"]);
+    {
+        let mut pairs = url.query_pairs_mut();
+        for (key, value) in [("search", &query.text), ("author", &query.author)] {
+            if let Some(value) = value {
+                pairs.append_pair(key, value);
+            }
+        }
+        for tag in &query.tags {
+            pairs.append_pair("filter", tag);
+        }
+        pairs.append_pair("sort", "downloads").append_pair("direction", "-1");
+        pairs.append_pair("limit", &query.limit.to_string());
+    }
+    url
+}
+
+/// What a query finds.
+pub(crate) async fn search(outbound: &Outbound, query: &HubQuery) -> Result<Vec<HubModel>, OutboundError> {
+    outbound.json(&search_url(outbound, query)).await
 }
 
 /// The branches of a repository.

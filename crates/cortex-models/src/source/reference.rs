@@ -65,6 +65,20 @@ pub enum ReferenceError {
     NotGguf,
 }
 
+/// Why a text means no repository. The words are those of cortex.cpp.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RepositoryError {
+    /// It is no URL, or one of another host.
+    #[error("Invalid model source url: {0}")]
+    Invalid(String),
+    /// It leads to a part of a repository.
+    #[error("Only support repository model source, url: {0}")]
+    NotRepository(String),
+    /// Author or name cannot be such.
+    #[error("Malformed URL: {0}")]
+    Malformed(String),
+}
+
 impl ReferenceError {
     /// What a person can do.
     pub(crate) fn hint(&self) -> Option<String> {
@@ -103,6 +117,38 @@ pub(crate) fn parse(text: &str, mirror: &reqwest::Url) -> Result<Reference, Refe
     }
 }
 
+/// Reads the URL of a repository, or `author/name`.
+pub(crate) fn parse_repository(text: &str, mirror: &reqwest::Url) -> Result<Repository, RepositoryError> {
+    let given = text.trim();
+    let invalid = || RepositoryError::Invalid(given.to_owned());
+    let parts: Vec<String> = if given.contains("://") {
+        let url = reqwest::Url::parse(given).map_err(|_| invalid())?;
+        let path = hub_path(&url, mirror).filter(|_| matches!(url.scheme(), "http" | "https")).ok_or_else(invalid)?;
+        let parts = path.split('/').filter(|part| !part.is_empty()).map(decode).collect::<Option<_>>();
+        parts.ok_or_else(|| RepositoryError::Malformed(given.to_owned()))?
+    } else {
+        let path = HUB_HOSTS.iter().find_map(|host| given.strip_prefix(host)?.strip_prefix('/')).unwrap_or(given);
+        path.split('/').map(str::to_owned).collect()
+    };
+    match parts.as_slice() {
+        [author, name] => repository(author, name).map_err(|_| RepositoryError::Malformed(given.to_owned())),
+        [] | [_] => Err(invalid()),
+        _ => Err(RepositoryError::NotRepository(given.to_owned())),
+    }
+}
+
+/// The path of a URL below the hub's; `None` when it is another host's.
+fn hub_path<'url>(url: &'url reqwest::Url, mirror: &reqwest::Url) -> Option<&'url str> {
+    let host = url.host_str().unwrap_or_default();
+    let is_mirror =
+        url.host_str() == mirror.host_str() && url.port_or_known_default() == mirror.port_or_known_default();
+    if !is_mirror && !HUB_HOSTS.iter().any(|hub| hub.eq_ignore_ascii_case(host)) {
+        return None;
+    }
+    let path = url.path().strip_prefix(mirror.path().trim_end_matches('/')).filter(|_| is_mirror);
+    Some(path.unwrap_or(url.path()))
+}
+
 fn of_url(text: &str, mirror: &reqwest::Url) -> Result<Reference, ReferenceError> {
     let invalid = || ReferenceError::Url { url: text.to_owned() };
     let url = reqwest::Url::parse(text).map_err(|_| invalid())?;
@@ -111,13 +157,7 @@ fn of_url(text: &str, mirror: &reqwest::Url) -> Result<Reference, ReferenceError
         "file" => return url.to_file_path().map(Reference::LocalFile).map_err(|()| invalid()),
         _ => return Err(ReferenceError::Form),
     }
-    let host = url.host_str().unwrap_or_default();
-    let is_mirror =
-        url.host_str() == mirror.host_str() && url.port_or_known_default() == mirror.port_or_known_default();
-    if !is_mirror && !HUB_HOSTS.iter().any(|hub| hub.eq_ignore_ascii_case(host)) {
-        return Ok(Reference::Url(url));
-    }
-    let path = url.path().strip_prefix(mirror.path().trim_end_matches('/')).filter(|_| is_mirror).unwrap_or(url.path());
+    let Some(path) = hub_path(&url, mirror) else { return Ok(Reference::Url(url)) };
     let parts: Option<Vec<String>> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
     of_hub_path(&parts.ok_or_else(invalid)?, text)
 }
@@ -279,6 +319,33 @@ mod tests {
             ("a\\b:c", "form"),
         ] {
             assert_eq!(show(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn repositories_are_told_from_what_is_none() {
+        for (text, expected) in [
+            ("https://huggingface.co/a/b", Ok("a/b")),
+            (" https://hf.co/a/b/ ", Ok("a/b")),
+            ("huggingface.co/a/b", Ok("a/b")),
+            ("a/b.c", Ok("a/b.c")),
+            ("http://127.0.0.1:8080/hub/a/b", Ok("a/b")),
+            ("http://127.0.0.1:8081/hub/a/b", Err("Invalid model source url: http://127.0.0.1:8081/hub/a/b")),
+            ("https://example.org/a/b", Err("Invalid model source url: https://example.org/a/b")),
+            ("file:///a/b", Err("Invalid model source url: file:///a/b")),
+            ("https://huggingface.co/a", Err("Invalid model source url: https://huggingface.co/a")),
+            ("nonsense", Err("Invalid model source url: nonsense")),
+            ("", Err("Invalid model source url: ")),
+            (
+                "https://huggingface.co/a/b/tree/main",
+                Err("Only support repository model source, url: https://huggingface.co/a/b/tree/main"),
+            ),
+            ("https://huggingface.co/a/%2e%2e%2fb", Err("Malformed URL: https://huggingface.co/a/%2e%2e%2fb")),
+            ("../b", Err("Malformed URL: ../b")),
+            ("a b/c", Err("Malformed URL: a b/c")),
+        ] {
+            let read = parse_repository(text, &mirror()).map(|it| it.to_string()).map_err(|error| error.to_string());
+            assert_eq!(read.as_deref().map_err(String::as_str), expected, "{text}");
         }
     }
 }

@@ -92,6 +92,12 @@ pub enum SourceError {
         /// Which.
         repository: String,
     },
+    /// It has GGUF files, and the hub does not say how large they are.
+    #[error("Could not get siblings file size: {repository}")]
+    NoSizes {
+        /// Which.
+        repository: String,
+    },
     /// It has GGUF files, and not this one.
     #[error("{repository} has no file that matches `{wanted}`")]
     NoFile {
@@ -293,7 +299,7 @@ impl Resolver {
         }
     }
 
-    async fn handle_branches(&self, repository: &Repository) -> Result<Vec<String>, SourceError> {
+    pub(super) async fn handle_branches(&self, repository: &Repository) -> Result<Vec<String>, SourceError> {
         let branches = huggingface::branches(&self.outbound, repository).await;
         let mut branches = branches.map_err(|error| of_hub(error, repository, "main", vec![]))?;
         branches.retain(|branch| branch != "main");
@@ -315,15 +321,9 @@ impl Resolver {
             },
         };
         let listing = self.listing(&repository, &branch).await?;
-        let offers = plan::offers(&listing.files);
-        let offer = match offers.as_slice() {
-            [] => return Err(SourceError::NotGguf { repository: format!("{repository}, branch {branch},") }),
-            [one] => one,
-            several => {
-                several.iter().find(|offer| offer.name().eq_ignore_ascii_case("model.gguf")).unwrap_or(&several[0])
-            }
-        };
-        let mut plan = self.of_offer((&repository, &branch), &listing, offer);
+        let offer = of_branch(&listing)
+            .ok_or_else(|| SourceError::NotGguf { repository: format!("{repository}, branch {branch},") })?;
+        let mut plan = self.of_offer((&repository, &branch), &listing, &offer);
         plan.id = ModelId::existing(format!("{}:{branch}", repository.name));
         plan.folder = folder(&[HANDLES, &repository.name, &branch]);
         Ok(plan)
@@ -369,7 +369,7 @@ impl Resolver {
         })
     }
 
-    async fn listing(&self, repository: &Repository, revision: &str) -> Result<Listing, SourceError> {
+    pub(super) async fn listing(&self, repository: &Repository, revision: &str) -> Result<Listing, SourceError> {
         match huggingface::listing(&self.outbound, repository, revision).await {
             Ok(listing) => Ok(listing),
             Err(error) => {
@@ -411,6 +411,13 @@ impl Resolver {
             why: None,
         }
     }
+}
+
+/// The one model of a branch of [`HANDLES`].
+pub(super) fn of_branch(listing: &Listing) -> Option<Offer> {
+    let offers = plan::offers(&listing.files);
+    let named = offers.iter().find(|offer| offer.name().eq_ignore_ascii_case("model.gguf"));
+    named.or(offers.first()).cloned()
 }
 
 /// The folder of a model below the data folder. What comes from other machines is no path: every part is
@@ -514,7 +521,12 @@ fn plan_bytes(count: u64) -> String {
 }
 
 /// What a refusal of the hub means.
-fn of_hub(error: OutboundError, repository: &Repository, revision: &str, branches: Vec<String>) -> SourceError {
+pub(super) fn of_hub(
+    error: OutboundError,
+    repository: &Repository,
+    revision: &str,
+    branches: Vec<String>,
+) -> SourceError {
     let OutboundError::Status { status, code, with_token, .. } = &error else { return error.into() };
     let with_token = *with_token;
     let repository = repository.to_string();

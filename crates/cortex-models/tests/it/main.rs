@@ -8,4 +8,5 @@ mod gguf;
 mod pull;
 mod pull_resume;
 mod pull_world;
+mod sources;
 mod store;

@@ -2,7 +2,7 @@
 
 use cortex_models::{
     Config, Files, ModelStore, Outbound, OutboundConfig, Patience, PullError, PullRequest, PullSnapshot, Pulls,
-    PullsConfig, Shutdown, tasks,
+    PullsConfig, Shutdown, Sources, tasks,
 };
 use cortex_test::{gguf::GgufBuilder, hub::FakeHub};
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -14,6 +14,7 @@ pub(crate) struct World {
     pub(crate) folder: TempDir,
     pub(crate) store: ModelStore,
     pub(crate) pulls: Pulls,
+    pub(crate) sources: Sources,
     pub(crate) shutdown: Option<Shutdown>,
 }
 
@@ -64,8 +65,9 @@ impl World {
             room: Duration::from_millis(50),
         };
         let config = PullsConfig { patience, rate: setup.rate, width: setup.width, ..PullsConfig::default() };
+        let sources = Sources::new(&store, outbound.clone(), &tasks, config.resolve_limit);
         let pulls = Pulls::start(config, store.clone(), outbound, &tasks);
-        Self { hub, folder, store, pulls, shutdown: Some(shutdown) }
+        Self { hub, folder, store, pulls, sources, shutdown: Some(shutdown) }
     }
 
     pub(crate) async fn pull(&self, model: &str) -> Result<Arc<PullSnapshot>, PullError> {

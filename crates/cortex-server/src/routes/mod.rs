@@ -7,4 +7,5 @@ pub(crate) mod models;
 pub(crate) mod pulls;
 pub(crate) mod registry;
 pub(crate) mod run;
+pub(crate) mod sources;
 pub(crate) mod system;

@@ -223,7 +223,7 @@ pub(crate) async fn info(State(app): State<App>, headers: HeaderMap, body: Bytes
 }
 
 /// A field that must be there, with the answers that cortex.cpp's clients know.
-fn needed(value: Option<String>, field: &str) -> Result<String, ApiError> {
+pub(super) fn needed(value: Option<String>, field: &str) -> Result<String, ApiError> {
     match value {
         None => Err(ApiError::new(ErrorKind::Conflict, "missing_field", format!("Missing mandatory field `{field}`"))
             .with_status(StatusCode::CONFLICT)),
@@ -236,7 +236,10 @@ fn needed(value: Option<String>, field: &str) -> Result<String, ApiError> {
 
 /// This family answers 400 where others tell more by the status.
 fn pull_error(error: &PullError) -> ApiError {
-    let answer = ApiError::told(error.kind(), error.code(), error, error.hint());
+    let mut answer = ApiError::told(error.kind(), error.code(), error, error.hint());
+    if let PullError::AlreadyThere { id, .. } = error {
+        answer = answer.with("id", id.as_str());
+    }
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Invalid => answer.with_status(StatusCode::BAD_REQUEST),
         _ => answer,

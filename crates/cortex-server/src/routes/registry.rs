@@ -19,8 +19,8 @@ use cortex_api::native::{
 };
 use cortex_engine::{LoadedModel, Phase};
 use cortex_models::{
-    BatchEntry, ErrorKind, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore, RemoveError, StoreError,
-    UpdateError, WhyLeft,
+    BatchEntry, Downloadable, ErrorKind, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore,
+    RemoveError, StoreError, UpdateError, WhyLeft,
 };
 use futures::stream;
 use serde::Deserialize;
@@ -89,22 +89,47 @@ pub(crate) async fn list(
         ]
     };
     if let Some(known) = headers.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok()) {
-        let store = app.models.clone();
-        let revision = blocking(move || store.current_revision()).await?.map_err(|error| unreadable(&error))?;
-        let tag = tag(revision, &states, &query);
+        let (store, sources) = (app.models.clone(), app.sources.clone());
+        let revisions = blocking(move || store.current_revision().map(|local| (local, sources.downloadable().1)));
+        let tag = tag(revisions.await?.map_err(|error| unreadable(&error))?, &states, &query);
         if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
             return Ok((StatusCode::NOT_MODIFIED, validators(&tag)).into_response());
         }
     }
-    let store = app.models.clone();
-    let (models, revision) = blocking(move || store.list()).await?.map_err(|error| unreadable(&error))?;
-    let validators = validators(&tag(revision, &states, &query));
+    let (store, sources) = (app.models.clone(), app.sources.clone());
+    let listed = blocking(move || {
+        let (models, local) = store.list()?;
+        let (mut there, others) = sources.downloadable();
+        there.retain(|model| store.resolve(&model.id).is_err());
+        let entries = models.iter().cloned().map(Listed::Local);
+        let entries: Vec<Listed> = entries.chain(there.into_iter().map(Listed::Downloadable)).collect();
+        Ok((entries, (local, others)))
+    });
+    let (entries, revisions) = listed.await?.map_err(|error: StoreError| unreadable(&error))?;
+    let validators = validators(&tag(revisions, &states, &query));
     if let Some(state) = query.state.as_deref().filter(|state| !STATES.contains(state)) {
         return Err(ApiError::field("state", format!("state is `{state}`; it must be one of {}", STATES.join(", "))));
     }
-    let (models, more) = page(&models, &states, &query, limit)?;
+    let (entries, more) = page(entries, &states, &query, limit)?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((validators, json, list_body(models, states, more)).into_response())
+    Ok((validators, json, list_body(entries, states, more)).into_response())
+}
+
+/// One entry of the list.
+enum Listed {
+    /// A model that is here.
+    Local(Arc<Model>),
+    /// A model of a source.
+    Downloadable(Arc<Downloadable>),
+}
+
+impl Listed {
+    fn id(&self) -> &str {
+        match self {
+            Self::Local(model) => model.id.as_str(),
+            Self::Downloadable(model) => &model.id,
+        }
+    }
 }
 
 fn unreadable(error: &StoreError) -> ApiError {
@@ -140,13 +165,13 @@ fn engine_states(loaded: &[LoadedModel]) -> HashMap<ModelId, &'static str> {
 }
 
 /// Another one when anything that the answer shows is another.
-fn tag(revision: u64, states: &HashMap<ModelId, &'static str>, query: &ListQuery) -> String {
+fn tag((local, others): (u64, u64), states: &HashMap<ModelId, &'static str>, query: &ListQuery) -> String {
     let mut hasher = DefaultHasher::new();
     let mut states: Vec<_> = states.iter().collect();
     states.sort();
     states.hash(&mut hasher);
-    query.hash(&mut hasher);
-    format!("\"{revision:x}-{:x}\"", hasher.finish())
+    (query, others).hash(&mut hasher);
+    format!("\"{local:x}-{:x}\"", hasher.finish())
 }
 
 fn state_word(model: &Model, states: &HashMap<ModelId, &'static str>) -> &'static str {
@@ -161,37 +186,34 @@ fn state_word(model: &Model, states: &HashMap<ModelId, &'static str>) -> &'stati
 
 /// The models that were asked for, and whether there are more.
 fn page(
-    models: &[Arc<Model>],
+    mut entries: Vec<Listed>,
     states: &HashMap<ModelId, &'static str>,
     query: &ListQuery,
     limit: Option<usize>,
-) -> Result<(Vec<Arc<Model>>, bool), ApiError> {
-    let start = match query.after.as_deref() {
-        None | Some("") => 0,
-        Some(after) => match models.iter().position(|model| model.id.as_str() == after) {
-            Some(place) => place + 1,
+) -> Result<(Vec<Listed>, bool), ApiError> {
+    match query.after.as_deref() {
+        None | Some("") => {}
+        Some(after) => match entries.iter().position(|entry| entry.id() == after) {
+            Some(place) => drop(entries.drain(..=place)),
             None => return Err(ApiError::field("after", format!("after: there is no model `{after}`"))),
         },
-    };
-    let wanted = |model: &&Arc<Model>| {
-        let in_state = query.state.as_deref().is_none_or(|state| state_word(model, states) == state);
-        // Whatever is on the list was downloaded, in the words of cortex.cpp.
-        let is_local = query.status.as_deref().is_none_or(|status| status == "downloaded");
-        let of_engine = query.engine.as_deref().is_none_or(|engine| {
-            let own = model.yaml().and_then(|yaml| yaml.text("engine").map(str::to_owned));
-            same_engine(engine, own.as_deref().unwrap_or("llama-cpp"))
-        });
-        in_state && is_local && of_engine
-    };
-    let mut page: Vec<Arc<Model>> = models[start..]
-        .iter()
-        .filter(wanted)
-        .take(limit.map_or(usize::MAX, |limit| limit.saturating_add(1)))
-        .cloned()
-        .collect();
-    let more = limit.is_some_and(|limit| page.len() > limit);
-    page.truncate(limit.unwrap_or(usize::MAX));
-    Ok((page, more))
+    }
+    let of_engine = |own: &str| query.engine.as_deref().is_none_or(|engine| same_engine(engine, own));
+    let of_status = |own: &str| query.status.as_deref().is_none_or(|status| status == own);
+    entries.retain(|entry| match entry {
+        Listed::Local(model) => {
+            let in_state = query.state.as_deref().is_none_or(|state| state_word(model, states) == state);
+            let engine = || model.yaml().and_then(|yaml| yaml.text("engine").map(str::to_owned));
+            // Whatever is on the list was downloaded, in the words of cortex.cpp.
+            in_state
+                && of_status("downloaded")
+                && (query.engine.is_none() || of_engine(engine().as_deref().unwrap_or("llama-cpp")))
+        }
+        Listed::Downloadable(_) => query.state.is_none() && of_status("downloadable") && of_engine("llama-cpp"),
+    });
+    let more = limit.is_some_and(|limit| entries.len() > limit);
+    entries.truncate(limit.unwrap_or(usize::MAX));
+    Ok((entries, more))
 }
 
 /// `llama-cpp` has had several names.
@@ -204,9 +226,9 @@ fn same_engine(left: &str, right: &str) -> bool {
 }
 
 /// The body of a list, made piece by piece while it is sent: that of ten thousand models is large.
-fn list_body(models: Vec<Arc<Model>>, states: HashMap<ModelId, &'static str>, more: bool) -> Body {
+fn list_body(entries: Vec<Listed>, states: HashMap<ModelId, &'static str>, more: bool) -> Body {
     let end = format!("],\"has_more\":{more},\"result\":\"OK\"}}");
-    let mut models = models.into_iter().peekable();
+    let mut entries = entries.into_iter().peekable();
     let mut text = String::from("{\"object\":\"list\",\"data\":[");
     let mut over = false;
     let mut pieces = std::iter::from_fn(move || {
@@ -216,13 +238,16 @@ fn list_body(models: Vec<Arc<Model>>, states: HashMap<ModelId, &'static str>, mo
         let mut piece = std::mem::take(&mut text);
         piece.reserve(PIECE);
         while piece.len() < PIECE {
-            let Some(model) = models.next() else {
-                piece.push_str(&end);
-                over = true;
-                break;
-            };
-            write_entry(&mut piece, &model, state_word(&model, &states));
-            if models.peek().is_some() {
+            match entries.next() {
+                Some(Listed::Local(model)) => write_entry(&mut piece, &model, state_word(&model, &states)),
+                Some(Listed::Downloadable(model)) => write_downloadable(&mut piece, &model),
+                None => {
+                    piece.push_str(&end);
+                    over = true;
+                    break;
+                }
+            }
+            if entries.peek().is_some() {
                 piece.push(',');
             }
         }
@@ -255,6 +280,16 @@ fn write_entry(text: &mut String, model: &Model, state: &str) {
         text.push_str(",\"details\":\"pending\"");
     }
     text.push_str(",\"engine\":\"llama-cpp\",\"owned_by\":\"user\",\"created\":0}");
+}
+
+/// A model of a source, as clients of cortex.cpp read it.
+fn write_downloadable(text: &mut String, model: &Downloadable) {
+    let (id, source, card) = (value!(model.id), value!(&*model.source), value!(&*model.card));
+    let _ = write!(
+        text,
+        "{{\"id\":{id},\"model\":{id},\"object\":\"model\",\"status\":\"downloadable\",\"modelSource\":{source},\"engine\":\"llama-cpp\",\"size\":{},\"metadata\":{card}}}",
+        model.bytes
+    );
 }
 
 /// One model. Its files are looked at now.
@@ -632,14 +667,15 @@ mod tests {
         let loaded = HashMap::from([(ModelId::existing("a"), "loaded")]);
         let query = ListQuery { limit: Some("1".into()), ..ListQuery::default() };
         let tags = [
-            tag(1, &HashMap::new(), &ListQuery::default()),
-            tag(2, &HashMap::new(), &ListQuery::default()),
-            tag(1, &loaded, &ListQuery::default()),
-            tag(1, &HashMap::new(), &query),
+            tag((1, 0), &HashMap::new(), &ListQuery::default()),
+            tag((2, 0), &HashMap::new(), &ListQuery::default()),
+            tag((1, 0), &loaded, &ListQuery::default()),
+            tag((1, 0), &HashMap::new(), &query),
+            tag((1, 1), &HashMap::new(), &ListQuery::default()),
         ];
         let different: std::collections::HashSet<&String> = tags.iter().collect();
         assert_eq!(different.len(), tags.len());
-        assert_eq!(tags[0], tag(1, &HashMap::new(), &ListQuery::default()));
+        assert_eq!(tags[0], tag((1, 0), &HashMap::new(), &ListQuery::default()));
     }
 
     #[test]

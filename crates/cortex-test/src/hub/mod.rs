@@ -150,6 +150,11 @@ impl FakeHub {
         self.shared.store().add_file(repo, branch, file);
     }
 
+    /// Removes a file with a new commit of the branch. Older commits stay.
+    pub fn remove_file(&self, repo: &str, branch: &str, path: &str) {
+        self.shared.store().remove_file(repo, branch, path);
+    }
+
     /// The commit at which a branch is.
     ///
     /// # Panics

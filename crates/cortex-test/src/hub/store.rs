@@ -84,6 +84,14 @@ impl Store {
         self.commit(id, branch, files);
     }
 
+    /// Removes a file from a branch.
+    pub(super) fn remove_file(&mut self, id: &str, branch: &str, path: &str) {
+        let before = self.repo(id).and_then(|repo| repo.commit(branch));
+        let mut files = before.map(|commit| commit.files.clone()).unwrap_or_default();
+        files.remove(path);
+        self.commit(id, branch, files);
+    }
+
     fn commit(&mut self, id: &str, branch: &str, files: BTreeMap<String, Arc<StoredFile>>) {
         self.commits += 1;
         let count = self.commits;

@@ -7,6 +7,7 @@ mod logs;
 mod models;
 mod pull;
 mod run;
+mod sources;
 
 use crate::{
     cli::{Command, ModelsCommand},
@@ -44,6 +45,8 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
         Command::Models(ModelsCommand::Start(arguments)) => models::start(&context, arguments).await,
         Command::Models(ModelsCommand::Stop(arguments)) => models::stop(&context, &arguments.id).await,
         Command::Models(ModelsCommand::Status(arguments)) => models::status(&context, &arguments.id).await,
+        Command::Search(arguments) => sources::search(&context, arguments).await,
+        Command::Models(ModelsCommand::Sources(command)) => sources::sources(&context, command).await,
         Command::Ps => models::ps(&context).await,
         Command::Start => daemon::start(&context).await,
         Command::Stop => daemon::stop(&context).await,

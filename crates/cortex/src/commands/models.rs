@@ -25,15 +25,16 @@ pub(crate) enum Style {
 /// Prints the models.
 pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments, style: Style) -> Result<(), CliError> {
     ensure_running(context).await?;
-    let status = if arguments.available { "?status=downloadable" } else { "" };
-    let mut models: List<Value> = context.client.get(&format!("/v1/models{status}")).await?;
+    let status = if arguments.available { "downloadable" } else { "downloaded" };
+    let mut models: List<Value> = context.client.get(&format!("/v1/models?status={status}")).await?;
     let filter = arguments.filter.unwrap_or_default().to_lowercase();
     models.data.retain(|model| text(model, "id").to_lowercase().contains(&filter));
     if context.printer.json {
         return context.printer.line(&serde_json::json!(models).to_string());
     }
+    let last = if arguments.available { ("SOURCE", "modelSource") } else { ("STATE", "state") };
     let (mut head, own): (Vec<&str>, &[&str]) = match style {
-        Style::Short => (vec!["ID"], &["SIZE", "STATE"]),
+        Style::Short => (vec!["ID"], &["SIZE", last.0]),
         Style::Cortex => (vec!["(Index)", "ID"], &[]),
     };
     let more: Vec<(&str, &str)> = [(arguments.engine, "Engine", "engine"), (arguments.version, "Version", "version")]
@@ -47,7 +48,7 @@ pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments, style:
         let mut row = match style {
             Style::Short => {
                 let size = model["size"].as_u64().map_or_else(|| "-".into(), bytes);
-                vec![id, size, text(model, "state").to_owned()]
+                vec![id, size, text(model, last.1).to_owned()]
             }
             Style::Cortex => vec![(at + 1).to_string(), id],
         };
@@ -60,7 +61,11 @@ pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments, style:
         Style::Cortex => context.printer.grid(&head, &rows)?,
     }
     if rows.is_empty() {
-        context.printer.note("no models; `cortex import FILE.gguf` adds one");
+        context.printer.note(if arguments.available {
+            "none; `cortex models sources add AUTHOR/REPO` shows what a repository has, `cortex search TEXT` finds some"
+        } else {
+            "no models; `cortex pull AUTHOR/REPO` downloads one, `cortex import FILE.gguf` takes in one that you have"
+        });
     }
     Ok(())
 }
@@ -71,7 +76,7 @@ fn text<'value>(value: &'value Value, key: &str) -> &'value str {
 
 /// The ids of all models, each with its aliases.
 pub(crate) async fn names(context: &Context<'_>) -> Result<Vec<(String, Vec<String>)>, CliError> {
-    let models: List<Value> = context.client.get("/v1/models").await?;
+    let models: List<Value> = context.client.get("/v1/models?status=downloaded").await?;
     Ok(models
         .data
         .iter()

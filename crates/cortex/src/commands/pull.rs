@@ -24,11 +24,11 @@ pub(crate) async fn pull(context: &Context<'_>, arguments: PullArguments) -> Res
     }
     if let Some(id) = &arguments.resume {
         act(context, id, "resume", false).await?;
-        return if arguments.detach { Ok(()) } else { watch(context, id).await };
+        return if arguments.detach { Ok(()) } else { shown(context, id).await };
     }
     let Some(model) = arguments.model.clone() else { return list(context).await };
     ensure_running(context).await?;
-    let Some(model) = choose(context, model, &arguments).await? else { return Ok(()) };
+    let model = choose(context, model, arguments.yes).await?;
     let request = PullRequest { model: Some(model), id: arguments.id, name: arguments.name, update: arguments.update };
     let begun: PullResponse = match context.client.post("/v1/models/pull", &request).await {
         Err(CliError::Refused { body }) if body.error.code.as_deref() == Some("already_downloaded") => {
@@ -38,9 +38,7 @@ pub(crate) async fn pull(context: &Context<'_>, arguments: PullArguments) -> Res
         }
         begun => begun?,
     };
-    if let Some(reason) = &begun.reason {
-        context.printer.note(&format!("{}: {reason}", begun.task.items.first().map_or("", |item| item.id.as_str())));
-    }
+    tell_reason(context, &begun);
     if arguments.detach {
         if context.printer.json {
             return context.printer.line(&serde_json::json!(begun).to_string());
@@ -50,7 +48,41 @@ pub(crate) async fn pull(context: &Context<'_>, arguments: PullArguments) -> Res
             .note(&format!("`cortex pull` shows how it goes, `cortex pull --cancel {}` stops it", begun.task.id));
         return Ok(());
     }
-    watch(context, &begun.task.id).await
+    shown(context, &begun.task.id).await
+}
+
+/// Gets a model that is not here, and returns its id.
+pub(crate) async fn fetch(context: &Context<'_>, name: &str) -> Result<String, CliError> {
+    let failed = |error: CliError| match error {
+        CliError::Refused { mut body } => {
+            let why = std::mem::take(&mut body.error.message);
+            body.error.message =
+                format!("Model {name} not found! None of yours has that name, and to download it: {why}");
+            CliError::Refused { body }
+        }
+        error => error,
+    };
+    let model = choose(context, name.to_owned(), false).await.map_err(failed)?;
+    let request = PullRequest { model: Some(model), ..PullRequest::default() };
+    let begun: PullResponse = match context.client.post("/v1/models/pull", &request).await {
+        Err(CliError::Refused { body }) if body.error.code.as_deref() == Some("already_downloaded") => {
+            // It is here under another name.
+            let id = body.more.get("id").and_then(|id| id.as_str()).map(str::to_owned);
+            return id.ok_or(CliError::Refused { body });
+        }
+        begun => begun.map_err(failed)?,
+    };
+    tell_reason(context, &begun);
+    match watch(context, &begun.task.id).await? {
+        Watched::Finished(_) => Ok(begun.task.id),
+        Watched::Left => Err(CliError::Cancelled),
+    }
+}
+
+fn tell_reason(context: &Context<'_>, begun: &PullResponse) {
+    if let Some(reason) = &begun.reason {
+        context.printer.note(&format!("{}: {reason}", begun.task.items.first().map_or("", |item| item.id.as_str())));
+    }
 }
 
 /// The contract's sentence asks for a deletion; a person wants to know that all is well.
@@ -60,14 +92,14 @@ fn already(message: &str) -> String {
 }
 
 /// What exactly to download: a person at a terminal may choose.
-async fn choose(context: &Context<'_>, model: String, arguments: &PullArguments) -> Result<Option<String>, CliError> {
-    if arguments.yes || !context.printer.is_interactive() {
-        return Ok(Some(model));
+async fn choose(context: &Context<'_>, model: String, yes: bool) -> Result<String, CliError> {
+    if yes || !context.printer.is_interactive() {
+        return Ok(model);
     }
     let asked = PullRequest { model: Some(model.clone()), ..PullRequest::default() };
     let info: PullInfo = context.client.post("/models/pull/info", &asked).await?;
     if info.choices.len() < 2 {
-        return Ok(Some(model));
+        return Ok(model);
     }
     if !info.downloaded_models.is_empty() {
         context.printer.note("Downloaded models:");
@@ -92,11 +124,32 @@ async fn choose(context: &Context<'_>, model: String, arguments: &PullArguments)
     context.printer.note(&format!("Selected: {}", choice.name));
     // The recommended one is asked for by the name of its repository, which becomes another name of it.
     let recommended = info.recommended.and_then(|at| info.choices.get(at)) == Some(choice);
-    Ok(Some(if recommended { model } else { choice.model.clone() }))
+    Ok(if recommended { model } else { choice.model.clone() })
+}
+
+/// How watching a download ended.
+enum Watched {
+    /// The model is there.
+    Finished(Box<Pull>),
+    /// The download goes on without us.
+    Left,
+}
+
+/// Shows a download until it is over, and says so.
+async fn shown(context: &Context<'_>, id: &str) -> Result<(), CliError> {
+    match watch(context, id).await? {
+        Watched::Finished(pull) if context.printer.json => context.printer.line(&serde_json::json!(pull).to_string()),
+        Watched::Finished(_) => {
+            context.printer.line(&format!("Model {id} downloaded successfully!"))?;
+            context.printer.note(&format!("`cortex run {id}` starts a chat"));
+            Ok(())
+        }
+        Watched::Left => Ok(()),
+    }
 }
 
 /// Shows a download until it is over.
-async fn watch(context: &Context<'_>, id: &str) -> Result<(), CliError> {
+async fn watch(context: &Context<'_>, id: &str) -> Result<Watched, CliError> {
     let path = format!("/v1/models/pulls/{}/events", path_id(id));
     let mut stream = context.client.follow(&path).await?.bytes_stream();
     let (mut events, mut bars, mut last) = (Events::default(), None, None::<Pull>);
@@ -105,7 +158,7 @@ async fn watch(context: &Context<'_>, id: &str) -> Result<(), CliError> {
             bytes = stream.next() => bytes,
             _ = tokio::signal::ctrl_c() => {
                 if let Some(outcome) = interrupted(context, id, bars.as_ref()).await? {
-                    return outcome;
+                    return outcome.map(|()| Watched::Left);
                 }
                 continue;
             }
@@ -123,12 +176,7 @@ async fn watch(context: &Context<'_>, id: &str) -> Result<(), CliError> {
     }
     let Some(pull) = last else { return Err(CliError::Connection("the daemon said nothing of the download".into())) };
     match pull.state.as_str() {
-        "succeeded" if context.printer.json => context.printer.line(&serde_json::json!(pull).to_string()),
-        "succeeded" => {
-            context.printer.line(&format!("Model {id} downloaded successfully!"))?;
-            context.printer.note(&format!("`cortex run {id}` starts a chat"));
-            Ok(())
-        }
+        "succeeded" => Ok(Watched::Finished(Box::new(pull))),
         "failed" => Err(CliError::Pull { message: pull.message.unwrap_or_else(|| "the download failed".into()) }),
         "cancelled" => Err(CliError::Cancelled),
         _ => Err(CliError::Connection("the daemon stopped; the download goes on with its next start".into())),

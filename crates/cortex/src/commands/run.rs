@@ -4,7 +4,7 @@ use super::{
     Context,
     chat::{Asking, Conversation, Ended, ask},
     daemon::ensure_running,
-    models,
+    models, pull,
 };
 use crate::{cli::RunArguments, error::CliError, output::failure};
 use rustyline::{DefaultEditor, config::Configurer, error::ReadlineError};
@@ -64,7 +64,8 @@ fn one_prompt(given: &str, piped: Option<&str>) -> Result<Option<String>, CliErr
     }
 }
 
-/// The model that a name means: an id, an alias, or a part that only one id has.
+/// The model that a name means: an id, an alias, or a part that only one id has. One that is not here is
+/// downloaded.
 async fn choose(context: &Context<'_>, name: Option<&str>) -> Result<String, CliError> {
     let models = models::names(context).await?;
     let list = |ids: &[&str]| ids.join(", ");
@@ -73,7 +74,10 @@ async fn choose(context: &Context<'_>, name: Option<&str>) -> Result<String, Cli
         return match all.as_slice() {
             [] => Err(CliError::Usage {
                 message: "there are no models".into(),
-                hint: Some("`cortex import FILE.gguf` adds one".into()),
+                hint: Some(
+                    "`cortex pull AUTHOR/REPO` downloads one, `cortex import FILE.gguf` takes in one that you have"
+                        .into(),
+                ),
             }),
             [only] => Ok((*only).to_owned()),
             _ if io::stdin().is_terminal() => menu(context, &all),
@@ -84,9 +88,8 @@ async fn choose(context: &Context<'_>, name: Option<&str>) -> Result<String, Cli
     let lower = name.to_lowercase();
     let similar: Vec<&str> = all.iter().copied().filter(|id| id.to_lowercase().contains(&lower)).collect();
     match similar.as_slice() {
-        // An unknown name is the daemon's to refuse: it knows what to say.
         _ if exact => Ok(name.to_owned()),
-        [] => Ok(name.to_owned()),
+        [] => pull::fetch(context, name).await,
         [only] => Ok((*only).to_owned()),
         several => Err(CliError::Usage {
             message: format!("`{name}` could mean {} models", several.len()),

@@ -8,3 +8,4 @@ mod faults;
 mod http;
 mod pulls;
 mod registry;
+mod sources;
