@@ -2,17 +2,21 @@
 
 import fcntl
 import hashlib
+import http.server
 import json
 import os
 import pathlib
 import pty
 import select
 import signal
+import ssl
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
+import types
 
 import pyte
 import pytest
@@ -176,6 +180,48 @@ def test_a_person_chooses_and_watches(daemon):
     # One bar, redrawn in its place.
     assert end.count("/93.8 MiB") == 1 and "100%" in end, end
     assert daemon.cortex("run", REPO, "What is the capital of France? Answer in one sentence.").stdout.count("Paris") == 1
+
+
+def test_ctrl_d_chooses_nothing(daemon):
+    terminal = Terminal([*daemon.command, "pull", REPO])
+    terminal.until("Select an option (1-2):")
+    terminal.type("\x04")
+    assert terminal.end() == 130
+    assert daemon.pulls() == []
+
+
+def test_a_run_downloads_a_model_that_is_not_here(daemon):
+    question = "What is the capital of France? Answer in one sentence."
+    answered = daemon.cortex("run", REPO, question)
+    assert answered.returncode == 0 and "Paris" in answered.stdout, answered.stderr
+    assert "downloaded successfully" not in answered.stdout
+    assert "checking what came" in answered.stderr, answered.stderr
+    # By another name of what is there, nothing is downloaded.
+    again = daemon.cortex("run", f"{REPO}:Q4_K_M", question)
+    assert again.returncode == 0 and again.stdout == answered.stdout, again.stderr
+    unknown = daemon.cortex("run", "maker/nothing", question)
+    assert unknown.returncode == 1
+    assert "Model maker/nothing not found! None of yours has that name" in unknown.stderr
+
+
+def test_an_unknown_authority_is_told(tmp_path):
+    place = pathlib.Path(__file__).parent
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(place / "localhost.crt", place / "localhost.key")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub = types.SimpleNamespace(url=f"https://localhost:{server.server_port}", content_url="http://127.0.0.1:9")
+    daemon = Daemon(tmp_path, hub)
+    try:
+        refused = daemon.cortex("pull", REPO)
+        assert refused.returncode == 1
+        assert "no secure connection" in refused.stderr and "authority that this machine does not know" in refused.stderr
+        assert "install it on this machine" in refused.stderr, refused.stderr
+    finally:
+        daemon.stop()
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("daemon", ["slow_hub"], indirect=True)

@@ -96,8 +96,8 @@ pub(crate) enum Known {
     No,
     /// The same commit was downloaded.
     Same,
-    /// Another commit was downloaded.
-    Older,
+    /// Another commit was downloaded, of this branch.
+    Older(String),
     /// It is something else.
     Other(PathBuf),
 }
@@ -123,16 +123,25 @@ impl ModelStore {
             return Known::No;
         }
         let Some(manifest) = self.manifest(&model) else { return Known::Other(model.path.clone()) };
-        if manifest.repository != plan.author_repo {
+        let name = |files: &[ManifestFile]| files.first().map(|file| file.name.clone());
+        let is_other_file = name(&manifest.files).as_ref() != plan.files.first().map(|file| &file.name);
+        if manifest.repository != plan.author_repo || is_other_file {
             return Known::Other(model.path.clone());
         }
-        let same = manifest.files.len() == plan.files.len()
+        // Without a digest, what tells one from the next is its version.
+        let promised = plan.files.iter().all(|file| file.sha256.is_some());
+        let same = (promised || manifest.revision == plan.revision)
+            && manifest.files.len() == plan.files.len()
             && manifest.files.iter().zip(&plan.files).all(|(there, file)| {
                 there.name == file.name
                     && there.size == file.size
                     && file.sha256.as_ref().is_none_or(|digest| *digest == there.sha256)
             });
-        if same && model.weight_files().iter().all(|file| file.is_file()) { Known::Same } else { Known::Older }
+        if same && model.weight_files().iter().all(|file| file.is_file()) {
+            Known::Same
+        } else {
+            Known::Older(manifest.revision)
+        }
     }
 
     /// Makes a model of the files that a pull has gathered: checks them, moves them to their place in one step,

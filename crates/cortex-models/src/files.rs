@@ -28,21 +28,39 @@ pub struct Files {
     steps_left: Option<Arc<AtomicU64>>,
     /// Told when a file that grows was made durable.
     synced: Option<SyncHook>,
+    /// Bytes that the disk still takes.
+    room: Option<Arc<AtomicU64>>,
 }
 
 impl Files {
     /// Fails for ever after so many changing steps. For tests.
     pub fn failing_after(steps: u64) -> Self {
-        Self { steps_left: Some(Arc::new(AtomicU64::new(steps))), synced: None }
+        Self { steps_left: Some(Arc::new(AtomicU64::new(steps))), ..Self::default() }
     }
 
     /// Tells when a file that is being downloaded was made durable. For tests that cut the power.
     pub fn telling_of_syncs(hook: impl Fn(&Path) + Send + Sync + 'static) -> Self {
-        Self { steps_left: None, synced: Some(Arc::new(hook)) }
+        Self { synced: Some(Arc::new(hook)), ..Self::default() }
     }
 
-    pub(crate) fn sync_hook(&self) -> Option<SyncHook> {
-        self.synced.clone()
+    /// A disk that takes so many bytes and is full then, until there is more room. For tests.
+    pub fn with_room(room: Arc<AtomicU64>) -> Self {
+        Self { room: Some(room), ..Self::default() }
+    }
+
+    /// A file that grows was made durable.
+    pub(crate) fn tell_synced(&self, path: &Path) {
+        if let Some(hook) = &self.synced {
+            hook(path);
+        }
+    }
+
+    /// Fails when so many bytes find no room.
+    pub(crate) fn take_room(&self, bytes: usize) -> io::Result<()> {
+        let Some(room) = &self.room else { return Ok(()) };
+        let full = || io::Error::new(io::ErrorKind::StorageFull, "No space left on device (injected)");
+        let taken = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes as u64));
+        taken.map(|_| ()).map_err(|_| full())
     }
 
     /// One step that changes the disk.
@@ -84,6 +102,7 @@ impl Files {
         self.step()?;
         fs_err::create_dir_all(&folder)?;
         self.step()?;
+        self.take_room(content.len())?;
         let mut temporary = tempfile::Builder::new().prefix(".cortex-").suffix(".tmp").tempfile_in(&folder)?;
         if let Err(error) = self.step() {
             // What a crash amid a write leaves behind.

@@ -192,6 +192,9 @@ impl ImportError {
     }
 }
 
+/// Bytes that are compared at a time.
+const COMPARED: usize = 1 << 20;
+
 impl ModelStore {
     /// Takes one model in. Its header is read first: a bad file is refused.
     pub fn import(&self, request: &Import) -> Result<Imported, ImportError> {
@@ -246,18 +249,6 @@ impl ModelStore {
             self.write_named(&model, name)?;
         }
         Ok(Imported { model: self.examine(&model), already_there: false })
-    }
-
-    /// Why an import would be refused before a byte is copied; `None` when it would not.
-    pub(crate) fn would_refuse(&self, request: &Import) -> Option<ImportError> {
-        let check = || {
-            let given = first_file(&request.path)?;
-            if self.same_model(&request.id, &given, request.mode)?.is_none() {
-                weights::read(&given).map_err(|source| ImportError::BadFile { path: request.path.clone(), source })?;
-            }
-            Ok(())
-        };
-        check().err()
     }
 
     /// Takes many in by reference, with one write of the list. Of the files only what their names and
@@ -352,9 +343,10 @@ impl ModelStore {
         // A second copy under the same id is as good as the first.
         let copied = mode != Mode::Reference && {
             let given = shards::files_of(given);
-            let length = |path: &PathBuf| fs_err::metadata(path).map(|metadata| metadata.len()).ok();
+            let there = shards::files_of(&known.path);
             known.path.parent() == Some(&self.0.layout.copies(id))
-                && shards::files_of(&known.path).iter().map(length).eq(given.iter().map(length))
+                && there.len() == given.len()
+                && there.iter().zip(&given).all(|(there, given)| has_same_bytes(there, given).unwrap_or(false))
         };
         if !copied && !self.is_same(&known.path, given) {
             return Err(taken(&known.id, &known.path, given));
@@ -483,7 +475,7 @@ struct Staged {
 }
 
 /// The path that the list gets: absolute, a regular file, of a set its first part. Nothing is opened.
-fn first_file(path: &Path) -> Result<PathBuf, ImportError> {
+pub(crate) fn first_file(path: &Path) -> Result<PathBuf, ImportError> {
     if !path.is_absolute() {
         return Err(ImportError::NotAbsolute { path: path.to_owned() });
     }
@@ -500,6 +492,25 @@ fn first_file(path: &Path) -> Result<PathBuf, ImportError> {
         Some(shard) if shard.number > 1 => shard.part(1),
         _ => plain,
     })
+}
+
+/// Whether two files hold the same. Reads both whole when they are equally long.
+fn has_same_bytes(left: &Path, right: &Path) -> io::Result<bool> {
+    if fs_err::metadata(left)?.len() != fs_err::metadata(right)?.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (fs_err::File::open(left)?, fs_err::File::open(right)?);
+    let (mut one, mut other) = (vec![0; COMPARED], vec![0; COMPARED]);
+    loop {
+        let count = io::Read::read(&mut left, &mut one)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        io::Read::read_exact(&mut right, &mut other[..count])?;
+        if one[..count] != other[..count] {
+            return Ok(false);
+        }
+    }
 }
 
 #[cfg(test)]

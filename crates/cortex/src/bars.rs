@@ -66,8 +66,9 @@ impl Bars {
                 state.set_message(words(pull));
             }
             Self::Log { printer, told, state } => {
-                if *state != pull.state {
-                    state.clone_from(&pull.state);
+                let now = format!("{} {}", pull.state, pull.message.as_deref().unwrap_or_default());
+                if *state != now {
+                    *state = now;
                     let words = words(pull);
                     if !words.is_empty() {
                         printer.note(&words);
@@ -123,6 +124,7 @@ fn words(pull: &Pull) -> String {
         ("verifying", _) => "checking what came …".into(),
         ("paused", Some(why)) => format!("paused: {why}"),
         ("paused", None) => "paused".into(),
+        ("downloading", Some(why)) => why.clone(),
         _ => String::new(),
     }
 }

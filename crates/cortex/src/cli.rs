@@ -116,18 +116,19 @@ pub(crate) struct RunArguments {
 )]
 pub(crate) struct PullArguments {
     /// What to download.
+    #[arg(conflicts_with = "act")]
     pub(crate) model: Option<String>,
     /// The id that it gets; made from the file's name when absent.
-    #[arg(long)]
+    #[arg(long, requires = "model")]
     pub(crate) id: Option<String>,
     /// The name to show.
-    #[arg(long)]
+    #[arg(long, requires = "model")]
     pub(crate) name: Option<String>,
     /// Take the recommended file without asking.
     #[arg(short, long)]
     pub(crate) yes: bool,
     /// Get a newer revision of a model that is there.
-    #[arg(long)]
+    #[arg(long, requires = "model")]
     pub(crate) update: bool,
     /// Begin, and do not wait for the end.
     #[arg(short, long)]

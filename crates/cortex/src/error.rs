@@ -19,6 +19,8 @@ pub(crate) enum CliError {
     Refused { body: Box<ErrorBody> },
     #[error("the connection to the daemon broke: {0}")]
     Connection(String),
+    #[error("the daemon has ended meanwhile")]
+    Ended { hint: String },
     #[error("{message}")]
     Usage { message: String, hint: Option<String> },
     #[error("{action}: {source}")]
@@ -41,7 +43,7 @@ impl CliError {
         match self {
             Self::Daemon(DaemonError::FolderInUse { .. } | DaemonError::AddressInUse { .. }) => 4,
             Self::Settings(_) | Self::Daemon(DaemonError::Settings(_)) | Self::Usage { .. } => 2,
-            Self::NotRunning { .. } => 3,
+            Self::NotRunning { .. } | Self::Ended { .. } => 3,
             Self::NotStarted { code, .. } => *code,
             Self::Cancelled => 130,
             Self::ClosedOutput => 0,
@@ -67,6 +69,7 @@ impl CliError {
             }
             Self::NotRunning { .. } => Some("run `cortex start`".into()),
             Self::Usage { hint, .. } => hint.clone(),
+            Self::Ended { hint } => Some(hint.clone()),
             Self::Connection(_) => Some("`cortex logs` shows what happened".into()),
             Self::Daemon(_)
             | Self::NotStarted { .. }

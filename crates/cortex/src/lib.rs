@@ -45,6 +45,9 @@ pub fn cortex_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// The daemon program, with the arguments that its clients have always passed.
 pub fn server_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = server_arguments::parse(arguments.into_iter().skip(1));
+    if let Some(text) = arguments.told {
+        return output::told(text);
+    }
     let result = settings::Settings::load(&arguments.overrides)
         .map_err(CliError::from)
         .and_then(|settings| daemon::run(settings, arguments.parent).map_err(CliError::from));

@@ -71,7 +71,10 @@ impl Printer {
         let failed = |source| CliError::System { action: "cannot ask", source };
         write!(io::stderr(), "{question} (1-{count}): ").map_err(failed)?;
         let mut answer = String::new();
-        io::stdin().read_line(&mut answer).map_err(failed)?;
+        if io::stdin().read_line(&mut answer).map_err(failed)? == 0 {
+            // Ctrl-D is no choice.
+            return Err(CliError::Cancelled);
+        }
         Ok(match answer.trim() {
             "" => default,
             text => text.parse().ok().filter(|number| (1..=count).contains(number)).map(|number| number - 1),
@@ -115,6 +118,13 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // Help that nobody reads is no failure.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+/// Help of the daemon's program, or its version.
+pub(crate) fn told(text: &str) -> ExitCode {
+    // Help that nobody reads is no failure.
+    let _ = writeln!(io::stdout(), "{text}");
+    ExitCode::SUCCESS
 }
 
 /// The line that tells where the daemon listens.

@@ -9,7 +9,27 @@ use std::{ffi::OsString, path::PathBuf};
 pub(crate) struct ServerArguments {
     pub(crate) overrides: Overrides,
     pub(crate) parent: Parent,
+    /// What is asked for instead of a daemon: help, or the version.
+    pub(crate) told: Option<&'static str>,
 }
+
+const HELP: &str = concat!(
+    "cortex-server ",
+    env!("CARGO_PKG_VERSION"),
+    ": the daemon of cortex, in the foreground\n\n",
+    "  --host ADDRESS              where it listens (127.0.0.1)\n",
+    "  --port PORT                 and at which port (39281)\n",
+    "  --data_folder_path FOLDER   everything lies in it\n",
+    "  --config_file_path FILE     settings\n",
+    "  --api_keys KEY,…            one of them must be sent\n",
+    "  --allowed_origins ORIGIN,…  pages that may use it\n",
+    "  --cors on|off               whether answers carry CORS headers\n",
+    "  --loglevel LEVEL            error, warn, info, debug or trace\n",
+    "  --start-server              end with the program that started it\n",
+    "  --parent_pid PID            end with this process\n",
+    "  -h, --help    -v, --version\n\n",
+    "Other arguments are ignored. `cortex` is the command line.",
+);
 
 /// Reads the arguments behind the program's name.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> ServerArguments {
@@ -22,6 +42,11 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> ServerArgument
             _ => (name.to_owned(), None),
         };
         let name = name.replace('-', "_");
+        match name.as_str() {
+            "_h" | "__help" => parsed.told = Some(HELP),
+            "_v" | "__version" => parsed.told = Some(concat!("cortex-server ", env!("CARGO_PKG_VERSION"))),
+            _ => {}
+        }
         if name == "__start_server" {
             parsed.parent = Parent::Starter;
             continue;
@@ -111,5 +136,12 @@ mod tests {
     fn values_may_follow_an_equals_sign() {
         let parsed = check(&["--port=1", "--parent-pid", "77"]);
         assert_eq!((parsed.overrides.port, parsed.parent), (Some(1), Parent::Pid(77)));
+    }
+
+    #[test]
+    fn help_is_told_instead_of_a_start() {
+        assert_eq!(check(&["--help"]).told, Some(HELP));
+        assert!(check(&["--port", "1", "-v"]).told.is_some_and(|text| text.starts_with("cortex-server ")));
+        assert_eq!(check(&["--port", "-h"]).told, None);
     }
 }

@@ -160,6 +160,11 @@ impl Settings {
             _ => data_folder.clone(),
         };
         let mut warnings = file.warnings();
+        for host in file.texts("allowedDownloadHosts")?.unwrap_or_default() {
+            if !cortex_models::is_allowed_host(&host) {
+                warnings.push(format!("`{host}` in allowedDownloadHosts is no host; it allows nothing"));
+            }
+        }
         let allowed_origins = overrides.allowed_origins.clone().or(file.texts("allowedOrigins")?).unwrap_or_default();
         if allowed_origins.iter().any(|origin| origin == "*") {
             warnings.push(
@@ -288,22 +293,41 @@ fn outbound(file: &File<'_>) -> Result<OutboundConfig, SettingsError> {
     let proxy = match proxy {
         None => None,
         Some(url) => Some(ProxyConfig {
-            // `host:port` alone means plain HTTP to the proxy.
-            url: if url.contains("://") { url } else { format!("http://{url}") },
+            url: checked_proxy(url)?,
             username: file.text("proxyUsername")?.unwrap_or_default(),
             password: file.text("proxyPassword")?.unwrap_or_default(),
             no_proxy,
         }),
     };
     let token = env::text(env::HF_TOKEN).or(file.text("huggingFaceToken")?).filter(|token| !token.trim().is_empty());
+    let token = token.or_else(token_of_hub).map(|token| token.trim().to_owned());
+    if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+        let expected = "the token of the settings, HF_TOKEN or the hub's token file must be letters, digits and signs, without blanks";
+        return Err(SettingsError::Value { key: "huggingFaceToken", value: "(not shown)".into(), expected });
+    }
     Ok(OutboundConfig {
         endpoint,
-        token: token.or_else(token_of_hub).map(|token| token.trim().to_owned()),
+        token,
         allowed_hosts: file.texts("allowedDownloadHosts")?.unwrap_or_default(),
         proxy,
         verify_certificates: file.truth("verifyPeerSsl")?.unwrap_or(true),
         ..defaults
     })
+}
+
+/// The URL of a proxy; `host:port` alone means plain HTTP to it.
+fn checked_proxy(given: String) -> Result<String, SettingsError> {
+    let url = if given.contains("://") { given } else { format!("http://{given}") };
+    let is_one = url.parse::<reqwest::Url>().is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https" | "socks4" | "socks4a" | "socks5" | "socks5h") && url.has_host()
+    });
+    if is_one {
+        return Ok(url);
+    }
+    // It may hold a password.
+    let shown = if url.contains('@') { "(not shown)".into() } else { url };
+    let expected = "it must be an address such as http://host:8080 or socks5h://host:1080";
+    Err(SettingsError::Value { key: "proxyUrl", value: shown, expected })
 }
 
 /// The token that the hub's own programs keep.

@@ -14,6 +14,11 @@ pub(crate) struct AllowedHost {
     plain: bool,
 }
 
+/// Whether a text of the settings names a host that may be allowed.
+pub fn is_allowed_host(text: &str) -> bool {
+    AllowedHost::parse(text).is_some_and(|host| !host.host.contains('*'))
+}
+
 impl AllowedHost {
     /// Reads an entry; `None` when it is none.
     pub(crate) fn parse(text: &str) -> Option<Self> {

@@ -182,6 +182,10 @@ impl Outbound {
                 .map_err(|_| OutboundError::Timeout { host: host_of(&url) })?
                 .map_err(failed)?;
             let status = response.status();
+            if let (StatusCode::PROXY_AUTHENTICATION_REQUIRED, Some(proxy)) = (status, &self.0.proxy_name) {
+                let reason = "it wants a user's name and a password, or others than it got".into();
+                return Err(OutboundError::Proxy { proxy: proxy.clone(), reason });
+            }
             let text =
                 |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
             if hop == 0 {

@@ -8,6 +8,7 @@ mod address;
 mod client;
 mod error;
 
+pub use address::is_allowed_host;
 pub(crate) use client::{Ask, Received};
 pub use client::{Outbound, OutboundConfig, ProxyConfig};
 pub use error::OutboundError;

@@ -8,7 +8,7 @@ use super::{
     intervals::Intervals,
     journal::{self, FileState, Record, Wish},
 };
-use crate::files::SyncHook;
+use crate::files::Files;
 use bytes::Bytes;
 use sha2::{
     Digest, Sha256,
@@ -99,7 +99,7 @@ struct Shared {
     journal_path: PathBuf,
     /// Whether the syncing thread has something to do, and whether it should end.
     sync: (Mutex<(bool, bool)>, Condvar),
-    hook: Option<SyncHook>,
+    disk: Files,
     parts: Vec<Part>,
 }
 
@@ -118,10 +118,14 @@ impl Disk {
         states: &[FileState],
         journal_path: &Path,
         flush: u64,
-        hook: Option<SyncHook>,
+        disk: Files,
     ) -> io::Result<(Self, mpsc::Receiver<()>)> {
         let mut files = Vec::new();
         for part in &parts {
+            // What is written goes into this file, not to where a link leads.
+            if fs_err::symlink_metadata(&part.path).is_ok_and(|there| there.is_symlink()) {
+                fs_err::remove_file(&part.path)?;
+            }
             let options = fs_err::OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
             let file = options.open(&part.path)?.into_file();
             reserve(&file, part.size)
@@ -145,7 +149,7 @@ impl Disk {
             journal: Mutex::new(journal),
             journal_path: journal_path.to_owned(),
             sync: (Mutex::default(), Condvar::new()),
-            hook,
+            disk,
             parts,
         });
         let (to_writer, from_network) = mpsc::unbounded_channel();
@@ -255,6 +259,7 @@ impl Shared {
 
     /// Appends to the journal. One write for each call: lines are not mixed.
     fn append(&self, text: &str, durable: bool) -> io::Result<()> {
+        self.disk.take_room(text.len())?;
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes())?;
         if durable {
             self.journal_sync.sync_data()?;
@@ -264,9 +269,7 @@ impl Shared {
     }
 
     fn synced(&self, path: &Path) {
-        if let Some(hook) = &self.hook {
-            hook(path);
-        }
+        self.disk.tell_synced(path);
     }
 }
 
@@ -333,9 +336,8 @@ impl Writer {
     fn write(&mut self, file: usize, at: u64, bytes: Bytes, permit: OwnedSemaphorePermit) -> io::Result<()> {
         let Some(handle) = self.files.get(file) else { return Ok(()) };
         let path = &self.shared.parts[file].path;
-        handle
-            .write_all_at(&bytes, at)
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display())))?;
+        let written = self.shared.disk.take_room(bytes.len()).and_then(|()| handle.write_all_at(&bytes, at));
+        written.map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display())))?;
         let end = at + bytes.len() as u64;
         self.pending[file].insert(at..end);
         self.pending_bytes += bytes.len() as u64;

@@ -8,12 +8,18 @@ use super::{
     pace::{self, Pace, backoff},
     plan::PlannedFile,
 };
-use crate::outbound::{Ask, Outbound, OutboundError, Received};
+use crate::{
+    files::Stamp,
+    outbound::{Ask, Outbound, OutboundError, Received},
+    tasks::in_background,
+};
 use futures::stream::{FuturesUnordered, StreamExt};
 use reqwest::{StatusCode, Url, header};
 use std::{
     io,
     ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -31,6 +37,10 @@ const WRONG_ANSWERS: u32 = 3;
 const IN_CONNECTIONS: usize = 6 << 20;
 /// Pieces that a connection holds: one that was read, and one in its buffer.
 const PIECES: usize = 2;
+/// What stands before a time that serves as the version of a file.
+pub(crate) const MODIFIED: &str = "modified ";
+/// Bytes of a file of this machine that are copied at a time.
+const COPIED: usize = 256 << 10;
 /// How long a connection that has nothing to do waits before it looks again.
 const IDLE: Duration = Duration::from_millis(50);
 
@@ -94,6 +104,14 @@ pub enum DownloadError {
     Changed {
         /// Which.
         file: String,
+    },
+    /// A file of this machine that is copied.
+    #[error("cannot read {}: {source}", path.display())]
+    Local {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The disk.
     #[error("{0}")]
@@ -197,12 +215,13 @@ impl<'job> Download<'job> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fetches what is missing. `look` is called again and again, with the rate in bytes a second.
-    pub(crate) async fn run(&self, mut look: impl FnMut(f64)) -> Result<(), DownloadError> {
+    /// Fetches what is missing. `look` is called again and again, with the rate in bytes a second, and with what is
+    /// in the way when no bytes come.
+    pub(crate) async fn run(&self, mut look: impl FnMut(f64, Option<String>)) -> Result<(), DownloadError> {
         let mut lanes = FuturesUnordered::new();
         let mut ticks = tokio::time::interval(self.patience.look);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut failures, mut refusals) = (0u32, 0u32);
+        let (mut failures, mut refusals, mut in_the_way) = (0u32, 0u32, None);
         let (mut progress, mut looked, mut start_at) = (Instant::now(), Instant::now(), Instant::now());
         loop {
             if Instant::now() >= start_at {
@@ -254,6 +273,7 @@ impl<'job> Download<'job> {
                     failures += 1;
                     let wait = wait.unwrap_or_else(|| backoff(self.patience.backoff, failures, chance()));
                     tracing::debug!(%error, ?wait, failures, "a download waits");
+                    in_the_way = Some(error.to_string());
                     start_at = start_at.max(Instant::now() + wait.min(self.patience.give_up));
                 }
                 _ = ticks.tick() => {
@@ -265,11 +285,11 @@ impl<'job> Download<'job> {
                     #[expect(clippy::cast_precision_loss, reason = "a rate need not be exact")]
                     let rate = if seconds > 0.0 { received as f64 / seconds } else { 0.0 };
                     if received > 0 {
-                        (failures, refusals, progress) = (0, 0, Instant::now());
+                        (failures, refusals, in_the_way, progress) = (0, 0, None, Instant::now());
                         state.pace.observe(rate);
                     }
                     drop(state);
-                    look(rate);
+                    look(rate, in_the_way.clone());
                 }
                 () = tokio::time::sleep_until(start_at.into()), if waiting => {}
             }
@@ -367,13 +387,16 @@ impl<'job> Download<'job> {
             (state.links[file].clone(), state.tags[file].clone(), state.whole[file])
         };
         let planned = &self.files[file];
+        if let Some(path) = local_path(&planned.url) {
+            return self.copy(wanted, &path).await;
+        }
         let url = Url::parse(&planned.url).map_err(|_| {
             let reason = "it is no URL".to_owned();
             Trouble::Lasting(OutboundError::Nonsense { host: planned.url.clone(), reason }.into())
         })?;
         let range = (!whole).then(|| format!("bytes={}-{}", wanted.rest.start, wanted.rest.end - 1));
-        // A weak tag says nothing about bytes.
-        let if_range = tag.filter(|tag| range.is_some() && !tag.starts_with("W/"));
+        let if_range =
+            tag.filter(|_| range.is_some()).map(|tag| tag.strip_prefix(MODIFIED).map_or(tag.clone(), str::to_owned));
         let ask = Ask { range, if_range };
         let answer = match &link {
             Some(link) => match self.outbound.get(link, &ask).await {
@@ -430,10 +453,40 @@ impl<'job> Download<'job> {
         Err(Trouble::Passing(OutboundError::Broken { host, reason: "it ended too early".into() }.into(), None))
     }
 
+    /// The same for a file of this machine.
+    async fn copy(&self, wanted: &mut Unfetched<'_, 'job>, path: &Path) -> Result<(), Trouble> {
+        let (file, failed) =
+            (wanted.file, |source| Trouble::Lasting(DownloadError::Local { path: path.to_owned(), source }));
+        while !wanted.rest.is_empty() {
+            let (at, of) = (wanted.rest.start, path.to_owned());
+            let length = usize::try_from(wanted.rest.end - at).unwrap_or(COPIED).min(COPIED);
+            let read = in_background(move || {
+                let opened = fs_err::File::open(&of)?.into_file();
+                let mut bytes = vec![0; length];
+                opened.read_exact_at(&mut bytes, at)?;
+                Ok((bytes, Stamp::of(&of)))
+            });
+            let (bytes, stamp) = read.await.map_err(failed)?;
+            self.same_version(file, &format!("{stamp:?}"))?;
+            self.lock().read(bytes.len());
+            self.disk.write(file, at, bytes.into()).await;
+            wanted.rest.start = at + length as u64;
+        }
+        Ok(())
+    }
+
     /// All bytes of a file must be of one version: that of the first answer, whoever got it.
     fn check_tag(&self, file: usize, received: &Received) -> Result<(), Trouble> {
-        let tag = received.response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
-        let Some(tag) = tag else { return Ok(()) };
+        let text = |name| received.response.headers().get(name).and_then(|value| value.to_str().ok());
+        // A weak tag says nothing about bytes.
+        let strong = text(header::ETAG).filter(|tag| !tag.starts_with("W/")).map(str::to_owned);
+        // With a digest that is promised, several machines may serve it, each with a time of its own.
+        let modified = || text(header::LAST_MODIFIED).filter(|_| self.files[file].sha256.is_none());
+        let tag = strong.or_else(|| modified().map(|time| format!("{MODIFIED}{time}")));
+        tag.map_or(Ok(()), |tag| self.same_version(file, &tag))
+    }
+
+    fn same_version(&self, file: usize, tag: &str) -> Result<(), Trouble> {
         let mut state = self.lock();
         match &state.tags[file] {
             Some(known) if known != tag => {
@@ -489,6 +542,11 @@ impl<'job> Download<'job> {
             }
         }
     }
+}
+
+/// The path of a `file:` URL.
+fn local_path(url: &str) -> Option<PathBuf> {
+    url.starts_with("file:").then(|| Url::parse(url).ok()?.to_file_path().ok()).flatten()
 }
 
 /// A range on its way; what did not arrive is given back, also when the download is dropped.

@@ -20,6 +20,8 @@ pub enum PullError {
         id: ModelId,
         /// The source has another revision by now.
         is_older: bool,
+        /// It is of another branch than the one that was asked for: that one, and this one.
+        other_branch: Option<(String, String)>,
     },
     /// The id is another model's.
     #[error("the id `{id}` belongs to another model, {}", path.display())]
@@ -34,6 +36,14 @@ pub enum PullError {
     Busy {
         /// The id.
         id: ModelId,
+    },
+    /// It ended already.
+    #[error("the download `{id}` does not run: it is {state}")]
+    NotRunning {
+        /// The id.
+        id: ModelId,
+        /// How it ended.
+        state: &'static str,
     },
     /// There is no such pull.
     #[error("Task not found")]
@@ -78,13 +88,27 @@ impl PullError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Source(error) => error.kind(),
-            Self::AlreadyThere { .. } | Self::Taken { .. } | Self::Busy { .. } => ErrorKind::Conflict,
+            Self::AlreadyThere { .. } | Self::Taken { .. } | Self::Busy { .. } | Self::NotRunning { .. } => {
+                ErrorKind::Conflict
+            }
             Self::Unknown { .. } => ErrorKind::NotFound,
             Self::Download(DownloadError::Outbound(error)) => error.kind(),
             Self::Slow | Self::Disk { .. } | Self::Download(_) | Self::WrongDigest { .. } => ErrorKind::Unavailable,
             Self::TakeIn(error) => error.kind(),
             Self::Import(error) => error.kind(),
             Self::Store(error) => error.kind(),
+        }
+    }
+
+    /// Whether it is that the disk is full: then it passes when there is room.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Disk { source, .. }
+            | Self::Download(DownloadError::Disk(source))
+            | Self::TakeIn(TakeInError::Disk { source, .. } | TakeInError::Store(StoreError::Io { source, .. })) => {
+                super::disk::is_full(source)
+            }
+            _ => false,
         }
     }
 
@@ -96,7 +120,9 @@ impl PullError {
             Self::Source(SourceError::Gated { .. }) => "gated",
             Self::Source(SourceError::NoRepository { .. }) => "model_not_found",
             Self::Source(SourceError::NoRevision { .. } | SourceError::NoDefault { .. }) => "revision_not_found",
-            Self::Source(SourceError::NotGguf { .. }) => "not_gguf",
+            Self::Source(
+                SourceError::NotGguf { .. } | SourceError::NoModel { .. } | SourceError::PartsMissing { .. },
+            ) => "not_gguf",
             Self::Source(SourceError::NoFile { .. } | SourceError::Several { .. }) => "no_such_file",
             Self::Source(SourceError::NothingFits { .. }) => "does_not_fit",
             Self::Source(SourceError::NoLength { .. } | SourceError::NoSizes { .. }) => "no_length",
@@ -108,9 +134,11 @@ impl PullError {
             Self::Taken { .. } | Self::TakeIn(TakeInError::Taken { .. }) => "id_taken",
             Self::Busy { .. } => "id_busy",
             Self::Unknown { .. } => "pull_not_found",
+            Self::NotRunning { .. } => "pull_not_running",
             Self::Download(DownloadError::WrongBytes { .. }) => "wrong_bytes",
             Self::Download(DownloadError::WrongLength { .. }) => "wrong_length",
             Self::Download(DownloadError::Changed { .. }) => "changed",
+            Self::Download(DownloadError::Local { .. }) => "unreadable",
             Self::WrongDigest { .. } => "wrong_digest",
             Self::TakeIn(TakeInError::BadFile(_)) => "invalid_gguf",
             Self::Import(_) => "import_failed",
@@ -124,11 +152,16 @@ impl PullError {
             Self::Source(error) => return error.hint(),
             Self::Import(error) => return error.hint(),
             Self::Download(DownloadError::Outbound(error)) => return error.hint(),
+            Self::AlreadyThere { other_branch: Some((there, asked)), .. } => format!(
+                "that one is of the branch `{there}`: `cortex pull --update` replaces it by that of `{asked}`, another id keeps both"
+            ),
             Self::AlreadyThere { is_older: true, .. } => "`cortex pull --update` gets the newer revision".into(),
             Self::Taken { .. } | Self::TakeIn(TakeInError::Taken { .. }) => "give the download another id".into(),
             Self::Busy { .. } => "wait for it, cancel it, or give this one another id".into(),
+            Self::NotRunning { .. } => "`cortex pull --resume` goes on with it".into(),
             Self::Unknown { .. } => "GET /v1/models/pulls lists the pulls".into(),
             Self::Slow => "look whether this machine is online, and whether a proxy is needed (`proxyUrl`)".into(),
+            Self::Download(DownloadError::Local { .. }) => "look whether it is still there, and pull it again".into(),
             Self::Download(DownloadError::Changed { .. }) => "pull it again to get the new one".into(),
             Self::Download(DownloadError::WrongBytes { .. } | DownloadError::WrongLength { .. }) => {
                 "a proxy may be in the way; pull it again later".into()

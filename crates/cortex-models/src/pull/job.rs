@@ -7,7 +7,7 @@ use super::{
     journal::{self, FileState, Replayed, Wish},
     plan::PullPlan,
 };
-use crate::{Model, ModelStore, outbound::Outbound, tasks::in_background};
+use crate::{Model, ModelStore, downloads::TakeInError, outbound::Outbound, tasks::in_background};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -20,7 +20,9 @@ use std::{
 use tokio::sync::mpsc;
 
 /// Bytes that are left to others on the disk.
-const SPARE: u64 = 64 << 20;
+pub(crate) const SPARE: u64 = 64 << 20;
+/// Room that the journal and the list of models need.
+const JOURNAL: u64 = 1 << 20;
 /// How often the digests are looked at when all bytes are there.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -29,8 +31,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(crate) enum News {
     /// The files are open.
     Begun,
-    /// Bytes of each file that are safe, and the rate.
-    Bytes(Vec<u64>, f64),
+    /// Bytes of each file that are safe, the rate, and what is in the way.
+    Bytes(Vec<u64>, f64, Option<String>),
     /// All bytes are there.
     Verifying,
     /// It waits for room: so many bytes are missing.
@@ -84,22 +86,34 @@ impl Job<'_> {
     pub(crate) async fn run(&self, mut tell: impl FnMut(News)) -> Result<Arc<Model>, PullError> {
         loop {
             self.wait_for_room(&mut tell).await;
-            let states = self.prepare().await?;
-            let opened = self.open(&states).await;
-            let disk = match opened {
-                Err(PullError::Disk { source, .. }) if disk::is_full(&source) => continue,
+            let opened = async {
+                let states = self.prepare().await?;
+                Ok::<_, PullError>((self.open(&states).await?, states))
+            };
+            let (disk, states) = match opened.await {
+                Err(error) if error.is_full_disk() => {
+                    self.wait_after_full(&mut tell).await;
+                    continue;
+                }
                 opened => opened?,
             };
             tell(News::Begun);
-            tell(News::Bytes(disk.journalled_by_file(), 0.0));
+            tell(News::Bytes(disk.journalled_by_file(), 0.0, None));
             match self.fetch(&disk, &states, &mut tell).await {
                 Ok(digests) => {
                     drop(disk);
-                    return self.finish(digests).await;
+                    match self.finish(digests).await {
+                        Err(error) if error.is_full_disk() => {
+                            self.writing.finishing.store(false, Ordering::Release);
+                            self.wait_after_full(&mut tell).await;
+                        }
+                        finished => return finished,
+                    }
                 }
-                Err(PullError::Download(DownloadError::Disk(error))) if disk::is_full(&error) => {
+                Err(error) if error.is_full_disk() => {
                     drop(disk);
                     self.writing.ended().await;
+                    self.wait_after_full(&mut tell).await;
                 }
                 Err(error @ (PullError::WrongDigest { .. } | PullError::Download(DownloadError::Changed { .. }))) => {
                     drop(disk);
@@ -120,7 +134,7 @@ impl Job<'_> {
     ) -> Result<Vec<String>, PullError> {
         let download =
             Download::new((self.outbound, self.shares), &self.plan.files, (disk, states), self.width, self.patience);
-        download.run(|rate| tell(News::Bytes(disk.journalled_by_file(), rate))).await?;
+        download.run(|rate, trouble| tell(News::Bytes(disk.journalled_by_file(), rate, trouble))).await?;
         tell(News::Verifying);
         let mut digests = Vec::new();
         for (at, file) in self.plan.files.iter().enumerate() {
@@ -144,7 +158,7 @@ impl Job<'_> {
             }
             digests.push(computed);
         }
-        tell(News::Bytes(self.plan.files.iter().map(|file| file.size).collect(), 0.0));
+        tell(News::Bytes(self.plan.files.iter().map(|file| file.size).collect(), 0.0, None));
         Ok(digests)
     }
 
@@ -155,10 +169,16 @@ impl Job<'_> {
             let failed = |source| PullError::Disk { action: "go on with a download", source };
             let path = store.0.layout.journal(&plan.id);
             let boot = disk::boot_id();
-            let text = fs_err::read_to_string(&path).map_err(failed)?;
+            // A damaged line says nothing; the others count.
+            let text = String::from_utf8_lossy(&fs_err::read(&path).map_err(failed)?).into_owned();
             let mut known = journal::replay(&text, &boot).unwrap_or_else(|| Replayed::new(&plan));
             store.0.config.files.make_folder(&store.0.layout.partial(&plan.id)).map_err(failed)?;
-            for (state, part) in known.files.iter_mut().zip(&parts) {
+            for ((state, part), file) in known.files.iter_mut().zip(&parts).zip(&plan.files) {
+                if file.sha256.is_none() && state.tag.is_none() && !state.done.is_empty() {
+                    // Nothing would tell whether the rest is of the same version.
+                    tracing::info!(file = file.name, "neither a digest nor a version is known: it is fetched anew");
+                    *state = FileState::default();
+                }
                 let whole = fs_err::symlink_metadata(&part.path).is_ok_and(|it| it.is_file() && it.len() == part.size);
                 if !whole {
                     *state = FileState::default();
@@ -177,9 +197,9 @@ impl Job<'_> {
         let (parts, states) = (self.parts(), states.to_vec());
         let journal = self.store.0.layout.journal(&self.plan.id);
         let flush = super::download::credit(self.plan.bytes()) / 8;
-        let hook = self.store.0.config.files.sync_hook();
+        let files = self.store.0.config.files.clone();
         let (disk, ended) = in_background(move || {
-            Disk::open(parts, &states, &journal, flush, hook)
+            Disk::open(parts, &states, &journal, flush, files)
                 .map_err(|source| PullError::Disk { action: "write a download", source })
         })
         .await?;
@@ -199,6 +219,12 @@ impl Job<'_> {
         }
     }
 
+    /// The disk said that it is full, whatever it says of its room: time must pass before it is tried again.
+    async fn wait_after_full(&self, tell: &mut impl FnMut(News)) {
+        tell(News::Full(0));
+        tokio::time::sleep(self.patience.room).await;
+    }
+
     /// Makes a model of the files. From here on dropping the job would stop nothing.
     async fn finish(&self, digests: Vec<String>) -> Result<Arc<Model>, PullError> {
         self.writing.finishing.store(true, Ordering::Release);
@@ -212,12 +238,16 @@ impl Job<'_> {
             match store.take_in(&plan, &store.0.layout.partial(&plan.id), &digests) {
                 Ok(model) => Ok(model),
                 Err(error) => {
-                    if matches!(error, crate::downloads::TakeInError::BadFile(_)) {
+                    let error = PullError::from(error);
+                    if matches!(error, PullError::TakeIn(TakeInError::BadFile(_))) {
                         discard(&store, &plan.id);
+                    } else if error.is_full_disk() {
+                        // Its folder may be in its place already.
+                        store.take_back(&plan);
                     } else {
                         let _ = disk::note_wish(&journal, Wish::Fail);
                     }
-                    Err(error.into())
+                    Err(error)
                 }
             }
         })
@@ -269,7 +299,9 @@ fn missing_room(plan: &PullPlan, partial: &Path) -> u64 {
         sum.saturating_add(file.size.saturating_sub(there))
     });
     let Some(free) = disk::free_bytes(partial) else { return 0 };
-    if needed == 0 { 0 } else { needed.saturating_add(SPARE).saturating_sub(free) }
+    // What is there already needs only the journal.
+    let spare = if needed == 0 { JOURNAL } else { SPARE };
+    needed.saturating_add(spare).saturating_sub(free)
 }
 
 /// A failure that says where it happened.

@@ -65,6 +65,14 @@ impl PullPlan {
         self.files.iter().map(|file| file.size).fold(0, u64::saturating_add)
     }
 
+    /// Whether it writes where downloads belong: a journal that somebody changed may say something else.
+    pub(crate) fn is_inside(&self) -> bool {
+        let mut folders = self.folder.split('/');
+        let starts = [folders.next(), folders.next()] == [Some("models"), Some("huggingface.co")];
+        let plain = crate::source::is_plain_name;
+        starts && folders.clone().count() == 3 && folders.all(plain) && self.files.iter().all(|file| plain(&file.name))
+    }
+
     /// Whether both bring the same bytes under the same id.
     pub fn is_same(&self, other: &Self) -> bool {
         let what = |plan: &Self| -> Vec<(String, u64, Option<String>, Option<String>)> {
@@ -113,8 +121,10 @@ impl Listed {
 pub(crate) struct Offer {
     /// The parts in their order.
     pub(crate) files: Vec<Listed>,
-    /// Its quantisation, as its name has it: `Q4_K_M`.
+    /// Its quantisation, as its name has it, or its folder's: `Q4_K_M`.
     pub(crate) quantization: Option<String>,
+    /// The name of its first file; its path, where several have that name.
+    name: String,
 }
 
 impl Offer {
@@ -122,9 +132,9 @@ impl Offer {
         self.files.iter().map(|file| file.size).fold(0, u64::saturating_add)
     }
 
-    /// The name of its first file.
+    /// What tells it from the others: the name of its first file, or its path.
     pub(crate) fn name(&self) -> &str {
-        self.files.first().map_or("", Listed::name)
+        &self.name
     }
 }
 
@@ -146,9 +156,24 @@ pub(crate) fn offers(listing: &[Listed]) -> Vec<Offer> {
                 parts
             }
         };
-        offers.push(Offer { quantization: quantization(file.name()), files: parts });
+        let folders = || file.path.rsplit('/').skip(1).find_map(folder_quantization);
+        let quantization = quantization(file.name()).or_else(folders);
+        offers.push(Offer { quantization, files: parts, name: file.name().to_owned() });
+    }
+    let names: Vec<String> = offers.iter().map(|offer| offer.name.clone()).collect();
+    for offer in &mut offers {
+        if names.iter().filter(|name| **name == offer.name).count() > 1
+            && let Some(first) = offer.files.first()
+        {
+            offer.name.clone_from(&first.path);
+        }
     }
     offers
+}
+
+/// A folder's name has no ending that would have to be cut off.
+fn folder_quantization(folder: &str) -> Option<String> {
+    quantization(&format!("{folder}.gguf"))
 }
 
 /// The projector for a model of this repository: of those in its folder, or else of all, the one with 16
@@ -215,6 +240,14 @@ mod tests {
         ] {
             assert_eq!(quantization(name).as_deref(), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn files_of_one_name_are_told_by_their_folders() {
+        let listing = [listed("Q4_K_M/m.gguf", 1), listed("Q8_0/m.gguf", 2), listed("x/n.gguf", 3)];
+        let offers = offers(&listing);
+        let what: Vec<_> = offers.iter().map(|offer| (offer.name(), offer.quantization.as_deref())).collect();
+        assert_eq!(what, [("Q4_K_M/m.gguf", Some("Q4_K_M")), ("Q8_0/m.gguf", Some("Q8_0")), ("n.gguf", None)]);
     }
 
     #[test]

@@ -5,16 +5,19 @@ use super::{
     disk,
     download::{Patience, Shares, shares},
     error::PullError,
-    job::{Job, News, Writing, discard, disk_error, settle},
+    job::{Job, News, SPARE, Writing, discard, disk_error, settle},
     journal::{self, Replayed, Wish},
     plan::{PlannedFile, PullPlan, Role},
     snapshot::{PullEvent, PullEventKind, PullSnapshot, PullState},
 };
 use crate::{
-    Import, Mode, Model, ModelId, ModelStore, Offered, Outbound, PullRequest, Tasks,
+    ImportError, Model, ModelId, ModelStore, Offered, Outbound, PullRequest, Tasks, WeightsError,
     downloads::Known,
-    source::{Resolved, Resolver},
+    files::Stamp,
+    import,
+    source::{Resolved, Resolver, folder},
     tasks::in_background,
+    weights,
 };
 use cortex_hardware::Hardware;
 use std::{
@@ -89,6 +92,10 @@ struct Entry {
     stop: Option<Stop>,
     over: Option<Instant>,
     told: Option<Instant>,
+    /// The id that was asked for with it; who asks for the same in the same words joins it.
+    given: Option<String>,
+    /// Whether its beginning is news: one that was paused goes on.
+    is_news: bool,
 }
 
 #[derive(Default)]
@@ -213,8 +220,12 @@ impl Pulls {
         let resolved =
             tokio::time::timeout(self.0.config.resolve_limit, resolving).await.map_err(|_| PullError::Slow)??;
         match resolved {
-            Resolved::Remote(plan) => self.admit(*plan, update).await,
-            Resolved::Local { id, path } => self.copy(&request, id, &path).await,
+            Resolved::Remote(plan) => self.admit(*plan, update, request.id.filter(|id| !id.is_empty())).await,
+            Resolved::Local { id, path } => {
+                let given = request.id.clone().filter(|id| !id.is_empty());
+                let plan = in_background(move || local_plan(&request, id, &path)).await?;
+                self.admit(plan, update, given).await
+            }
         }
     }
 
@@ -228,20 +239,21 @@ impl Pulls {
 
     /// A pull that was asked for with the same words.
     fn running_by_words(&self, request: &PullRequest) -> Option<Arc<PullSnapshot>> {
+        let given = request.id.as_ref().filter(|id| !id.is_empty());
         let jobs = self.lock();
-        let mut running =
-            jobs.all.values().filter(|entry| entry.stop.is_some()).map(|entry| entry.snapshot.borrow().clone());
-        running.find(|pull| {
-            pull.plan.asked == request.model.trim() && request.id.as_ref().is_none_or(|id| *id == pull.plan.id.as_str())
-        })
+        let is_same = |entry: &&Entry| {
+            let asked = entry.snapshot.borrow().plan.asked == request.model.trim();
+            entry.stop.is_some() && asked && entry.given.as_ref() == given
+        };
+        jobs.all.values().find(is_same).map(|entry| entry.snapshot.borrow().clone())
     }
 
-    async fn admit(&self, plan: PullPlan, update: bool) -> Result<Arc<PullSnapshot>, PullError> {
+    async fn admit(&self, plan: PullPlan, update: bool, given: Option<String>) -> Result<Arc<PullSnapshot>, PullError> {
         let pulls = self.clone();
-        in_background(move || pulls.admit_now(plan, update)).await
+        in_background(move || pulls.admit_now(plan, update, given)).await
     }
 
-    fn admit_now(&self, plan: PullPlan, update: bool) -> Result<Arc<PullSnapshot>, PullError> {
+    fn admit_now(&self, plan: PullPlan, update: bool, given: Option<String>) -> Result<Arc<PullSnapshot>, PullError> {
         let store = &self.0.store;
         // Held to the end: of two who ask at the same time, one begins and the other joins.
         let mut jobs = self.lock();
@@ -252,9 +264,14 @@ impl Pulls {
         }
         match store.known(&plan) {
             Known::No => {}
-            Known::Older if update => {}
-            Known::Older => return Err(PullError::AlreadyThere { id: plan.id, is_older: true }),
-            Known::Same => return Err(PullError::AlreadyThere { id: plan.id, is_older: false }),
+            Known::Older(_) if update => {}
+            Known::Older(branch) => {
+                let other = Some(branch).filter(|branch| *branch != plan.revision).map(|there| (there, plan.revision));
+                return Err(PullError::AlreadyThere { id: plan.id, is_older: true, other_branch: other });
+            }
+            Known::Same => {
+                return Err(PullError::AlreadyThere { id: plan.id, is_older: false, other_branch: None });
+            }
             Known::Other(path) => return Err(PullError::Taken { id: plan.id, path }),
         }
         let journal = store.0.layout.journal(&plan.id);
@@ -275,7 +292,13 @@ impl Pulls {
                 (Arc::new(plan), nothing)
             }
         };
-        Ok(self.begin_locked(&mut jobs, plan, downloaded))
+        let id = plan.id.clone();
+        let is_paused = jobs.all.get(&id).is_some_and(|entry| entry.snapshot.borrow().state == PullState::Paused);
+        let begun = self.begin_locked(&mut jobs, plan, downloaded);
+        if let Some(entry) = jobs.all.get_mut(&id) {
+            (entry.given, entry.is_news) = (given, !(goes_on && is_paused));
+        }
+        Ok(begun)
     }
 
     fn begin(&self, plan: Arc<PullPlan>, downloaded: Vec<u64>) {
@@ -305,7 +328,8 @@ impl Pulls {
             (entry.stop, entry.over, entry.told) = (stop, over, None);
             entry.snapshot.send_replace(Arc::clone(&snapshot));
         } else {
-            let entry = Entry { snapshot: watch::channel(Arc::clone(&snapshot)).0, stop, over, told: None };
+            let snapshot = watch::channel(Arc::clone(&snapshot)).0;
+            let entry = Entry { snapshot, stop, over, told: None, given: None, is_news: true };
             jobs.all.insert(id.clone(), entry);
         }
         jobs.order.retain(|known| *known != id);
@@ -343,10 +367,17 @@ impl Pulls {
 
     fn hear(&self, id: &ModelId, news: News) {
         match news {
-            News::Begun => self.change(id, Some(PullEventKind::Started), |pull| {
-                (pull.state, pull.message, pull.code) = (PullState::Downloading, None, None);
-            }),
-            News::Bytes(bytes, rate) => self.change(id, Some(PullEventKind::Updated), |pull| {
+            News::Begun => {
+                let mut jobs = self.lock();
+                let Some(entry) = jobs.all.get_mut(id) else { return };
+                // Once: a pause or a full disk, and their ends, are no news for `/events`.
+                let kind = std::mem::take(&mut entry.is_news).then_some(PullEventKind::Started);
+                self.change_locked(entry, kind, |pull| {
+                    (pull.state, pull.message, pull.code) = (PullState::Downloading, None, None);
+                });
+            }
+            News::Bytes(bytes, rate, trouble) => self.change(id, Some(PullEventKind::Updated), |pull| {
+                pull.message = trouble.map(|why| format!("it is tried again: {why}"));
                 for (known, new) in pull.downloaded.iter_mut().zip(bytes) {
                     *known = new.max(*known);
                 }
@@ -357,7 +388,8 @@ impl Pulls {
                 let missing = (missing >> 20) + 1;
                 (pull.state, pull.rate, pull.code) = (PullState::Paused, 0.0, Some("no_room"));
                 pull.message = Some(format!(
-                    "there is no room: {missing} MiB are missing on the disk; it goes on when they are free"
+                    "there is no room: {missing} MiB are missing on the disk ({} MiB are left to others); it goes on when they are free",
+                    SPARE >> 20
                 ));
             }),
         }
@@ -472,7 +504,8 @@ impl Pulls {
         if snapshot.state == PullState::Succeeded {
             return Err(unknown());
         }
-        self.admit(PullPlan::clone(&snapshot.plan), true).await
+        let given = self.lock().all.get(snapshot.id()).and_then(|entry| entry.given.clone());
+        self.admit(PullPlan::clone(&snapshot.plan), true, given).await
     }
 
     async fn stop(&self, id: &str, wish: Wish) -> Result<Arc<PullSnapshot>, PullError> {
@@ -492,6 +525,9 @@ impl Pulls {
         if !runs {
             return match (now.state, wish) {
                 (PullState::Succeeded, _) => Err(unknown()),
+                (PullState::Failed | PullState::Cancelled, Wish::Pause) => {
+                    Err(PullError::NotRunning { id, state: now.state.as_str() })
+                }
                 (PullState::Paused, Wish::Cancel) => {
                     self.stopped(&now.plan, wish).await;
                     Ok(snapshots.borrow().clone())
@@ -507,7 +543,8 @@ impl Pulls {
     }
 
     /// All pulls, in the order in which they began; ended ones for a while.
-    pub fn list(&self) -> Vec<Arc<PullSnapshot>> {
+    pub async fn list(&self) -> Vec<Arc<PullSnapshot>> {
+        self.loaded().await;
         let mut jobs = self.lock();
         let jobs = &mut *jobs;
         let all = &mut jobs.all;
@@ -521,7 +558,8 @@ impl Pulls {
     }
 
     /// One pull, and what becomes of it.
-    pub fn watch(&self, id: &str) -> Option<watch::Receiver<Arc<PullSnapshot>>> {
+    pub async fn watch(&self, id: &str) -> Option<watch::Receiver<Arc<PullSnapshot>>> {
+        self.loaded().await;
         self.lock().all.get(&ModelId::existing(id)).map(|entry| entry.snapshot.subscribe())
     }
 
@@ -543,50 +581,35 @@ impl Pulls {
         });
         (fresh.collect(), self.0.events.subscribe())
     }
+}
 
-    /// A file of this machine becomes a model of ours.
-    async fn copy(&self, request: &PullRequest, id: ModelId, path: &Path) -> Result<Arc<PullSnapshot>, PullError> {
-        let (import, plan) = {
-            let size = fs_err::metadata(path).map_or(0, |metadata| metadata.len());
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let url = request.model.trim().to_owned();
-            let plan = PullPlan {
-                id: id.clone(),
-                asked: url.clone(),
-                name: request.name.clone(),
-                aliases: vec![],
-                author_repo: "local".into(),
-                revision: "copied".into(),
-                commit: None,
-                folder: String::new(),
-                files: vec![PlannedFile { name, url, size, sha256: None, role: Role::Weights }],
-                why: None,
-            };
-            (Import { id, path: path.to_owned(), name: request.name.clone(), mode: Mode::Copy }, Arc::new(plan))
-        };
-        // What can be refused is refused at once.
-        let (store, check) = (self.0.store.clone(), import.clone());
-        if let Some(error) = in_background(move || store.would_refuse(&check)).await {
-            return Err(error.into());
-        }
-        let (stop, _) = watch::channel(None);
-        let begun = {
-            let snapshot = PullSnapshot::new(Arc::clone(&plan), PullState::Downloading, vec![0]);
-            self.insert_locked(&mut self.lock(), snapshot, Some(stop))
-        };
-        let pulls = self.clone();
-        self.0.tasks.spawn(async move {
-            pulls.hear(&plan.id, News::Begun);
-            let store = pulls.0.store.clone();
-            match in_background(move || store.import(&import)).await {
-                Ok(_) => pulls.change(&plan.id, Some(PullEventKind::Succeeded), |pull| {
-                    (pull.state, pull.downloaded) = (PullState::Succeeded, vec![plan.bytes()]);
-                }),
-                Err(error) => pulls.failed(&plan, &error.into()).await,
-            }
-        });
-        Ok(begun)
-    }
+/// The plan that copies a file of this machine, with all parts of its set. What can be refused is refused now.
+fn local_plan(request: &PullRequest, id: ModelId, path: &Path) -> Result<PullPlan, PullError> {
+    let first = import::first_file(path)?;
+    let weights = weights::read(&first).map_err(|source| match source {
+        WeightsError::NotAFile { path: missing } if missing == first => ImportError::NotAFile { path: path.to_owned() },
+        source => ImportError::BadFile { path: path.to_owned(), source },
+    })?;
+    let files = weights.files.iter().map(|file| {
+        let url = reqwest::Url::from_file_path(file).map_err(|()| ImportError::NotAbsolute { path: file.clone() })?;
+        let size = fs_err::metadata(file).map_err(|_| ImportError::NotAFile { path: file.clone() })?.len();
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(PlannedFile { name, url: url.into(), size, sha256: None, role: Role::Weights })
+    });
+    let files = files.collect::<Result<Vec<_>, ImportError>>()?;
+    Ok(PullPlan {
+        folder: folder(&["file", "local", id.as_str()]),
+        id,
+        asked: request.model.trim().to_owned(),
+        name: request.name.clone().filter(|name| !name.is_empty()),
+        aliases: vec![],
+        author_repo: files.first().map(|file| file.url.clone()).unwrap_or_default(),
+        // What tells one version of the file from the next.
+        revision: Stamp::of(&first).map(|stamp| stamp.modified.to_string()).unwrap_or_default(),
+        commit: None,
+        files,
+        why: None,
+    })
 }
 
 /// The journals of earlier runs. What nobody asked for again for long is thrown away.
@@ -600,7 +623,8 @@ fn read_journals(store: &ModelStore) -> Vec<Replayed> {
             continue;
         }
         let text = fs_err::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        let journal = journal::replay(&text, &boot).filter(|journal| store.0.layout.journal(&journal.plan.id) == path);
+        let journal = journal::replay(&text, &boot)
+            .filter(|journal| store.0.layout.journal(&journal.plan.id) == path && journal.plan.is_inside());
         let Some(journal) = journal else {
             tracing::warn!(path = %path.display(), "a journal of a pull makes no sense; it is left alone");
             continue;
@@ -613,5 +637,30 @@ fn read_journals(store: &ModelStore) -> Vec<Replayed> {
         found.push(journal);
     }
     found.sort_by_key(|journal| journal.at);
+    remove_orphans(store, now);
     found
+}
+
+/// Removes what came of pulls whose journals are gone, when it was not written for long.
+fn remove_orphans(store: &ModelStore, now: i64) {
+    let layout = &store.0.layout;
+    let Ok(entries) = fs_err::read_dir(layout.staging()) else { return };
+    for folder in entries.flatten().map(|entry| entry.path()) {
+        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let Some(id) = name.strip_prefix("pull-") else { continue };
+        if layout.journals().join(format!("{id}.journal")).exists() {
+            continue;
+        }
+        let files = fs_err::read_dir(&folder).map_or_else(|_| vec![], |entries| entries.flatten().collect());
+        let seconds =
+            |time: std::time::SystemTime| jiff::Timestamp::try_from(time).map_or(now, jiff::Timestamp::as_second);
+        let latest = files.iter().filter_map(|file| file.metadata().ok()?.modified().ok()).max();
+        if latest.is_some_and(|latest| now - seconds(latest) <= KEPT) {
+            continue;
+        }
+        for file in files.iter().filter(|file| file.file_type().is_ok_and(|kind| !kind.is_dir())) {
+            let _ = store.0.config.files.remove(&file.path());
+        }
+        let _ = store.0.config.files.remove_empty_folder(&folder);
+    }
 }

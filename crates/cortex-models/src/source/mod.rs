@@ -11,4 +11,4 @@ pub(crate) use huggingface::{search, search_url};
 pub use reference::{ReferenceError, RepositoryError};
 pub(crate) use reference::{Repository, is_plain as is_plain_name, parse_repository};
 pub use resolve::{Choice, Offered, PullRequest, SourceError};
-pub(crate) use resolve::{Resolved, Resolver};
+pub(crate) use resolve::{Resolved, Resolver, folder};

@@ -8,7 +8,8 @@ pub(crate) const HANDLES: &str = "cortexso";
 const EXAMPLE: &str = "https://huggingface.co/cortexso/tinyllama/blob/1b/model.gguf";
 /// Names of the hub, besides a mirror's.
 const HUB_HOSTS: &[&str] = &["huggingface.co", "www.huggingface.co", "hf.co"];
-const LONGEST_PART: usize = 200;
+/// The longest name that file systems have.
+const LONGEST_PART: usize = 255;
 
 /// A model somewhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,9 @@ pub enum ReferenceError {
         /// As it was given.
         url: String,
     },
+    /// A URL with a name and a password, which would be shown and kept.
+    #[error("a URL must not hold a user's name or password")]
+    Secret,
     /// A URL of the hub that leads to another kind of file.
     #[error("Not a GGUF model. Currently, only GGUF single file is supported.")]
     NotGguf,
@@ -87,6 +91,7 @@ impl ReferenceError {
                 "give `author/repo`, `author/repo:Q4_K_M`, `author:repo:file.gguf`, the URL of a GGUF file, or a short name such as `tinyllama:1b`".into(),
             ),
             Self::Url { .. } => None,
+            Self::Secret => Some("leave them away; tokens of the hub belong into `huggingFaceToken` of the settings".into()),
             Self::NotGguf => Some("give the URL of a .gguf file, or the repository alone".into()),
         }
     }
@@ -104,9 +109,10 @@ pub(crate) fn parse(text: &str, mirror: &reqwest::Url) -> Result<Reference, Refe
     if text.contains(char::is_control) || text.contains('\\') {
         return Err(ReferenceError::Form);
     }
-    let colons: Vec<&str> = text.split(':').collect();
+    let colons: Vec<&str> = text.splitn(3, ':').collect();
     match (text.split_once('/'), colons.as_slice()) {
-        (None, [author, repo, file]) => of_file(author, repo, None, file),
+        // The file may have a folder, and colons.
+        (_, [author, repo, file]) if !author.contains('/') => of_file(author, repo, None, file),
         (None, [name, branch]) => handle(name, Some(branch)),
         (None, [name]) => handle(name, None),
         (Some((author, _)), [repository]) => of_repository(author, &repository[author.len() + 1..], None, None),
@@ -152,6 +158,9 @@ fn hub_path<'url>(url: &'url reqwest::Url, mirror: &reqwest::Url) -> Option<&'ur
 fn of_url(text: &str, mirror: &reqwest::Url) -> Result<Reference, ReferenceError> {
     let invalid = || ReferenceError::Url { url: text.to_owned() };
     let url = reqwest::Url::parse(text).map_err(|_| invalid())?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(ReferenceError::Secret);
+    }
     match url.scheme() {
         "http" | "https" => {}
         "file" => return url.to_file_path().map(Reference::LocalFile).map_err(|()| invalid()),
@@ -269,6 +278,7 @@ mod tests {
             Err(ReferenceError::Form) => "form".into(),
             Err(ReferenceError::Url { .. }) => "bad url".into(),
             Err(ReferenceError::NotGguf) => "not gguf".into(),
+            Err(ReferenceError::Secret) => "secret".into(),
         }
     }
 
@@ -315,7 +325,12 @@ mod tests {
             ("a b", "form"),
             ("", "form"),
             (":", "form"),
-            ("a:b:c:d.gguf", "form"),
+            ("a:b:c:d.gguf", "file a/b - c:d.gguf"),
+            ("a:b:Q8_0/d.gguf", "file a/b - Q8_0/d.gguf"),
+            ("a:b:Q8_0/../d.gguf", "form"),
+            ("a/b:c:d.gguf", "form"),
+            ("https://me:secret@example.org/x.gguf", "secret"),
+            ("http://me@127.0.0.1:8080/hub/a/b", "secret"),
             ("a\\b:c", "form"),
         ] {
             assert_eq!(show(text), expected, "{text}");

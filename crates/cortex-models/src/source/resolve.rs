@@ -108,6 +108,22 @@ pub enum SourceError {
         /// What there is.
         there: Vec<String>,
     },
+    /// Of a set, parts are missing.
+    #[error("{file} is one part of a model, and {repository} does not have all of its parts")]
+    PartsMissing {
+        /// Which.
+        repository: String,
+        /// What was asked for.
+        file: String,
+    },
+    /// It is a part that belongs to a model, such as a projector.
+    #[error("{file} of {repository} is no model of its own")]
+    NoModel {
+        /// Which.
+        repository: String,
+        /// What was asked for.
+        file: String,
+    },
     /// Several files match.
     #[error("several files of {repository} match `{wanted}`")]
     Several {
@@ -182,6 +198,8 @@ impl SourceError {
                 "open https://huggingface.co/{repository} in a browser and accept its terms{}",
                 if *with_token { "" } else { ", then set `huggingFaceToken` in the settings or HF_TOKEN" }
             )),
+            Self::PartsMissing { .. } => Some("tell its owner, or look for another repository".into()),
+            Self::NoModel { .. } => Some("pull the model: what belongs to it comes along".into()),
             Self::NotGguf { .. } => Some("look for a repository whose name ends with -GGUF".into()),
             Self::NoFile { there, .. } | Self::Several { there, .. } if !there.is_empty() => {
                 Some(format!("there are: {}", list(there)))
@@ -355,7 +373,7 @@ impl Resolver {
             asked: String::new(),
             name: None,
             aliases: vec![],
-            author_repo: host,
+            author_repo: crate::outbound::without_query(url),
             revision: "url".into(),
             commit: None,
             files: vec![PlannedFile {
@@ -422,7 +440,7 @@ pub(super) fn of_branch(listing: &Listing) -> Option<Offer> {
 
 /// The folder of a model below the data folder. What comes from other machines is no path: every part is
 /// encoded where it would be one.
-fn folder(parts: &[&str]) -> String {
+pub(crate) fn folder(parts: &[&str]) -> String {
     let mut path = String::from("models/huggingface.co");
     for part in parts {
         path.push('/');
@@ -436,13 +454,26 @@ fn folder(parts: &[&str]) -> String {
 
 fn find_file(listing: &Listing, repository: &Repository, path: &str) -> Result<Offer, SourceError> {
     let offers = plan::offers(&listing.files);
-    let has = |offer: &&Offer, exact: bool| {
-        offer.files.iter().any(|file| if exact { file.path == path } else { file.name() == path })
-    };
-    if let Some(offer) =
-        offers.iter().find(|offer| has(offer, true)).or_else(|| offers.iter().find(|offer| has(offer, false)))
-    {
+    if let Some(offer) = offers.iter().find(|offer| offer.files.iter().any(|file| file.path == path)) {
         return Ok(offer.clone());
+    }
+    let named: Vec<&Offer> = offers.iter().filter(|offer| offer.files.iter().any(|file| file.name() == path)).collect();
+    match named.as_slice() {
+        [] => {}
+        [one] => return Ok((*one).clone()),
+        several => {
+            let there = several.iter().map(|offer| offer.name().to_owned()).collect();
+            return Err(SourceError::Several { repository: repository.to_string(), wanted: path.to_owned(), there });
+        }
+    }
+    if listing.files.iter().any(|file| file.path == path || file.name() == path) {
+        // It is there, and no model by itself.
+        let (repository, file) = (repository.to_string(), path.to_owned());
+        return Err(if split_stem(path.trim_end_matches(".gguf")).is_some() {
+            SourceError::PartsMissing { repository, file }
+        } else {
+            SourceError::NoModel { repository, file }
+        });
     }
     if offers.is_empty() {
         return Err(SourceError::NotGguf { repository: repository.to_string() });

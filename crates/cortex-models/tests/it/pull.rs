@@ -249,7 +249,7 @@ async fn what_is_not_there_is_told_at_once() {
         assert_eq!((error.code(), error.kind()), (code, kind), "{what}: {error}");
     }
     assert_eq!(world.left(), Vec::<String>::new());
-    assert!(world.pulls.list().is_empty());
+    assert!(world.pulls.list().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +268,37 @@ async fn the_ways_to_fail_to_connect_are_told_apart() {
             no_proxy: String::new(),
         })
     };
+    // One that lets nobody through without a password, or with this one.
+    let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusing_port = refusing.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in refusing.incoming() {
+            let Ok(mut connection) = connection else { return };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if std::io::Read::read(&mut connection, &mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let answer = "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = std::io::Write::write_all(&mut connection, answer.as_bytes());
+        }
+    });
     for (endpoint, proxy, code, message) in [
+        (
+            "https://huggingface.co".into(),
+            proxy(&format!("http://127.0.0.1:{refusing_port}")),
+            "proxy",
+            "proxy authorization required",
+        ),
+        (
+            "http://hub.example".into(),
+            proxy(&format!("http://127.0.0.1:{refusing_port}")),
+            "proxy",
+            "it wants a user's name and a password",
+        ),
         (format!("http://127.0.0.1:{free}"), None, "unreachable", "the connection was refused"),
         (format!("https://127.0.0.1:{plain_port}"), None, "tls", "no secure connection"),
         ("https://no-such-name.invalid".into(), None, "dns", "`no-such-name.invalid` cannot be resolved"),
@@ -338,7 +368,7 @@ async fn two_pulls_of_the_same_are_one_and_others_run_beside() {
     }
     let other = world.pull("maker/other-GGUF").await.unwrap();
     assert_eq!(
-        world.pulls.list().iter().map(|pull| pull.id().to_string()).collect::<Vec<_>>(),
+        world.pulls.list().await.iter().map(|pull| pull.id().to_string()).collect::<Vec<_>>(),
         [ID, "maker:other-GGUF:other-Q4_0.gguf"]
     );
     let busy = PullRequest { model: "maker/other-GGUF".into(), id: Some(ID.into()), ..PullRequest::default() };
@@ -346,4 +376,110 @@ async fn two_pulls_of_the_same_are_one_and_others_run_beside() {
     assert_eq!(world.end(other.id().as_str()).await.state, PullState::Succeeded);
     world.hub.set_faults(Faults::default());
     assert_eq!(world.end(ID).await.state, PullState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_one_name_are_different_models() {
+    let hub = FakeHub::start();
+    hub.add_file(REPO, "main", "Q4_K_M/tiny.gguf", model(1 << 20));
+    hub.add_file(REPO, "main", "Q8_0/tiny.gguf", model(2 << 20));
+    let world = World::new(hub, &Setup::default());
+    for (asked, id, length) in [
+        ("maker/tiny-GGUF:Q8_0", "maker:tiny-GGUF:Q8_0/tiny.gguf", model(2 << 20).len()),
+        (
+            "https://huggingface.co/maker/tiny-GGUF/blob/main/Q4_K_M/tiny.gguf",
+            "maker:tiny-GGUF:Q4_K_M/tiny.gguf",
+            model(1 << 20).len(),
+        ),
+    ] {
+        let end = world.whole(asked).await;
+        assert_eq!((end.state, end.id().as_str()), (PullState::Succeeded, id));
+        assert_eq!(end.downloaded_bytes(), length as u64);
+        // Its id gets it as well.
+        assert!(matches!(world.pull(id).await, Err(PullError::AlreadyThere { .. })), "{id}");
+    }
+    let error = world.pull("maker:tiny-GGUF:tiny.gguf").await.unwrap_err();
+    assert!(error.hint().unwrap().contains("Q4_K_M/tiny.gguf, Q8_0/tiny.gguf"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_model_by_itself_is_told() {
+    let (hub, _) = hub_with(1 << 20);
+    hub.add_file(REPO, "main", "set-00001-of-00003.gguf", model(1000));
+    hub.add_file(REPO, "main", "mmproj-tiny.gguf", model(1000));
+    let world = World::new(hub, &Setup::default());
+    for (file, word) in
+        [("set-00001-of-00003.gguf", "does not have all of its parts"), ("mmproj-tiny.gguf", "no model of its own")]
+    {
+        let error = world.pull(&format!("maker:tiny-GGUF:{file}")).await.unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    let secret = world.pull("https://me:secret@example.org/x.gguf").await.unwrap_err();
+    assert!(!secret.to_string().contains("secret@") && secret.code() == "invalid_model", "{secret}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_never_that_of_another_file() {
+    let (hub, _) = hub_with(3 << 20);
+    hub.add_file(REPO, "main", "tiny-Q8_0.gguf", model(4 << 20));
+    hub.add_file(REPO, "dev", "tiny-Q4_K_M.gguf", model(5 << 20));
+    let setup = Setup { rate: Some(1 << 20), ..Setup::default() };
+    let world = World::new(hub, &setup);
+    let ask = async |model: &str, id: Option<&str>| {
+        let request = PullRequest { model: model.into(), id: id.map(str::to_owned), name: None };
+        world.pulls.pull(request, false).await
+    };
+    // The same words with another id are another pull.
+    let second = ask(REPO, Some("second")).await.unwrap();
+    let first = ask(REPO, None).await.unwrap();
+    let again = ask(REPO, Some("second")).await.unwrap();
+    assert_eq!((second.id().as_str(), first.id().as_str(), again.id().as_str()), ("second", ID, "second"));
+    world.pulls.cancel("second", true).await.unwrap();
+    world.pulls.cancel(ID, true).await.unwrap();
+    drop(world);
+
+    let (hub, _) = hub_with(3 << 20);
+    hub.add_file(REPO, "main", "tiny-Q8_0.gguf", model(4 << 20));
+    hub.add_file(REPO, "dev", "tiny-Q4_K_M.gguf", model(5 << 20));
+    let world = World::new(hub, &Setup::default());
+    world.whole(ID).await;
+    let request = |model: &str, id: &str| PullRequest { model: model.into(), id: Some(id.into()), name: None };
+    let other = world.pulls.pull(request("maker/tiny-GGUF:Q8_0", ID), true).await.unwrap_err();
+    assert!(matches!(other, PullError::Taken { .. }), "{other}");
+    let branch = world.pull("https://huggingface.co/maker/tiny-GGUF/blob/dev/tiny-Q4_K_M.gguf").await.unwrap_err();
+    assert!(branch.hint().unwrap().contains("that one is of the branch `main`"), "{branch}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_another_file_is_another_model() {
+    let world = World::new(FakeHub::start(), &Setup::default());
+    let place = |folder: &str| world.path(&format!("elsewhere/{folder}/dup.gguf"));
+    let write = |folder: &str, content: &[u8]| {
+        fs_err::create_dir_all(place(folder).parent().unwrap()).unwrap();
+        fs_err::write(place(folder), content).unwrap();
+        format!("file://{}", place(folder).display())
+    };
+    let content = model(1 << 20);
+    let mut other = content.clone();
+    let last = other.len() - 1;
+    other[last] ^= 1;
+    let (one, same, other) = (write("one", &content), write("same", &content), write("other", &other));
+    assert_eq!(world.pull(&one).await.unwrap().id().as_str(), "dup");
+    assert_eq!(world.end("dup").await.state, PullState::Succeeded);
+    assert!(matches!(world.pull(&one).await, Err(PullError::AlreadyThere { is_older: false, .. })));
+    for another in [&same, &other] {
+        let error = world.pull(another).await.unwrap_err();
+        assert!(matches!(error, PullError::Taken { .. }), "{error}");
+    }
+    assert_eq!(fs_err::read(&world.store.resolve("dup").unwrap().path).unwrap(), content);
+    // The file became another one: that is a newer version.
+    let mut newer = content.clone();
+    newer[last] ^= 3;
+    write("one", &newer);
+    assert!(matches!(world.pull(&one).await, Err(PullError::AlreadyThere { is_older: true, .. })));
+    let request = PullRequest { model: one.clone(), ..PullRequest::default() };
+    world.pulls.pull(request, true).await.unwrap();
+    assert_eq!(world.end("dup").await.state, PullState::Succeeded);
+    assert_eq!(fs_err::read(&world.store.resolve("dup").unwrap().path).unwrap(), newer);
+    assert_eq!(fs_err::read(place("one")).unwrap(), newer, "it is a copy");
 }

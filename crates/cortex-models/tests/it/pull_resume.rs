@@ -9,7 +9,13 @@ use cortex_test::{
     gguf::GgufBuilder,
     hub::{FakeHub, Faults},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_is_paused_resumed_cancelled_and_goes_on_where_it_was() {
@@ -42,7 +48,7 @@ async fn a_pull_is_paused_resumed_cancelled_and_goes_on_where_it_was() {
             kinds.push(event.kind);
         }
     }
-    assert_eq!(kinds, [Started, Started, Stopped, Started, Succeeded]);
+    assert_eq!(kinds, [Started, Stopped, Started, Succeeded], "pause and resume are no news");
     world.stop().await;
 }
 
@@ -61,7 +67,7 @@ async fn an_unfinished_pull_goes_on_with_the_next_start() {
     hub.set_faults(Faults::default());
     let world = World::on(hub, folder, &setup, Files::default());
     let begun = loop {
-        if let Some(begun) = world.pulls.list().first() {
+        if let Some(begun) = world.pulls.list().await.first() {
             break Arc::clone(begun);
         }
         tokio::task::yield_now().await;
@@ -120,7 +126,7 @@ async fn a_power_cut_leaves_a_journal_that_is_true() {
     hub.set_faults(Faults::default());
     hub.reset_bytes_sent();
     let world = World::on(hub, disk, &setup, Files::default());
-    while world.pulls.list().is_empty() {
+    while world.pulls.list().await.is_empty() {
         tokio::task::yield_now().await;
     }
     assert_eq!(world.end(ID).await.state, PullState::Succeeded);
@@ -138,7 +144,7 @@ async fn a_model_whose_bytes_did_not_survive_is_pulled_again() {
     while journal.exists() {
         tokio::task::yield_now().await;
     }
-    let plan = serde_json::to_value(&*world.pulls.list()[0].plan).unwrap();
+    let plan = serde_json::to_value(&*world.pulls.list().await[0].plan).unwrap();
     world.stop().await;
     let World { hub, folder, store, pulls, .. } = world;
     drop((store, pulls));
@@ -302,7 +308,7 @@ async fn a_crash_amid_the_appearance_costs_nothing() {
     while journal.exists() {
         tokio::task::yield_now().await;
     }
-    let plan = serde_json::to_value(&*world.pulls.list()[0].plan).unwrap();
+    let plan = serde_json::to_value(&*world.pulls.list().await[0].plan).unwrap();
     world.stop().await;
     let World { hub, folder, store, pulls, .. } = world;
     drop((store, pulls));
@@ -317,11 +323,246 @@ async fn a_crash_amid_the_appearance_costs_nothing() {
     fs_err::remove_file(folder.path().join("models/models.list")).unwrap();
     hub.reset_bytes_sent();
     let world = World::on(hub, folder, &Setup::default(), Files::default());
-    while world.pulls.list().is_empty() {
+    while world.pulls.list().await.is_empty() {
         tokio::task::yield_now().await;
     }
     let end = world.end(ID).await;
     assert_eq!((end.state, end.message.as_deref()), (PullState::Succeeded, None));
     assert_eq!(world.hub.bytes_sent(), 0);
     assert_eq!(fs_err::read(world.path(FOLDER).join("tiny-Q4_K_M.gguf")).unwrap(), content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_midway_lets_it_wait() {
+    let (hub, content) = hub_with(24 << 20);
+    let room = Arc::new(AtomicU64::new(5 << 20));
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::on(hub, folder, &Setup::default(), Files::with_room(Arc::clone(&room)));
+    let (_, mut events) = world.pulls.events();
+    world.pull(ID).await.unwrap();
+    let mut last = 0;
+    // Again and again, also when not even the journal finds room.
+    for more in [5 << 20, 0, 100, 5 << 20, 64 << 20] {
+        let full = world.until(ID, |pull| pull.state == PullState::Paused).await;
+        assert_eq!(full.code, Some("no_room"));
+        assert!(full.message.unwrap().contains("it goes on when they are free"));
+        let bytes: u64 = full.downloaded.iter().sum();
+        assert!(bytes >= last, "{bytes} of {last}");
+        last = bytes;
+        room.store(more, Ordering::Relaxed);
+        if more > 1 << 20 {
+            world.until(ID, |pull| pull.state != PullState::Paused).await;
+        }
+    }
+    assert_eq!(world.end(ID).await.state, PullState::Succeeded);
+    assert_eq!(fs_err::read(world.path(FOLDER).join("tiny-Q4_K_M.gguf")).unwrap(), content);
+    let mut kinds = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        kinds.push(event.kind);
+    }
+    kinds.retain(|kind| *kind != PullEventKind::Updated);
+    assert_eq!(kinds, [PullEventKind::Started, PullEventKind::Succeeded], "a full disk is no news");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_and_resume_are_no_news_and_an_end_is_one() {
+    let (hub, _) = hub_with(6 << 20);
+    let world = World::new(hub, &Setup { rate: Some(2 << 20), ..Setup::default() });
+    let (_, mut events) = world.pulls.events();
+    world.pull(ID).await.unwrap();
+    world.until(ID, |pull| pull.downloaded_bytes() > 0).await;
+    world.pulls.pause(ID).await.unwrap();
+    assert_eq!(world.pulls.pause(ID).await.unwrap().state, PullState::Paused, "once more changes nothing");
+    world.pulls.resume(ID).await.unwrap();
+    world.pulls.cancel(ID, false).await.unwrap();
+    let error = world.pulls.pause(ID).await.unwrap_err();
+    assert_eq!((error.code(), error.to_string().ends_with("it is cancelled")), ("pull_not_running", true), "{error}");
+    world.pulls.resume(ID).await.unwrap();
+    assert_eq!(world.end(ID).await.state, PullState::Succeeded);
+    let mut kinds = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        kinds.push(event.kind);
+    }
+    kinds.retain(|kind| *kind != PullEventKind::Updated);
+    assert_eq!(
+        kinds,
+        [PullEventKind::Started, PullEventKind::Stopped, PullEventKind::Started, PullEventKind::Succeeded]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_in_trouble_is_told_while_it_is_tried_again() {
+    let (hub, _) = hub_with(2 << 20);
+    hub.set_faults(Faults { content_status: Some(500), ..Faults::default() });
+    let world = World::new(hub, &Setup::default());
+    world.pull(ID).await.unwrap();
+    let waits = world.until(ID, |pull| pull.message.is_some()).await;
+    assert!(waits.message.unwrap().contains("it is tried again: `127.0.0.1"), "{:?}", waits.state);
+    world.hub.set_faults(Faults::default());
+    let end = world.end(ID).await;
+    assert_eq!((end.state, end.message), (PullState::Succeeded, None));
+}
+
+/// Whatever somebody did to its files meanwhile: it goes on, with what can still be relied on.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_a_journal_or_to_what_came_costs_bytes_only() {
+    let journal = "state/pulls/maker%3atiny-%47%47%55%46%3atiny-%514_%4b_%4d.gguf.journal";
+    let partial = "partial/pull-maker%3atiny-%47%47%55%46%3atiny-%514_%4b_%4d.gguf/tiny-Q4_K_M.gguf";
+    for damage in ["bytes that are no text", "a link", "nothing there"] {
+        let (hub, content) = hub_with(8 << 20);
+        let world = World::new(hub, &Setup { rate: Some(8 << 20), ..Setup::default() });
+        world.pull(ID).await.unwrap();
+        world.until(ID, |pull| pull.downloaded_bytes() > 1 << 20).await;
+        world.pulls.pause(ID).await.unwrap();
+        let (journal, partial) = (world.path(journal), world.path(partial));
+        let victim = world.path("victim");
+        fs_err::write(&victim, vec![7; content.len()]).unwrap();
+        match damage {
+            "bytes that are no text" => {
+                let mut bytes = fs_err::read(&journal).unwrap();
+                let at = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+                bytes.splice(at..at, b"\xff\xfe\x80\n".to_vec());
+                fs_err::write(&journal, bytes).unwrap();
+            }
+            "a link" => {
+                fs_err::remove_file(&partial).unwrap();
+                std::os::unix::fs::symlink(&victim, &partial).unwrap();
+            }
+            _ => fs_err::remove_dir_all(partial.parent().unwrap()).unwrap(),
+        }
+        world.pulls.resume(ID).await.unwrap();
+        assert_eq!(world.end(ID).await.state, PullState::Succeeded, "{damage}");
+        let there = world.path(FOLDER).join("tiny-Q4_K_M.gguf");
+        assert!(fs_err::symlink_metadata(&there).unwrap().is_file(), "{damage}");
+        assert!(fs_err::read(&there).unwrap() == content, "{damage}");
+        assert!(fs_err::read(&victim).unwrap().iter().all(|&byte| byte == 7), "{damage}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_leads_elsewhere_is_left_alone() {
+    let (hub, _) = hub_with(1 << 20);
+    let mut world = World::new(hub, &Setup { rate: Some(1 << 20), ..Setup::default() });
+    world.pull(ID).await.unwrap();
+    world.until(ID, |pull| pull.downloaded_bytes() > 0).await;
+    world.pulls.pause(ID).await.unwrap();
+    world.stop().await;
+    let journal = world.path("state/pulls/maker%3atiny-%47%47%55%46%3atiny-%514_%4b_%4d.gguf.journal");
+    let text = fs_err::read_to_string(&journal).unwrap();
+    for evil in [
+        text.replace("models/huggingface.co/maker/tiny-GGUF/tiny-Q4_K_M", "../../elsewhere/a/b"),
+        text.replace("\"name\":\"tiny-Q4_K_M.gguf\"", "\"name\":\"../../../evil.gguf\""),
+    ] {
+        assert_ne!(evil, text);
+        fs_err::write(&journal, evil).unwrap();
+        let World { hub, folder, .. } = world;
+        world = World::on(hub, folder, &Setup::default(), Files::default());
+        assert!(world.pulls.list().await.is_empty());
+        world.stop().await;
+    }
+}
+
+/// A file of another host, of which no digest is known: its two versions are never mixed.
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_of_a_file_without_a_digest_are_never_mixed() {
+    let (old, new) = (model(4 << 20), {
+        let mut new = model(4 << 20);
+        let middle = new.len() / 2;
+        new[middle..].iter_mut().for_each(|byte| *byte ^= 0xff);
+        new
+    });
+    for validator in ["", "ETag: W/\"same\"\r\n", "Last-Modified: VERSION\r\n", "ETag: \"VERSION\"\r\n"] {
+        let host = PlainHost::start(validator, old.clone());
+        let setup = Setup {
+            allowed: Some(vec![format!("http://127.0.0.1:{}", host.port)]),
+            rate: Some(4 << 20),
+            ..Setup::default()
+        };
+        let world = World::new(FakeHub::start(), &setup);
+        let url = format!("http://127.0.0.1:{}/big.gguf", host.port);
+        world.pull(&url).await.unwrap();
+        world.until("big", |pull| pull.downloaded_bytes() > 1 << 20).await;
+        world.pulls.pause("big").await.unwrap();
+        host.replace(new.clone());
+        world.pulls.resume("big").await.unwrap();
+        let end = world.end("big").await;
+        if validator.contains("VERSION") {
+            assert_eq!(end.code, Some("changed"), "{validator}: {end:?}");
+            assert!(world.store.resolve("big").is_err());
+        } else {
+            assert_eq!(end.state, PullState::Succeeded, "{validator}");
+            assert!(fs_err::read(&world.store.resolve("big").unwrap().path).unwrap() == new, "{validator}");
+        }
+    }
+}
+
+/// A host that serves one file, with ranges.
+struct PlainHost {
+    port: u16,
+    content: Arc<std::sync::Mutex<(u32, Vec<u8>)>>,
+}
+
+impl PlainHost {
+    /// `VERSION` in the validator is another one for each content.
+    fn start(validator: &'static str, content: Vec<u8>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let content = Arc::new(std::sync::Mutex::new((1, content)));
+        let served = Arc::clone(&content);
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let served = Arc::clone(&served);
+                std::thread::spawn(move || serve_range(connection, validator, &served));
+            }
+        });
+        Self { port, content }
+    }
+
+    fn replace(&self, new: Vec<u8>) {
+        let mut content = self.content.lock().unwrap();
+        *content = (content.0 + 1, new);
+    }
+}
+
+fn serve_range(mut connection: std::net::TcpStream, validator: &str, served: &std::sync::Mutex<(u32, Vec<u8>)>) {
+    use std::io::{BufRead, BufReader, Write};
+    let mut reader = BufReader::new(connection.try_clone().unwrap());
+    let (mut line, mut range) = (String::new(), None);
+    while reader.read_line(&mut line).is_ok_and(|count| count > 2) {
+        let lower = line.to_lowercase();
+        if let Some(asked) = lower.trim().strip_prefix("range: bytes=") {
+            let (start, last) = asked.split_once('-').unwrap();
+            range = Some((start.parse::<usize>().unwrap(), last.parse::<usize>().unwrap()));
+        }
+        line.clear();
+    }
+    let (version, content) = served.lock().unwrap().clone();
+    let Some((start, last)) = range else { return };
+    let last = last.min(content.len() - 1);
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{last}/{}\r\nContent-Length: {}\r\n{}Connection: close\r\n\r\n",
+        content.len(),
+        last + 1 - start,
+        validator.replace("VERSION", &format!("Wed, 0{version} Jan 2025 00:00:00 GMT")),
+    );
+    let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(&content[start..=last]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_will_ask_for_again_is_removed_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    let week = Duration::from_hours(8 * 24);
+    for (name, old) in [("partial/pull-old/x.gguf", true), ("partial/pull-new/x.gguf", false)] {
+        fs_err::create_dir_all(place(name).parent().unwrap()).unwrap();
+        fs_err::write(place(name), "x").unwrap();
+        if old {
+            let file = std::fs::File::options().write(true).open(place(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - week).unwrap();
+        }
+    }
+    fs_err::create_dir_all(place("state/pulls")).unwrap();
+    let world = World::on(FakeHub::start(), folder, &Setup::default(), Files::default());
+    assert!(world.pulls.list().await.is_empty());
+    assert_eq!(world.left(), ["partial/pull-new/x.gguf"]);
 }

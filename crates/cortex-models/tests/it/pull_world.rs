@@ -81,10 +81,10 @@ impl World {
 
     /// The pull when it is as wanted. What does not come at all fails the test.
     pub(crate) async fn until(&self, id: &str, wanted: impl Fn(&PullSnapshot) -> bool) -> PullSnapshot {
-        let mut watch = self.pulls.watch(id).expect("there is such a pull");
+        let mut watch = self.pulls.watch(id).await.expect("there is such a pull");
         let waiting = watch.wait_for(|pull| wanted(pull));
         let Ok(pull) = tokio::time::timeout(Duration::from_mins(1), waiting).await else {
-            panic!("it never became so: {:?}", self.pulls.list());
+            panic!("it never became so: {:?}", self.pulls.list().await);
         };
         PullSnapshot::clone(&pull.expect("it is watched"))
     }

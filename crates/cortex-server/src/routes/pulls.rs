@@ -74,14 +74,14 @@ fn told(message: &str, id: String) -> Response {
 
 /// All downloads; ended ones for a while.
 pub(crate) async fn list(State(app): State<App>) -> Json<List<Pull>> {
-    let data = app.pulls.list().iter().map(|pull| shown(pull, app.models.data_folder())).collect();
+    let data = app.pulls.list().await.iter().map(|pull| shown(pull, app.models.data_folder())).collect();
     Json(List { object: "list".into(), data, result: None })
 }
 
 /// Follows one download until it is over.
 pub(crate) async fn follow(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let unknown = || pull_error(&PullError::Unknown { id: id.clone() }).with_status(StatusCode::NOT_FOUND);
-    let watch = app.pulls.watch(&id).ok_or_else(unknown)?;
+    let watch = app.pulls.watch(&id).await.ok_or_else(unknown)?;
     let state = Follower { watch, first: true, over: false, app };
     let body = stream::unfold(state, async |mut state| {
         let text = state.next().await?;
@@ -254,12 +254,18 @@ fn items(plan: &PullPlan, downloaded: &[u64], data_folder: &FilePath) -> Vec<Dow
         .map(|(file, &downloaded_bytes)| DownloadItem {
             bytes: file.size,
             checksum: file.sha256.clone().unwrap_or_else(|| "N/A".into()),
-            download_url: file.url.clone(),
+            download_url: without_query(&file.url),
             downloaded_bytes,
             id: file.name.clone(),
             local_path: folder.join(&file.name).to_string_lossy().into_owned(),
         })
         .collect()
+}
+
+/// A URL as it may be shown: signed ones carry secrets in their query.
+fn without_query(text: &str) -> String {
+    let is_url = text.contains("://");
+    text.split_once('?').filter(|_| is_url).map_or(text, |(url, _)| url).to_owned()
 }
 
 fn task(pull: &PullSnapshot, data_folder: &FilePath) -> DownloadTask {
@@ -293,7 +299,7 @@ fn shown(pull: &PullSnapshot, data_folder: &FilePath) -> Pull {
     Pull {
         id: pull.id().to_string(),
         object: "pull".into(),
-        model: pull.plan.asked.clone(),
+        model: without_query(&pull.plan.asked),
         state: pull.state.as_str().into(),
         bytes: pull.plan.bytes(),
         downloaded_bytes: pull.downloaded_bytes(),

@@ -201,6 +201,11 @@ impl FakeHub {
         lock(&self.shared.seen).clone()
     }
 
+    /// The content bodies that are being sent now.
+    pub fn connections(&self) -> usize {
+        lock(&self.shared.bodies).now
+    }
+
     /// The most content bodies that were being sent at the same time.
     ///
     /// A body counts from the request on until the transport has taken its last piece, or has given up.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// Content bodies that are being sent.
 #[derive(Debug, Default)]
 pub(super) struct Bodies {
-    now: usize,
+    pub(super) now: usize,
     pub(super) peak: usize,
 }
 

@@ -33,6 +33,9 @@ pub(crate) async fn pull(context: &Context<'_>, arguments: PullArguments) -> Res
     let begun: PullResponse = match context.client.post("/v1/models/pull", &request).await {
         Err(CliError::Refused { body }) if body.error.code.as_deref() == Some("already_downloaded") => {
             // What was wanted is so.
+            if context.printer.json {
+                return context.printer.line(&serde_json::json!(body).to_string());
+            }
             context.printer.note(&already(&body.error.message));
             return Ok(());
         }
@@ -164,7 +167,7 @@ async fn watch(context: &Context<'_>, id: &str) -> Result<Watched, CliError> {
             }
         };
         let Some(bytes) = bytes else { break };
-        let bytes = bytes.map_err(|error| CliError::Connection(error.to_string()))?;
+        let Ok(bytes) = bytes else { break };
         for event in events.push(&bytes) {
             let pull: Pull = serde_json::from_str(&event).map_err(|error| CliError::Connection(error.to_string()))?;
             bars.get_or_insert_with(|| Bars::new(context.printer, &pull)).show(&pull);
@@ -174,12 +177,17 @@ async fn watch(context: &Context<'_>, id: &str) -> Result<Watched, CliError> {
     if let Some(bars) = &mut bars {
         bars.end();
     }
-    let Some(pull) = last else { return Err(CliError::Connection("the daemon said nothing of the download".into())) };
+    let ended = || CliError::Ended { hint: "`cortex pull` shows what became of the download".into() };
+    let pull = last.ok_or_else(ended)?;
     match pull.state.as_str() {
         "succeeded" => Ok(Watched::Finished(Box::new(pull))),
         "failed" => Err(CliError::Pull { message: pull.message.unwrap_or_else(|| "the download failed".into()) }),
-        "cancelled" => Err(CliError::Cancelled),
-        _ => Err(CliError::Connection("the daemon stopped; the download goes on with its next start".into())),
+        "cancelled" => {
+            // Not by us: that is told where it happens.
+            context.printer.note("the download was cancelled");
+            Err(CliError::Cancelled)
+        }
+        _ => Err(CliError::Ended { hint: "the download goes on when it is started again, with `cortex start`".into() }),
     }
 }
 
