@@ -192,12 +192,12 @@ def test_ctrl_d_chooses_nothing(daemon):
 
 def test_a_run_downloads_a_model_that_is_not_here(daemon):
     question = "What is the capital of France? Answer in one sentence."
-    answered = daemon.cortex("run", REPO, question)
+    answered = daemon.cortex("run", "--temperature", "0", REPO, question)
     assert answered.returncode == 0 and "Paris" in answered.stdout, answered.stderr
     assert "downloaded successfully" not in answered.stdout
     assert "checking what came" in answered.stderr, answered.stderr
     # By another name of what is there, nothing is downloaded.
-    again = daemon.cortex("run", f"{REPO}:Q4_K_M", question)
+    again = daemon.cortex("run", "--temperature", "0", f"{REPO}:Q4_K_M", question)
     assert again.returncode == 0 and again.stdout == answered.stdout, again.stderr
     unknown = daemon.cortex("run", "maker/nothing", question)
     assert unknown.returncode == 1

@@ -410,18 +410,18 @@ impl Pulls {
         if snapshot.state.is_over() {
             (entry.stop, entry.over) = (None, Some(Instant::now()));
         }
-        entry.snapshot.send_replace(Arc::clone(&snapshot));
-        let Some(kind) = kind else { return };
-        if kind == PullEventKind::Updated {
-            let complete = snapshot.downloaded_bytes() >= snapshot.plan.bytes();
-            let early = entry.told.is_some_and(|at| at.elapsed() < TOLD);
-            if complete || early || snapshot.state != PullState::Downloading {
-                return;
+        let complete = snapshot.downloaded_bytes() >= snapshot.plan.bytes();
+        let early = entry.told.is_some_and(|at| at.elapsed() < TOLD);
+        let is_quiet = complete || early || snapshot.state != PullState::Downloading;
+        if let Some(kind) = kind.filter(|&kind| kind != PullEventKind::Updated || !is_quiet) {
+            if kind == PullEventKind::Updated {
+                entry.told = Some(Instant::now());
             }
-            entry.told = Some(Instant::now());
+            // Told while the lock is held: everybody hears the same order, also who comes right now. And before the
+            // snapshot: who sees an end there may rely on it.
+            let _ = self.0.events.send(PullEvent { kind, pull: Arc::clone(&snapshot) });
         }
-        // Told while the lock is held: everybody hears the same order, also who comes right now.
-        let _ = self.0.events.send(PullEvent { kind, pull: snapshot });
+        entry.snapshot.send_replace(snapshot);
     }
 
     fn succeeded(&self, plan: &Arc<PullPlan>, model: Arc<Model>) {
