@@ -79,6 +79,11 @@ impl Layout {
         self.staging().join(format!("pull-{}", id.file_name()))
     }
 
+    /// The journals of all migrations.
+    pub(crate) fn migrations(&self) -> PathBuf {
+        self.data.join("state").join("migrations")
+    }
+
     /// Which model sources there are.
     pub(crate) fn sources(&self) -> PathBuf {
         self.data.join("state").join("sources.json")

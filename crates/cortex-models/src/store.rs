@@ -399,7 +399,9 @@ impl ModelStore {
             if !from_list && yaml.texts("files").is_empty() {
                 // A person kept the settings only, or nothing: what lacks is read, the file stays as it is.
                 let made = self.yaml_from_weights(&model.id, &model.path, None).map_err(|error| error.to_string())?;
+                let stops = [made.texts("stop"), yaml.texts("stop")].concat();
                 yaml = yaml.over(made);
+                yaml.set("stop", stops.into());
             }
             let weights = if from_list {
                 let file = yaml.texts("files").into_iter().next();

@@ -1,7 +1,7 @@
 //! What every route can reach.
 
 use cortex_engine::Engines;
-use cortex_models::{ModelStore, Pulls, Sources};
+use cortex_models::{Migrations, ModelStore, Pulls, Sources};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,8 @@ pub struct App {
     pub models: ModelStore,
     /// Downloads.
     pub pulls: Pulls,
+    /// Models of older programs.
+    pub migrations: Migrations,
     /// Where more models are.
     pub sources: Sources,
     /// Loaded models.

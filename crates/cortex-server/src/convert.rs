@@ -47,7 +47,8 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
         .map(|(index, message)| turn(index, message))
         .collect::<Result<Vec<_>, _>>()?;
     let extra = request.chat_template_kwargs.unwrap_or_default();
-    job(Prompt::Chat { turns, extra }, sampling, target)
+    let legacy = target.yaml.text("prompt_template").filter(|text| !text.is_empty()).map(str::to_owned);
+    job(Prompt::Chat { turns, extra, legacy }, sampling, target)
 }
 
 /// A text completion as a job.

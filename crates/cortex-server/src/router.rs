@@ -4,7 +4,7 @@ use crate::{
     App,
     edge::{self, Admitted},
     error::ApiError,
-    routes::{chat, completions, events, models, pulls, registry, sources, system},
+    routes::{chat, completions, events, migrations, models, pulls, registry, sources, system},
 };
 use axum::{
     Router,
@@ -42,6 +42,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/models/sources/{*url}", get(sources::get))
         .route("/v1/models/hub", get(sources::repositories))
         .route("/v1/models/hub/search", get(sources::search))
+        .route("/v1/migrations", get(migrations::list).post(migrations::create))
+        .route("/v1/migrations/{id}", get(migrations::get))
+        .route("/v1/migrations/{id}/undo", post(migrations::undo))
         .route("/v1/models/start", post(models::start))
         .route("/v1/models/stop", post(models::stop))
         .route("/v1/models/status", get(models::status_by_id))
@@ -189,6 +192,7 @@ const FIXED: &[&str] = &[
     "/v1/models/sources",
     "/v1/models/hub",
     "/v1/models/hub/search",
+    "/v1/migrations",
     "/v1/models/start",
     "/v1/models/stop",
     "/v1/models/status",

@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Search(SearchArguments),
     /// Take in a GGUF file, or all of a folder, by reference: the files stay where they are.
     Import(ImportArguments),
+    /// Bring in the models of an older Jan, Ollama, LM Studio, …, by reference: nothing of theirs is changed.
+    Migrate(MigrateArguments),
     /// List the models.
     List(ListArguments),
     /// Models: list, get, start, stop, status, import, update, alias, delete, reindex, sources.
@@ -210,6 +212,27 @@ pub(crate) struct ImportArguments {
     /// Of a folder: only show what would be imported.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Arguments of `cortex migrate`.
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArguments {
+    /// Its data folder, in which `models` lies, or that of another program: ollama, lmstudio, huggingface, gpt4all, or
+    /// its folder. Cortex's own data folder when absent.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) from: Option<PathBuf>,
+    /// Only show what would be done.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Also bring back models that were deleted here.
+    #[arg(long)]
+    pub(crate) include_deleted: bool,
+    /// Take a migration back: the last one, or the one with this name.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "last", conflicts_with_all = ["from", "dry_run", "include_deleted"])]
+    pub(crate) undo: Option<String>,
+    /// Show what was migrated, and older data folders on this machine.
+    #[arg(long, conflicts_with_all = ["from", "dry_run", "include_deleted", "undo"])]
+    pub(crate) list: bool,
 }
 
 /// Arguments of `cortex list`.

@@ -1,11 +1,11 @@
 //! The daemon: its parts, started in order and stopped in order.
 
 use crate::{
-    logging,
+    env, logging,
     settings::{Settings, SettingsError},
 };
 use cortex_engine::{Engines, LoadSettings, Shutdown, Tasks, tasks};
-use cortex_models::{ModelStore, Outbound, Pulls, Sources, write_atomically};
+use cortex_models::{Homes, Migrations, ModelStore, Outbound, Pulls, Sources, write_atomically};
 use cortex_server::App;
 use std::{
     fs::{File, TryLockError},
@@ -117,6 +117,7 @@ impl Daemon {
         let (tasks, shutdown) = tasks();
         let models = ModelStore::open(cortex_models::Config::new(&settings.data_folder));
         let outbound = Outbound::new(settings.outbound.clone());
+        let migrations = Migrations::start(models.clone(), homes(), &tasks);
         let sources = Sources::new(&models, outbound.clone(), &tasks, settings.pulls.resolve_limit);
         let pulls = Pulls::start(settings.pulls.clone(), models.clone(), outbound, &tasks);
         let engines = Engines::start(engine_config(&settings), &tasks);
@@ -124,6 +125,7 @@ impl Daemon {
         let app = App {
             models: models.clone(),
             pulls,
+            migrations,
             sources,
             engines: engines.clone(),
             config: Arc::new(cortex_server::Config {
@@ -162,6 +164,19 @@ impl Daemon {
         let _ = fs_err::remove_file(&self.note);
         tracing::info!("stopped");
     }
+}
+
+/// The folders of the person, in which older programs kept theirs.
+fn homes() -> Homes {
+    let home = env::path(env::HOME);
+    let settings = if cfg!(target_os = "macos") {
+        home.as_ref().map(|home| home.join("Library/Application Support"))
+    } else {
+        env::path(env::XDG_CONFIG_HOME).or_else(|| home.as_ref().map(|home| home.join(".config")))
+    };
+    let data = env::path(env::XDG_DATA_HOME).or_else(|| home.as_ref().map(|home| home.join(".local/share")));
+    let hub_cache = env::path(env::HF_HUB_CACHE).or_else(|| env::path(env::HF_HOME).map(|home| home.join("hub")));
+    Homes { home, settings, data, ollama: env::path(env::OLLAMA_MODELS), hub_cache }
 }
 
 fn lock_folder(settings: &Settings) -> Result<File, DaemonError> {

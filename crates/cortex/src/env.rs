@@ -26,6 +26,10 @@ pub(crate) const HF_TOKEN: &str = "HF_TOKEN";
 pub(crate) const HF_TOKEN_PATH: &str = "HF_TOKEN_PATH";
 /// Where the hub's own programs keep their files, instead of `~/.cache/huggingface`.
 pub(crate) const HF_HOME: &str = "HF_HOME";
+/// Where the hub's own programs keep models, instead of `hub` in their folder.
+pub(crate) const HF_HUB_CACHE: &str = "HF_HUB_CACHE";
+/// Where Ollama keeps its models, instead of `~/.ollama/models`.
+pub(crate) const OLLAMA_MODELS: &str = "OLLAMA_MODELS";
 /// The address of the hub, when it is a mirror.
 pub(crate) const HF_ENDPOINT: &str = "HF_ENDPOINT";
 /// Proxies for requests to other machines, as other programs know them; the first that is set counts.

@@ -1,10 +1,11 @@
 //! From messages to a prompt: pure.
 
 mod guard;
+mod legacy;
 mod template;
 
 pub(crate) use template::ChatTemplate;
-pub use template::ChatTurn;
+pub use template::{ChatTurn, PromptTemplateUse, prompt_template_use};
 
 use cortex_api::worker::Segment;
 use serde_json::{Map, Value};
@@ -18,6 +19,8 @@ pub enum Prompt {
         turns: Vec<ChatTurn>,
         /// More values for the template.
         extra: Map<String, Value>,
+        /// The prompt template of the model's settings, from the time before chat templates.
+        legacy: Option<String>,
     },
     /// A text, as it is; control tokens in it count.
     Text(String),
@@ -29,7 +32,7 @@ impl Prompt {
     /// The segments that a worker gets.
     pub(crate) fn render(&self, template: &ChatTemplate) -> Result<Vec<Segment>, crate::EngineError> {
         match self {
-            Self::Chat { turns, extra } => template.render(turns, extra),
+            Self::Chat { turns, extra, legacy } => template.render(turns, extra, legacy.as_deref()),
             Self::Text(text) => Ok(vec![Segment::Text { text: text.clone(), special: true }]),
             Self::Tokens(tokens) => Ok(vec![Segment::Tokens { tokens: tokens.clone() }]),
         }

@@ -1,6 +1,6 @@
 //! The chat template of a model: hostile code, rendered in a sandbox.
 
-use super::guard;
+use super::{guard, legacy::LegacyTemplate};
 use crate::EngineError;
 use cortex_api::worker::{Loaded, Segment};
 use minijinja::{
@@ -45,6 +45,46 @@ pub(crate) struct ChatTemplate {
     bos_token: String,
     eos_token: String,
     control_tokens: Vec<String>,
+    /// The template is the model's, and not ours.
+    is_own: bool,
+}
+
+/// What becomes of a prompt template of the settings, beside the model's own chat template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptTemplateUse {
+    /// Both say the same but for the first token and outer white space: the model's own is used.
+    Same,
+    /// It says something else, or the model has none: it is used for chats without tools.
+    Legacy,
+    /// It has no place for what the user says: the model's own is used.
+    Unusable,
+}
+
+impl PromptTemplateUse {
+    /// Why, for a person.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Same => "it says the same as the chat template of the model, which is used",
+            Self::Legacy => "it differs from the chat template of the model, and is used for chats without tools",
+            Self::Unusable => "it has no {prompt}; the chat template of the model is used",
+        }
+    }
+
+    /// Which one is used: `settings` or `model`.
+    pub fn used(self) -> &'static str {
+        if self == Self::Legacy { "settings" } else { "model" }
+    }
+}
+
+/// What becomes of a prompt template, as far as the header of the weights tells: its chat template and the text of
+/// its first token.
+pub fn prompt_template_use(chat_template: Option<&str>, bos_token: &str, prompt_template: &str) -> PromptTemplateUse {
+    let loaded = Loaded {
+        chat_template: chat_template.map(str::to_owned),
+        bos_token: bos_token.to_owned(),
+        ..Loaded::default()
+    };
+    ChatTemplate::new(&loaded).0.compare(prompt_template)
 }
 
 impl ChatTemplate {
@@ -86,12 +126,19 @@ impl ChatTemplate {
             bos_token: loaded.bos_token.clone(),
             eos_token: loaded.eos_token.clone(),
             control_tokens: loaded.control_tokens.clone(),
+            is_own: warning.is_none(),
         };
         (template, warning)
     }
 
-    /// The prompt for an assistant's next message.
-    pub(crate) fn render(&self, turns: &[ChatTurn], extra: &Map<String, Value>) -> Result<Vec<Segment>, EngineError> {
+    /// The prompt for an assistant's next message. `legacy` is a template of the model's settings from the time
+    /// before chat templates: where it says something else than the model's own, it is the one that counts.
+    pub(crate) fn render(
+        &self,
+        turns: &[ChatTurn],
+        extra: &Map<String, Value>,
+        legacy: Option<&str>,
+    ) -> Result<Vec<Segment>, EngineError> {
         let marked: Vec<ChatTurn> = turns
             .iter()
             .map(|turn| ChatTurn {
@@ -99,6 +146,11 @@ impl ChatTemplate {
                 ..turn.clone()
             })
             .collect();
+        if let Some(legacy) = legacy.filter(|_| !extra.contains_key("tools"))
+            && let (PromptTemplateUse::Legacy, Some(legacy)) = (self.compare(legacy), LegacyTemplate::parse(legacy))
+        {
+            return Ok(guard::split(&legacy.render(&marked)));
+        }
         let rendered = match self.render_text(&marked, extra) {
             // Some templates know no system message: it then stands before the first of the user.
             Err(_) if marked.first().is_some_and(|turn| turn.role == "system") && marked.len() > 1 => {
@@ -107,6 +159,35 @@ impl ChatTemplate {
             other => other?,
         };
         Ok(guard::split(&rendered))
+    }
+
+    /// Which of the two templates counts.
+    fn compare(&self, legacy: &str) -> PromptTemplateUse {
+        let Some(parsed) = LegacyTemplate::parse(legacy) else { return PromptTemplateUse::Unusable };
+        if !self.is_own {
+            // The model brings none: its settings know better than our guess.
+            return PromptTemplateUse::Legacy;
+        }
+        let turn = |role: &str, content: &str| ChatTurn {
+            role: role.into(),
+            content: content.into(),
+            name: None,
+            tool_calls: None,
+            tool_call_id: None,
+        };
+        let mut turns = vec![turn("user", "the question")];
+        if parsed.has_system() {
+            turns.insert(0, turn("system", "the instruction"));
+        }
+        let plain = |text: &str| {
+            let text = text.trim();
+            let bos = self.bos_token.as_str();
+            if bos.is_empty() { text.to_owned() } else { text.trim_start_matches(bos).trim().to_owned() }
+        };
+        match self.render_text(&turns, &Map::new()) {
+            Ok(own) if plain(&own) == plain(&parsed.render(&turns)) => PromptTemplateUse::Same,
+            _ => PromptTemplateUse::Legacy,
+        }
     }
 
     fn render_text(&self, turns: &[ChatTurn], extra: &Map<String, Value>) -> Result<String, EngineError> {
@@ -204,7 +285,7 @@ mod tests {
     fn check(source: &str, turns: &[ChatTurn], expected: &str) {
         let (template, warning) = template(Some(source));
         assert_eq!(warning, None);
-        let segments = template.render(turns, &Map::new()).expect("renders");
+        let segments = template.render(turns, &Map::new(), None).expect("renders");
         let text: String = segments
             .into_iter()
             .map(|segment| match segment {
@@ -242,7 +323,7 @@ mod tests {
     fn a_missing_or_broken_template_falls_back_to_chatml_and_says_so() {
         let (fallback, warning) = template(None);
         assert!(warning.expect("warned").contains("ChatML"));
-        let segments = fallback.render(&[turn("user", "hi")], &Map::new()).expect("renders");
+        let segments = fallback.render(&[turn("user", "hi")], &Map::new(), None).expect("renders");
         assert_eq!(
             segments,
             vec![Segment::Text {
@@ -263,7 +344,7 @@ mod tests {
         ] {
             let (template, warning) = template(Some(source));
             assert_eq!(warning, None);
-            let error = template.render(&[turn("user", "hi")], &Map::new()).expect_err(source);
+            let error = template.render(&[turn("user", "hi")], &Map::new(), None).expect_err(source);
             assert!(matches!(error, EngineError::Template { .. }), "{error}");
         }
     }
@@ -271,7 +352,7 @@ mod tests {
     #[test]
     fn text_of_a_user_never_becomes_a_control_token() {
         let (template, _) = template(Some("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"));
-        let segments = template.render(&[turn("user", "x</s>y")], &Map::new()).expect("renders");
+        let segments = template.render(&[turn("user", "x</s>y")], &Map::new(), None).expect("renders");
         let texts: Vec<&str> = segments
             .iter()
             .map(|segment| match segment {
@@ -280,5 +361,37 @@ mod tests {
             })
             .collect();
         assert_eq!(texts, ["<s>x<", "/s>y</s>"]);
+    }
+
+    #[test]
+    fn the_settings_of_a_model_win_where_they_say_something_else() {
+        let own = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>";
+        let same = "<system>{system_message}<user>{prompt}<assistant>\n";
+        for (chat_template, legacy, expected) in [
+            (Some(own), same, PromptTemplateUse::Same),
+            (Some(own), "<s><system>{system_message}<user>{prompt}<assistant>", PromptTemplateUse::Same),
+            (Some(own), "<user>{prompt}<assistant>", PromptTemplateUse::Same),
+            (Some(own), "[INST] {prompt} [/INST]", PromptTemplateUse::Legacy),
+            (Some(own), "nothing", PromptTemplateUse::Unusable),
+            (None, "[INST] {prompt} [/INST]", PromptTemplateUse::Legacy),
+            (Some("{% broken"), "[INST] {prompt} [/INST]", PromptTemplateUse::Legacy),
+        ] {
+            assert_eq!(prompt_template_use(chat_template, "<s>", legacy), expected, "{chat_template:?} {legacy}");
+        }
+        let (template, _) = template(Some(own));
+        let text = |legacy: &str, extra: &Map<String, Value>| {
+            let turns = [turn("system", "be kind"), turn("user", "x</s>y")];
+            let segments = template.render(&turns, extra, Some(legacy)).expect("renders");
+            let text = |segment: Segment| match segment {
+                Segment::Text { text, .. } => text,
+                Segment::Tokens { .. } => String::new(),
+            };
+            segments.into_iter().map(text).collect::<Vec<_>>()
+        };
+        // Text of a user stays text here too.
+        assert_eq!(text("[I] {prompt} [/I]", &Map::new()), ["[I] x<", "/s>y [/I]"]);
+        assert_eq!(text(same, &Map::new()), ["<s><system>be kind<user>x<", "/s>y<assistant>"]);
+        let tools = Map::from_iter([("tools".to_owned(), Value::Array(vec![]))]);
+        assert_eq!(text("[I] {prompt} [/I]", &tools)[0], "<s><system>be kind<user>x<");
     }
 }

@@ -152,6 +152,17 @@ impl Gguf {
         Ok(Self { eos_text, ..gguf })
     }
 
+    /// The text of the token that a prompt of the model in this file begins with; `None` when it has none, or the file
+    /// cannot be read.
+    pub fn bos_text(path: &Path) -> Option<String> {
+        let file = fs_err::File::open(path).ok()?;
+        let length = file.metadata().ok()?.len();
+        let mut input = Input { inner: BufReader::with_capacity(64 * 1024, file), offset: 0, length, kept: 0 };
+        let gguf = read_header(&mut input).ok()?;
+        let id = gguf.unsigned("tokenizer.ggml.bos_token_id")?;
+        input.array_text(&gguf, id)
+    }
+
     /// A number of the header.
     pub fn unsigned(&self, key: &str) -> Option<u64> {
         match self.values.get(key) {

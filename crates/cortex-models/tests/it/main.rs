@@ -5,6 +5,8 @@
 mod crash;
 mod fixture;
 mod gguf;
+mod legacy;
+mod migrate;
 mod pull;
 mod pull_resume;
 mod pull_world;

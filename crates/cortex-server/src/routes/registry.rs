@@ -17,10 +17,10 @@ use cortex_api::native::{
     BadLine, BatchResponse, BatchResult, DeleteResponse, ImportEntry, ImportRequest, ImportResponse, LeftFile, LeftOut,
     RegistryHealth, ReindexRequest, ReindexResponse, UnusableModel, UpdateResponse, WrongSettings,
 };
-use cortex_engine::{LoadedModel, Phase};
+use cortex_engine::{LoadedModel, Phase, PromptTemplateUse};
 use cortex_models::{
-    BatchEntry, Downloadable, ErrorKind, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore,
-    RemoveError, StoreError, UpdateError, WhyLeft,
+    BatchEntry, Downloadable, ErrorKind, Gguf, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore,
+    RemoveError, ResolveError, StoreError, UpdateError, WhyLeft,
 };
 use futures::stream;
 use serde::Deserialize;
@@ -299,10 +299,30 @@ pub(crate) async fn get(State(app): State<App>, Path(id): Path<String>) -> Resul
 
 async fn one(app: &App, id: &str) -> Result<Response, ApiError> {
     let (store, name) = (app.models.clone(), id.to_owned());
-    let model = blocking(move || store.current(&name)).await??;
+    let found = blocking(move || {
+        let model = store.current(&name)?;
+        let template = template_use(&model);
+        Ok::<_, ResolveError>((model, template))
+    });
+    let (model, template) = found.await??;
     let mut text = String::new();
     write_entry(&mut text, &model, state_word(&model, &engine_states(&app.engines.loaded())));
+    if let Some(template) = template {
+        text.pop();
+        let (used, reason) = (template.used(), value!(template.reason()));
+        let _ = write!(text, ",\"prompt_template_used\":\"{used}\",\"prompt_template_reason\":{reason}}}");
+    }
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
+}
+
+/// What becomes of the prompt template of a model's settings; `None` when it has none. Reads the header.
+fn template_use(model: &Model) -> Option<PromptTemplateUse> {
+    let yaml = model.yaml()?;
+    let prompt_template = yaml.text("prompt_template").filter(|text| !text.is_empty())?;
+    let weights = model.weights()?;
+    let header = Gguf::open(weights).ok()?;
+    let bos = Gguf::bos_text(weights).unwrap_or_default();
+    Some(cortex_engine::prompt_template_use(header.text("tokenizer.chat_template"), &bos, prompt_template))
 }
 
 /// 409 as clients of cortex.cpp expect it.

@@ -4,6 +4,7 @@ mod chat;
 mod daemon;
 mod import;
 mod logs;
+mod migrate;
 mod models;
 mod pull;
 mod run;
@@ -45,6 +46,7 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
         Command::Models(ModelsCommand::Start(arguments)) => models::start(&context, arguments).await,
         Command::Models(ModelsCommand::Stop(arguments)) => models::stop(&context, &arguments.id).await,
         Command::Models(ModelsCommand::Status(arguments)) => models::status(&context, &arguments.id).await,
+        Command::Migrate(arguments) => migrate::migrate(&context, arguments).await,
         Command::Search(arguments) => sources::search(&context, arguments).await,
         Command::Models(ModelsCommand::Sources(command)) => sources::sources(&context, command).await,
         Command::Ps => models::ps(&context).await,

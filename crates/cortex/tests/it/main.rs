@@ -6,6 +6,7 @@ mod cli;
 mod edge;
 mod faults;
 mod http;
+mod migrate;
 mod pulls;
 mod registry;
 mod sources;

@@ -1,0 +1,463 @@
+//! The owner of all migrations: begins them, ends what a crash interrupted, tells of them, takes them back.
+
+use super::{
+    journal::{self, Journal, State},
+    places::{self, Homes},
+    plan::{self, Finding, Known, Outcome, Plan, PlannedModel},
+    scan,
+    stores::Keeper,
+};
+use crate::{ErrorKind, ModelId, ModelState, ModelStore, StoreError, Tasks, tasks::in_background};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::watch;
+
+/// Reports that are kept of migrations that changed nothing.
+const KEPT: usize = 16;
+
+/// Why there is no migration.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// It holds no models.
+    #[error("there is no folder `models` in {}, and no model.json", path.display())]
+    NoModels {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A program that has no models here.
+    #[error("{name} keeps no models on this machine; looked for in {}", places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", "))]
+    NotThere {
+        /// Which program.
+        name: String,
+        /// Where they were looked for.
+        places: Vec<PathBuf>,
+    },
+    /// A relative path means another folder to the daemon than to its client.
+    #[error("the path `{}` is not absolute", path.display())]
+    NotAbsolute {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no such migration.
+    #[error("there is no migration `{id}`")]
+    Unknown {
+        /// As it was given.
+        id: String,
+    },
+    /// It was taken back already, or changed nothing.
+    #[error("the migration `{id}` has nothing to take back")]
+    NothingToUndo {
+        /// Which.
+        id: String,
+    },
+    /// A model of the list has no file that can be named.
+    #[error("{0}")]
+    Entry(String),
+    /// What is done cannot be written down, so nothing is done.
+    #[error("cannot write the journal of a migration: {0}")]
+    Journal(#[source] io::Error),
+    /// The list.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl MigrateError {
+    /// The family.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoModels { .. } | Self::NotAbsolute { .. } | Self::Unreadable { .. } | Self::Entry(_) => {
+                ErrorKind::Invalid
+            }
+            Self::Unknown { .. } | Self::NotThere { .. } => ErrorKind::NotFound,
+            Self::NothingToUndo { .. } => ErrorKind::Conflict,
+            Self::Journal(_) => ErrorKind::Unavailable,
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    /// What a person can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoModels { .. } => {
+                Some("give the data folder of the older program: the one in which `models` lies".into())
+            }
+            Self::NotAbsolute { .. } => Some(
+                "give the whole path, from the root of the daemon's machine, or one of ollama, lmstudio, huggingface, gpt4all".into(),
+            ),
+            Self::NotThere { .. } => Some("give the folder itself".into()),
+            Self::Unreadable { .. } => Some("look at its rights".into()),
+            Self::Unknown { .. } | Self::NothingToUndo { .. } => {
+                Some("`cortex migrate --list` shows the migrations".into())
+            }
+            Self::Journal(_) => Some("look for room on the disk and the rights of the data folder".into()),
+            Self::Entry(_) | Self::Store(_) => None,
+        }
+    }
+}
+
+/// What is migrated.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Migrate {
+    /// The data folder of the older program; the daemon's own when absent.
+    pub from: Option<PathBuf>,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Also bring back models that were deleted here.
+    pub include_deleted: bool,
+}
+
+/// A model of a list that a client gives: nothing is searched for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GivenModel {
+    /// Its id.
+    pub id: ModelId,
+    /// Its weights, absolute.
+    pub weights: PathBuf,
+    /// What its model.yaml keeps.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How a migration is doing, and what became of each folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationReport {
+    /// Its name; `None` when it changed nothing and was not written down.
+    pub id: Option<String>,
+    /// `dry_run`, `running`, `done` or `undone`.
+    pub state: &'static str,
+    /// Unix seconds.
+    pub at: i64,
+    /// The folder; `None` for a list that a client gave.
+    pub from: Option<PathBuf>,
+    /// What became of each folder.
+    pub findings: Vec<Finding>,
+    /// Models that an undo left, because they are others by now.
+    pub left: Vec<ModelId>,
+}
+
+struct Inner {
+    store: ModelStore,
+    homes: Homes,
+    /// One at a time; and what was told of those that left no journal.
+    reports: Mutex<Vec<MigrationReport>>,
+    settled: watch::Sender<bool>,
+}
+
+/// All migrations. Cheap to clone.
+#[derive(Clone)]
+pub struct Migrations(Arc<Inner>);
+
+impl Migrations {
+    /// Begins: what a crash interrupted is ended, and the daemon's own folder is migrated when it has no list of
+    /// models yet and no migration of it was undone. Nobody waits for it. `homes` are the
+    /// folders of the person.
+    pub fn start(store: ModelStore, homes: Homes, tasks: &Tasks) -> Self {
+        let migrations =
+            Self(Arc::new(Inner { store, homes, reports: Mutex::default(), settled: watch::channel(false).0 }));
+        // Looked at now: a moment later somebody may have made a list.
+        let has_list = migrations.0.store.0.layout.list().exists();
+        let first = migrations.clone();
+        tasks.spawn(async move {
+            let settled = first.clone();
+            in_background(move || first.first_look(has_list)).await;
+            settled.0.settled.send_replace(true);
+        });
+        migrations
+    }
+
+    fn first_look(&self, has_list: bool) {
+        let store = &self.0.store;
+        store.opened();
+        let journals = self.journals();
+        for journal in journals.iter().filter(|journal| journal.state == State::Begun) {
+            tracing::info!(migration = journal.id, "an unfinished migration goes on");
+            if let Err(error) = self.finish(journal) {
+                tracing::error!(%error, migration = journal.id, "a migration cannot be ended");
+            }
+        }
+        let own = store.data_folder();
+        let was_undone = |journal: &Journal| journal.state == State::Undone && journal.from.as_deref() == Some(own);
+        if has_list || journals.iter().any(was_undone) {
+            return;
+        }
+        match self.migrate(&Migrate::default()) {
+            Ok(report) => {
+                let registered = report.findings.iter().filter(|it| it.result == Outcome::Registered).count();
+                if registered > 0 {
+                    tracing::info!(registered, "models of an older program were registered");
+                }
+            }
+            // A folder without models has nothing to migrate.
+            Err(MigrateError::NoModels { .. }) => {}
+            Err(error) => tracing::error!(%error, "the models of an older program cannot be registered"),
+        }
+    }
+
+    /// Resolves when what belongs to the start is over.
+    pub async fn settled(&self) {
+        // The sender lives as long as we do.
+        let _ = self.0.settled.subscribe().wait_for(|settled| *settled).await;
+    }
+
+    /// Migrates a folder. Blocks until it is done.
+    pub fn migrate(&self, request: &Migrate) -> Result<MigrationReport, MigrateError> {
+        let mut reports = self.lock();
+        let (keeper, from) = match &request.from {
+            None => (None, self.0.store.data_folder().to_owned()),
+            Some(path) if path.is_absolute() => {
+                keeper_of(path).map_or_else(|| (None, path.clone()), |(keeper, path)| (Some(keeper), path))
+            }
+            Some(word) => {
+                let keeper = word.to_str().and_then(Keeper::parse);
+                let keeper = keeper.ok_or_else(|| MigrateError::NotAbsolute { path: word.clone() })?;
+                let places = keeper.places(&self.0.homes);
+                let place = places.iter().find(|place| place.is_dir()).cloned();
+                let name = word.to_string_lossy().into_owned();
+                (Some(keeper), place.ok_or(MigrateError::NotThere { name, places })?)
+            }
+        };
+        let candidates = if let Some(keeper) = keeper {
+            keeper.candidates(&from)
+        } else {
+            let models = models_of(&from)?;
+            let scan = scan::legacy(&models, self.0.homes.home.as_deref())
+                .map_err(|source| MigrateError::Unreadable { path: models.clone(), source })?;
+            plan::candidates(&scan)
+        };
+        let known = self.known(request.include_deleted)?;
+        let plan = plan::plan(candidates, &known, canonical);
+        self.carry_out(&mut reports, plan, Some(from), request.dry_run)
+    }
+
+    /// Registers models that a client knows: their files are looked for, and nothing else.
+    pub fn take_list(&self, models: Vec<GivenModel>, dry_run: bool) -> Result<MigrationReport, MigrateError> {
+        let mut reports = self.lock();
+        let known = self.known(false)?;
+        let mut plan = Plan::default();
+        let mut taken: HashSet<ModelId> = HashSet::new();
+        for model in models {
+            if !model.weights.is_absolute() {
+                return Err(MigrateError::NotAbsolute { path: model.weights });
+            }
+            if model.weights.to_str().is_none_or(|text| text.contains(char::is_control)) {
+                let id = &model.id;
+                return Err(MigrateError::Entry(format!("the path of `{id}` has letters that no path should have")));
+            }
+            let (result, reason) = if let Some(there) = known.models.get(model.id.as_str()) {
+                let same = *there == canonical(&model.weights);
+                (Outcome::AlreadyKnown, (!same).then(|| format!("it is on the list, with {}", there.display())))
+            } else if known.deleted.contains(model.id.as_str()) {
+                (Outcome::Skipped, Some("it was deleted".into()))
+            } else if !taken.insert(model.id.clone()) {
+                (Outcome::Unresolved, Some("its id is in the list twice; the first one counts".into()))
+            } else {
+                plan.models.push(PlannedModel {
+                    id: model.id.clone(),
+                    weights: model.weights.clone(),
+                    settings: model.settings,
+                });
+                let missing = !model.weights.is_file();
+                (Outcome::Registered, missing.then(|| "its file is not there now".to_owned()))
+            };
+            plan.findings.push(Finding {
+                place: model.weights.clone(),
+                id: Some(model.id.to_string()),
+                weights: Some(model.weights),
+                result,
+                reason,
+                hint: None,
+            });
+        }
+        self.carry_out(&mut reports, plan, None, dry_run)
+    }
+
+    fn carry_out(
+        &self,
+        reports: &mut Vec<MigrationReport>,
+        plan: Plan,
+        from: Option<PathBuf>,
+        dry_run: bool,
+    ) -> Result<MigrationReport, MigrateError> {
+        let store = &self.0.store;
+        let now = jiff::Timestamp::now();
+        if dry_run || plan.models.is_empty() {
+            let state = if dry_run { "dry_run" } else { "done" };
+            let report =
+                MigrationReport { id: None, state, at: now.as_second(), from, findings: plan.findings, left: vec![] };
+            if !dry_run {
+                reports.push(report.clone());
+                if reports.len() > KEPT {
+                    reports.remove(0);
+                }
+            }
+            return Ok(report);
+        }
+        let folder = store.0.layout.migrations();
+        let journal = Journal {
+            id: journal::new_id(&folder, now),
+            at: now.as_second(),
+            from,
+            made_the_list: !store.0.layout.list().exists(),
+            plan,
+            state: State::Begun,
+        };
+        journal::begin(&store.0.config.files, &folder, &journal).map_err(MigrateError::Journal)?;
+        self.finish(&journal)?;
+        Ok(self.report(&Journal { state: State::Done, ..journal }))
+    }
+
+    /// Does what a journal says, and says that it is done.
+    fn finish(&self, journal: &Journal) -> Result<(), MigrateError> {
+        let store = &self.0.store;
+        store.register_all(&journal.plan.models)?;
+        journal::note(&store.0.config.files, &store.0.layout.migrations(), &journal.id, State::Done)
+            .map_err(MigrateError::Journal)
+    }
+
+    /// Takes a migration back: its entries, and the files that it wrote. Models that are others by now stay.
+    /// Without an id, the last one that can be.
+    pub fn undo(&self, id: Option<&str>) -> Result<MigrationReport, MigrateError> {
+        let _one_at_a_time = self.lock();
+        let store = &self.0.store;
+        let journals = self.journals();
+        let journal = match id {
+            Some(id) => journals.iter().find(|journal| journal.id == id),
+            None => journals.iter().rev().find(|journal| journal.state != State::Undone),
+        };
+        let journal = journal.ok_or_else(|| MigrateError::Unknown { id: id.unwrap_or("last").to_owned() })?;
+        if journal.state == State::Undone {
+            return Err(MigrateError::NothingToUndo { id: journal.id.clone() });
+        }
+        let left = store.unregister_all(&journal.plan.models, journal.made_the_list)?;
+        journal::note(&store.0.config.files, &store.0.layout.migrations(), &journal.id, State::Undone)
+            .map_err(MigrateError::Journal)?;
+        Ok(MigrationReport { left, ..self.report(&Journal { state: State::Undone, ..journal.clone() }) })
+    }
+
+    /// The models that a migration registered, for those who must let them go first.
+    pub fn models_of(&self, id: Option<&str>) -> Vec<ModelId> {
+        let journals = self.journals();
+        let journal = match id {
+            Some(id) => journals.into_iter().find(|journal| journal.id == id),
+            None => journals.into_iter().rev().find(|journal| journal.state != State::Undone),
+        };
+        journal.map(|journal| journal.plan.models.into_iter().map(|model| model.id).collect()).unwrap_or_default()
+    }
+
+    /// All migrations, the oldest first. Blocks.
+    pub fn list(&self) -> Vec<MigrationReport> {
+        let mut all: Vec<MigrationReport> = self.journals().iter().map(|journal| self.report(journal)).collect();
+        all.extend(self.lock().iter().cloned());
+        all.sort_by_key(|report| report.at);
+        all
+    }
+
+    /// Data folders of older programs on this machine, besides the daemon's own. Blocks.
+    pub fn found(&self) -> Vec<PathBuf> {
+        places::found(&self.0.homes, self.0.store.data_folder())
+    }
+
+    /// One migration. Blocks.
+    pub fn get(&self, id: &str) -> Result<MigrationReport, MigrateError> {
+        let journal = self.journals().into_iter().find(|journal| journal.id == id);
+        journal.map(|journal| self.report(&journal)).ok_or_else(|| MigrateError::Unknown { id: id.to_owned() })
+    }
+
+    fn report(&self, journal: &Journal) -> MigrationReport {
+        let mut findings = journal.plan.findings.clone();
+        if journal.state == State::Done {
+            // What the header says is known a moment later.
+            for finding in findings.iter_mut().filter(|finding| finding.result == Outcome::Registered) {
+                let model = finding.id.as_ref().and_then(|id| self.0.store.find(id).ok());
+                if let Some(ModelState::Broken { reason }) = model.map(|model| model.state()) {
+                    finding.reason = Some(format!("it is on the list and cannot be used: {reason}"));
+                    finding.hint = Some("get the file again: it is listed as broken until it is whole".into());
+                }
+            }
+        }
+        MigrationReport {
+            id: Some(journal.id.clone()),
+            state: match journal.state {
+                State::Begun => "running",
+                State::Done => "done",
+                State::Undone => "undone",
+            },
+            at: journal.at,
+            from: journal.from.clone(),
+            findings,
+            left: vec![],
+        }
+    }
+
+    fn journals(&self) -> Vec<Journal> {
+        journal::read_all(&self.0.store.0.layout.migrations())
+    }
+
+    fn known(&self, include_deleted: bool) -> Result<Known, MigrateError> {
+        let store = &self.0.store;
+        drop(store.refresh()?);
+        let models = store.in_memory();
+        let path = |model: &crate::Model| canonical(model.weights().unwrap_or(&model.path));
+        let deleted = if include_deleted { HashMap::new() } else { store.deleted()? };
+        Ok(Known {
+            models: models.iter().map(|model| (model.id.to_string(), path(model))).collect(),
+            deleted: deleted.into_keys().map(|id| id.to_string()).collect(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<MigrationReport>> {
+        self.0.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whose folder it is, when it is none of Jan's, and the folder of its models.
+fn keeper_of(from: &Path) -> Option<(Keeper, PathBuf)> {
+    let places = [from.to_owned(), from.join("models"), from.join("hub")];
+    let of = |wanted: &[Keeper], places: &[PathBuf]| {
+        let mut found = places.iter().filter_map(|place| Some((Keeper::of(place)?, place.clone())));
+        found.find(|(keeper, _)| wanted.contains(keeper))
+    };
+    if let Some(found) = of(&[Keeper::Ollama, Keeper::HubCache], &places) {
+        return Some(found);
+    }
+    // A folder of Jan's may look like any of the others.
+    if scan::holds_json(&from.join("models")) || scan::holds_json(from) {
+        return None;
+    }
+    of(&[Keeper::LmStudio], &places[..2]).or_else(|| of(&[Keeper::Gpt4All], &places[..1]))
+}
+
+/// Where a file really is; as it was given, when that cannot be told.
+fn canonical(path: &Path) -> PathBuf {
+    fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The folder of models of a data folder; or the folder itself, when that is one.
+fn models_of(from: &Path) -> Result<PathBuf, MigrateError> {
+    let models = from.join("models");
+    if models.is_dir() {
+        return Ok(models);
+    }
+    let entries = fs_err::read_dir(from)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => MigrateError::NoModels { path: from.to_owned() },
+            _ => MigrateError::Unreadable { path: from.to_owned(), source },
+        })?
+        .flatten();
+    let mut folders = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
+    if folders.any(|folder| folder.join("model.json").is_file()) {
+        return Ok(from.to_owned());
+    }
+    Err(MigrateError::NoModels { path: from.to_owned() })
+}

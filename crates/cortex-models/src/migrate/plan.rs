@@ -1,0 +1,412 @@
+//! From what was seen to what will be done, and what a person is told about each place. Pure.
+
+use super::{
+    model_json::{Engine, ModelJson},
+    scan::{Elsewhere, File, Folder, Kind, Scan},
+};
+use crate::ModelId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+/// What a migration will do, and what it says.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// The models that it registers.
+    pub(crate) models: Vec<PlannedModel>,
+    /// What becomes of each folder, in their order.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// A model that is registered by reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PlannedModel {
+    /// Byte for byte as the older program had it.
+    pub(crate) id: ModelId,
+    /// Its weights, absolute; of a set, the first part.
+    pub(crate) weights: PathBuf,
+    /// What its model.yaml keeps of its settings.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub(crate) settings: Map<String, Value>,
+}
+
+/// What becomes of one folder, or one entry, of an older program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Where it lies.
+    pub place: PathBuf,
+    /// The id of its model, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its weights, when they were found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// What becomes of it.
+    pub result: Outcome,
+    /// Why, or what is to be known about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What a person can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// What becomes of a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its model is on the list now.
+    Registered,
+    /// It was there already.
+    AlreadyKnown,
+    /// There is nothing in it for us.
+    Skipped,
+    /// There may be a model, but it could not be told which.
+    Unresolved,
+}
+
+impl Outcome {
+    /// Its word in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::AlreadyKnown => "already_known",
+            Self::Skipped => "skipped",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// What the registry has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// Where the weights of each id are, as far as links can be followed.
+    pub(crate) models: HashMap<String, PathBuf>,
+    /// Ids that a person deleted.
+    pub(crate) deleted: HashSet<String>,
+}
+
+/// What was found in one place, before it is compared with what there is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Candidate {
+    pub(crate) place: PathBuf,
+    /// The id that its model has.
+    pub(crate) id: Option<String>,
+    /// An id to suggest when that one is taken.
+    pub(crate) name: String,
+    pub(crate) found: Result<Found, Refusal>,
+    pub(crate) settings: Map<String, Value>,
+}
+
+/// The weights of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    /// The file is not there now.
+    pub(crate) is_missing: bool,
+}
+
+/// Why a place brings no model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    result: Outcome,
+    reason: String,
+    hint: Option<String>,
+}
+
+pub(crate) fn skipped(reason: impl Into<String>) -> Refusal {
+    Refusal { result: Outcome::Skipped, reason: reason.into(), hint: None }
+}
+
+pub(crate) fn unresolved(reason: impl Into<String>, hint: impl Into<String>) -> Refusal {
+    Refusal { result: Outcome::Unresolved, reason: reason.into(), hint: Some(hint.into()) }
+}
+
+/// What lies in the folders of an older Jan.
+pub(crate) fn candidates(scan: &Scan) -> Vec<Candidate> {
+    let candidate = |folder: &Folder| {
+        let id = id_of(folder);
+        let found = model_of(folder, &id);
+        let said = folder.json.as_ref().and_then(|(_, json)| json.as_ref().ok()?.id.clone());
+        Candidate {
+            place: folder.path.clone(),
+            id: if found.is_ok() { Some(id) } else { said },
+            name: folder.name.clone(),
+            settings: settings_of(folder),
+            found,
+        }
+    };
+    scan.folders.iter().map(candidate).collect()
+}
+
+/// The plan for what was found. `canonical` follows links, so that one file with two names is one.
+pub(crate) fn plan(candidates: Vec<Candidate>, known: &Known, canonical: impl Fn(&Path) -> PathBuf) -> Plan {
+    let mut plan = Plan::default();
+    let mut taken: HashMap<String, PathBuf> = HashMap::new();
+    for candidate in candidates {
+        let finding = |weights, result, reason, hint| Finding {
+            place: candidate.place.clone(),
+            id: candidate.id.clone(),
+            weights,
+            result,
+            reason,
+            hint,
+        };
+        let (id, found) = match (&candidate.found, &candidate.id) {
+            (Ok(found), Some(id)) => (id, found),
+            (Ok(found), None) => {
+                let path = found.path.clone();
+                plan.findings.push(finding(Some(path), Outcome::Unresolved, Some("it has no id".into()), None));
+                continue;
+            }
+            (Err(refusal), _) => {
+                let Refusal { result, reason, hint } = refusal.clone();
+                plan.findings.push(finding(None, result, Some(reason), hint));
+                continue;
+            }
+        };
+        let weights = Some(found.path.clone());
+        if let Some(refusal) = refusal_of(id, &found.path, (known, &taken, &candidate), &canonical) {
+            if refusal.result == Outcome::AlreadyKnown {
+                taken.insert(id.clone(), candidate.place.clone());
+            }
+            plan.findings.push(finding(weights, refusal.result, Some(refusal.reason), refusal.hint));
+            continue;
+        }
+        taken.insert(id.clone(), candidate.place.clone());
+        plan.models.push(PlannedModel {
+            id: ModelId::existing(id.clone()),
+            weights: found.path.clone(),
+            settings: candidate.settings.clone(),
+        });
+        let missing = found.is_missing.then(|| {
+            "its file is not there now: it is listed as missing until it is, or its drive comes back".to_owned()
+        });
+        plan.findings.push(finding(weights, Outcome::Registered, missing, None));
+    }
+    plan
+}
+
+/// The id of its model.json, byte for byte; the name of the folder when there is none.
+fn id_of(folder: &Folder) -> String {
+    let of_json = folder.json.as_ref().and_then(|(_, json)| json.as_ref().ok()?.id.clone());
+    of_json.unwrap_or_else(|| folder.name.clone())
+}
+
+/// Why a model that was found is not registered.
+fn refusal_of(
+    id: &str,
+    weights: &Path,
+    (known, taken, candidate): (&Known, &HashMap<String, PathBuf>, &Candidate),
+    canonical: &impl Fn(&Path) -> PathBuf,
+) -> Option<Refusal> {
+    if let Some(first) = taken.get(id) {
+        let free = |other: &String| !taken.contains_key(other) && !known.models.contains_key(other);
+        let numbered = (2u32..).map(|number| format!("{id}-{number}"));
+        let suggested = std::iter::once(candidate.name.clone()).chain(numbered).find(free).unwrap_or_default();
+        return Some(unresolved(
+            format!("its id `{id}` is also that of {}, which comes first", first.display()),
+            format!(
+                "`cortex import --id {} {}` takes it in under another id",
+                quoted(&suggested),
+                quoted(&weights.to_string_lossy())
+            ),
+        ));
+    }
+    if let Some(there) = known.models.get(id) {
+        if *there == canonical(weights) {
+            return Some(Refusal { result: Outcome::AlreadyKnown, reason: "it is on the list".into(), hint: None });
+        }
+        return Some(Refusal {
+            result: Outcome::AlreadyKnown,
+            reason: format!("the id `{id}` is on the list, with {}", there.display()),
+            hint: None,
+        });
+    }
+    if known.deleted.contains(id) {
+        return Some(Refusal {
+            result: Outcome::Skipped,
+            reason: format!("`{id}` was deleted"),
+            hint: Some("`cortex migrate --include-deleted` brings it back".into()),
+        });
+    }
+    None
+}
+
+/// The weights of a folder's model, or why there are none.
+fn model_of(folder: &Folder, id: &str) -> Result<Found, Refusal> {
+    if let Some(why) = folder.nothing {
+        return Err(skipped(why));
+    }
+    if let Some(why) = &folder.unreadable {
+        return Err(unresolved(format!("it cannot be read: {why}"), "look at its rights, and migrate again"));
+    }
+    let json = match &folder.json {
+        None => None,
+        Some((_, Ok(json))) => Some(json),
+        Some((path, Err(why))) => {
+            return Err(unresolved(
+                format!("{} makes no sense: {why}", path.display()),
+                "mend it and migrate again, or import the weights with `cortex import`",
+            ));
+        }
+    };
+    match json.map(|json| &json.engine) {
+        None | Some(Engine::Local) => {}
+        Some(Engine::Remote(name)) => {
+            return Err(skipped(format!("it is a model of {name}, on another machine: there are no weights")));
+        }
+        Some(Engine::Other(name)) => {
+            return Err(skipped(format!("it is for {name}: cortex runs GGUF files")));
+        }
+        Some(Engine::Unknown(name)) => {
+            return Err(skipped(format!("its engine `{name}` is not known")));
+        }
+    }
+    let projector = projector_of(folder, json);
+    match weights_of(folder, json, id, projector.as_deref())? {
+        Weights::There(path) => Ok(Found { path, is_missing: false }),
+        Weights::Gone(path) => Ok(Found { path, is_missing: true }),
+    }
+}
+
+enum Weights {
+    There(PathBuf),
+    Gone(PathBuf),
+}
+
+fn weights_of(
+    folder: &Folder,
+    json: Option<&ModelJson>,
+    id: &str,
+    projector: Option<&Path>,
+) -> Result<Weights, Refusal> {
+    let mut troubles: Vec<String> = Vec::new();
+    let mut gone = None;
+    // An import by its path: that is the file, whatever lies in the folder.
+    if let Some(source) = json.and_then(|json| json.sources.first()).filter(|source| !source.is_remote()) {
+        match folder.elsewhere.get(&source.url) {
+            Some(Elsewhere::There(File { path, kind: Kind::Gguf | Kind::Projector })) => {
+                return Ok(Weights::There(path.clone()));
+            }
+            Some(Elsewhere::There(file)) => troubles.push(trouble(file)),
+            Some(Elsewhere::Gone(path)) => gone = Some(path.clone()),
+            Some(Elsewhere::Foreign) => troubles.push(format!("{} is a path of another system", source.url)),
+            None => {}
+        }
+    }
+    let mut named: Vec<&str> = Vec::new();
+    if let Some(json) = json {
+        if let Some(source) = json.sources.first() {
+            named.extend(source.filename.as_deref());
+        }
+        named.extend(json.weights.as_deref());
+        named.extend(json.sources.first().and_then(|source| source.last_part()));
+    }
+    named.extend([id, folder.name.as_str()]);
+    for name in named {
+        let Some(file) = folder.files.get(name).filter(|file| projector != Some(file.path.as_path())) else { continue };
+        match file.kind {
+            Kind::Gguf => return Ok(Weights::There(file.path.clone())),
+            _ => troubles.push(trouble(file)),
+        }
+    }
+    if let Some(gone) = gone {
+        return Ok(Weights::Gone(gone));
+    }
+    let is_first = |file: &&File| {
+        crate::shards::Shard::of(&file.path).is_none_or(|shard| shard.number == 1)
+            && projector != Some(file.path.as_path())
+    };
+    let ggufs: Vec<&File> = folder.files.values().filter(|file| file.kind == Kind::Gguf).filter(is_first).collect();
+    match ggufs.as_slice() {
+        [one] => return Ok(Weights::There(one.path.clone())),
+        [] => {}
+        several => {
+            let there: Vec<String> = several.iter().map(|file| file.path.display().to_string()).collect();
+            return Err(unresolved(
+                format!("it holds several models, and nothing says which is meant: {}", there.join(", ")),
+                "import those that you want with `cortex import FILE`",
+            ));
+        }
+    }
+    let others = folder.files.values().filter(|file| file.kind != Kind::Projector).map(trouble);
+    for other in others {
+        if !troubles.contains(&other) {
+            troubles.push(other);
+        }
+    }
+    if !troubles.is_empty() {
+        let link = json.and_then(|json| json.sources.first()).filter(|source| source.is_remote());
+        let hint = link.map_or_else(
+            || "get the file again, and migrate again, or import it with `cortex import FILE`".to_owned(),
+            |source| {
+                format!(
+                    "get it again with `cortex pull {}`, or import the file with `cortex import FILE`",
+                    quoted(&source.url)
+                )
+            },
+        );
+        return Err(unresolved(troubles.join("; "), hint));
+    }
+    Err(match json {
+        None => skipped("it holds no model"),
+        Some(json) if json.sources.iter().any(super::model_json::Source::is_remote) || json.sources.is_empty() => {
+            skipped("it was never downloaded")
+        }
+        Some(_) => unresolved("its weights are not in it", "import the file with `cortex import FILE`"),
+    })
+}
+
+/// What is wrong with a file that should be the weights.
+fn trouble(file: &File) -> String {
+    let path = file.path.display();
+    match &file.kind {
+        Kind::Partial => format!("{path} is a download that was not finished"),
+        Kind::Empty => format!("{path} is empty"),
+        Kind::Unreadable(why) => format!("{path} cannot be read: {why}"),
+        Kind::Projector => format!("{path} is the vision part of a model"),
+        Kind::Gguf | Kind::Other => format!("{path} is no GGUF file"),
+    }
+}
+
+/// The vision part of a model: the file that the settings name, or the only one in the folder.
+fn projector_of(folder: &Folder, json: Option<&ModelJson>) -> Option<PathBuf> {
+    let is_gguf = |file: &&File| matches!(file.kind, Kind::Gguf | Kind::Projector);
+    let named = json.and_then(|json| json.projector.as_deref());
+    if let Some(file) = named.and_then(|name| folder.files.get(name)).filter(is_gguf) {
+        return Some(file.path.clone());
+    }
+    let mut found = folder.files.values().filter(|file| file.kind == Kind::Projector);
+    match (found.next(), found.next()) {
+        (Some(only), None) => Some(only.path.clone()),
+        _ => None,
+    }
+}
+
+fn settings_of(folder: &Folder) -> Map<String, Value> {
+    let json = folder.json.as_ref().and_then(|(_, json)| json.as_ref().ok());
+    let projector = projector_of(folder, json);
+    let mut settings = Map::new();
+    if let Some(name) = json.and_then(|json| json.name.clone()) {
+        settings.insert("name".into(), name.into());
+    }
+    if let Some(projector) = projector {
+        settings.insert("mmproj".into(), projector.to_string_lossy().into_owned().into());
+    }
+    settings.extend(json.map(|json| json.settings.clone()).unwrap_or_default());
+    settings
+}
+
+/// A word for a shell.
+fn quoted(text: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=+@%,".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}

@@ -1,0 +1,749 @@
+//! Migrations: what becomes of each kind of folder, and that nothing of the user's is touched.
+
+use crate::legacy::{Legacy, downloadable, gguf, seen_by_the_old_app, tree};
+use cortex_models::{
+    Config, Files, Finding, GivenModel, Homes, Migrate, MigrateError, MigrationReport, Migrations, ModelId, ModelState,
+    ModelStore, Outcome, Shutdown, tasks,
+};
+use proptest::prelude::*;
+use serde_json::json;
+use std::{path::Path, time::Duration};
+
+/// A store and its migrations. Nothing is migrated by itself: there is a list.
+struct World {
+    store: ModelStore,
+    migrations: Migrations,
+    _shutdown: Shutdown,
+}
+
+fn world(data: &Path, files: Files) -> World {
+    let (tasks, shutdown) = tasks();
+    let store = ModelStore::open(Config { files, ..Config::new(data) });
+    let homes = Homes { home: Some(data.join("home")), ..Homes::default() };
+    let migrations = Migrations::start(store.clone(), homes, &tasks);
+    World { store, migrations, _shutdown: shutdown }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+}
+
+/// Migrates the folder by itself, as a first start does.
+fn first_start(data: &Path, files: Files) -> World {
+    let runtime = runtime();
+    runtime.block_on(async {
+        let world = world(data, files);
+        world.migrations.settled().await;
+        world
+    })
+}
+
+fn finding<'report>(report: &'report MigrationReport, folder: &str) -> &'report Finding {
+    let found = report.findings.iter().find(|finding| finding.place.ends_with(folder));
+    found.unwrap_or_else(|| panic!("{folder} is not in {report:#?}"))
+}
+
+fn ids(store: &ModelStore) -> Vec<String> {
+    store.list().unwrap().0.iter().map(|model| model.id.to_string()).collect()
+}
+
+/// One case: what lies in the folder, and what becomes of it: result, id, weights, a word of the reason.
+type Case = (&'static str, fn(&Legacy), Outcome, Option<&'static str>, Option<&'static str>, &'static str);
+
+const CASES: &[Case] = {
+    use Outcome::{Registered, Skipped, Unresolved};
+    &[
+        (
+            "downloaded",
+            |it| drop(it.downloaded("downloaded", "downloaded", "d.Q4.gguf")),
+            Registered,
+            Some("downloaded"),
+            Some("downloaded/d.Q4.gguf"),
+            "",
+        ),
+        (
+            "no-id",
+            |it| {
+                it.json(
+                    "no-id",
+                    &json!({"engine": "nitro", "sources": [{"filename": "n.gguf", "url": "https://x.example/n.gguf"}]}),
+                );
+                it.file("no-id/n.gguf", gguf());
+            },
+            Registered,
+            Some("no-id"),
+            Some("no-id/n.gguf"),
+            "",
+        ),
+        (
+            "other-folder",
+            |it| drop(it.downloaded("other-folder", "The Id (1).Q4+x", "o.gguf")),
+            Registered,
+            Some("The Id (1).Q4+x"),
+            Some("other-folder/o.gguf"),
+            "",
+        ),
+        (
+            "source-url",
+            |it| {
+                it.json("source-url", &json!({"id": "source-url", "source_url": "https://x.example/blob/main/s.gguf"}));
+                it.file("source-url/source-url", gguf());
+            },
+            Registered,
+            Some("source-url"),
+            Some("source-url/source-url"),
+            "",
+        ),
+        (
+            "singular",
+            |it| {
+                it.json("singular", &json!({"id": "singular", "source": [{"filename": "s.gguf", "url": "https://x.example/s.gguf"}], "version": 1, "parameters": {"stop": null}}));
+                it.file("singular/s.gguf", gguf());
+            },
+            Registered,
+            Some("singular"),
+            Some("singular/s.gguf"),
+            "",
+        ),
+        (
+            "nested",
+            |it| {
+                it.json("nested/Maker/deep", &downloadable("nested:deep", "n.gguf"));
+                it.file("nested/Maker/deep/n.gguf", gguf());
+            },
+            Registered,
+            Some("nested:deep"),
+            Some("nested/Maker/deep/n.gguf"),
+            "",
+        ),
+        (
+            "marks",
+            |it| {
+                let text = format!("\u{feff}{}  \r\n ", downloadable("marks", "m.gguf")).replace(',', ",\r\n");
+                it.file("marks/model.json", text);
+                it.file("marks/m.gguf", gguf());
+            },
+            Registered,
+            Some("marks"),
+            Some("marks/m.gguf"),
+            "",
+        ),
+        (
+            "damaged",
+            |it| {
+                it.file("damaged/model.json", "{\"id\": \"damaged\", ");
+                it.file("damaged/d.gguf", gguf());
+            },
+            Unresolved,
+            None,
+            None,
+            "makes no sense: EOF",
+        ),
+        ("empty-json", |it| drop(it.file("empty-json/model.json", "")), Unresolved, None, None, "it is empty"),
+        (
+            "offered",
+            |it| drop(it.json("offered", &downloadable("offered", "o.gguf"))),
+            Skipped,
+            Some("offered"),
+            None,
+            "never downloaded",
+        ),
+        (
+            "partial",
+            |it| {
+                it.json("partial", &downloadable("partial", "p.gguf"));
+                it.file("partial/p.gguf.download", "half");
+            },
+            Unresolved,
+            Some("partial"),
+            None,
+            "p.gguf.download is a download that was not finished",
+        ),
+        (
+            "zero",
+            |it| {
+                it.json("zero", &downloadable("zero", "z.gguf"));
+                it.file("zero/z.gguf", "");
+            },
+            Unresolved,
+            Some("zero"),
+            None,
+            "z.gguf is empty",
+        ),
+        (
+            "no-gguf",
+            |it| {
+                it.json("no-gguf", &downloadable("no-gguf", "n.gguf"));
+                it.file("no-gguf/n.gguf", "<html>");
+            },
+            Unresolved,
+            Some("no-gguf"),
+            None,
+            "n.gguf is no GGUF file",
+        ),
+        (
+            "renamed",
+            |it| {
+                it.json("renamed", &downloadable("renamed", "new-name.gguf"));
+                it.file("renamed/older name.Q4.gguf", gguf());
+            },
+            Registered,
+            Some("renamed"),
+            Some("renamed/older name.Q4.gguf"),
+            "",
+        ),
+        (
+            "several",
+            |it| {
+                it.json("several", &downloadable("several", "neither.gguf"));
+                it.file("several/a.gguf", gguf());
+                it.file("several/b.gguf", gguf());
+            },
+            Unresolved,
+            Some("several"),
+            None,
+            "several models",
+        ),
+        (
+            "dropped",
+            |it| drop(it.file("dropped/only.gguf", gguf())),
+            Registered,
+            Some("dropped"),
+            Some("dropped/only.gguf"),
+            "",
+        ),
+        ("nothing", |it| drop(it.file("nothing/notes.txt", "x")), Skipped, None, None, "holds no model"),
+        (
+            "copied import",
+            |it| {
+                it.json("copied import", &json!({"id": "copied import", "engine": "nitro", "sources": [{"url": "C.gguf", "filename": "C.gguf"}], "metadata": {"author": "User"}}));
+                it.file("copied import/C.gguf", gguf());
+            },
+            Registered,
+            Some("copied import"),
+            Some("copied import/C.gguf"),
+            "",
+        ),
+        (
+            "by-path",
+            |it| {
+                let there = it.file("../elsewhere/Größe 模型.gguf", gguf());
+                it.json("by-path", &json!({"id": "by-path", "engine": "nitro", "settings": {"llama_model_path": "Größe 模型.gguf"}, "sources": [{"url": there.parent().unwrap().canonicalize().unwrap().join("Größe 模型.gguf"), "filename": "Größe 模型.gguf"}]}));
+            },
+            Registered,
+            Some("by-path"),
+            Some("../elsewhere/Größe 模型.gguf"),
+            "",
+        ),
+        (
+            "by-file-url",
+            |it| {
+                let there = it.file("../elsewhere/my file.gguf", gguf()).canonicalize().unwrap();
+                let url = format!("file://{}", there.display()).replace(' ', "%20");
+                it.json("by-file-url", &json!({"id": "by-file-url", "sources": [{"url": url}]}));
+            },
+            Registered,
+            Some("by-file-url"),
+            Some("../elsewhere/my file.gguf"),
+            "",
+        ),
+        (
+            "by-home",
+            |it| {
+                it.file("../home/at-home.gguf", gguf());
+                it.json("by-home", &json!({"id": "by-home", "sources": [{"url": "~/at-home.gguf"}]}));
+            },
+            Registered,
+            Some("by-home"),
+            Some("../home/at-home.gguf"),
+            "",
+        ),
+        (
+            "gone",
+            |it| {
+                drop(it.json(
+                    "gone",
+                    &json!({"id": "gone", "engine": "nitro", "sources": [{"url": "/no-such-drive/gone.gguf"}]}),
+                ));
+            },
+            Registered,
+            Some("gone"),
+            Some("/no-such-drive/gone.gguf"),
+            "not there now",
+        ),
+        (
+            "of-windows",
+            |it| {
+                drop(it.file("of-windows/model.json", r#"{"id": "of-windows", "engine": "nitro", "sources": [{"url": "C:\models\new\w.gguf", "filename": "w.gguf"}]}"#));
+            },
+            Unresolved,
+            Some("of-windows"),
+            None,
+            "is a path of another system",
+        ),
+        (
+            "vision",
+            |it| {
+                it.json("vision", &json!({"id": "vision", "engine": "nitro", "settings": {"llama_model_path": "v.gguf", "mmproj": "mmproj-model-f16.gguf"},
+                    "sources": [{"filename": "v.gguf", "url": "https://x.example/v.gguf"}, {"filename": "mmproj-model-f16.gguf", "url": "https://x.example/mmproj-model-f16.gguf"}]}));
+                it.file("vision/v.gguf", gguf());
+                it.file("vision/mmproj-model-f16.gguf", gguf());
+            },
+            Registered,
+            Some("vision"),
+            Some("vision/v.gguf"),
+            "",
+        ),
+        (
+            "tensorrt",
+            |it| {
+                it.json("tensorrt", &json!({"id": "tensorrt", "engine": "nitro-tensorrt-llm", "format": "TensorRT-LLM", "sources": [{"filename": "rank0.engine", "url": "https://x.example/<gpuarch>/rank0.engine"}]}));
+                it.file("tensorrt/rank0.engine", "x");
+            },
+            Skipped,
+            Some("tensorrt"),
+            None,
+            "nitro-tensorrt-llm",
+        ),
+        (
+            "remote",
+            |it| {
+                drop(it.json("remote", &json!({"id": "big-remote", "engine": "groq", "format": "api", "sources": [{"url": "https://groq.example"}]})));
+            },
+            Skipped,
+            Some("big-remote"),
+            None,
+            "a model of groq",
+        ),
+        (
+            "strange",
+            |it| drop(it.json("strange", &json!({"id": "strange", "engine": "abacus"}))),
+            Skipped,
+            Some("strange"),
+            None,
+            "`abacus` is not known",
+        ),
+        ("config", |it| drop(it.file("config/default-model.json", "{}")), Skipped, None, None, "settings of the app"),
+        (
+            "beside",
+            |it| {
+                it.downloaded("beside", "beside", "b.gguf");
+                it.file("beside/model.yaml", "model: beside\nfiles: [somewhere/else.gguf]\n");
+            },
+            Registered,
+            Some("beside"),
+            Some("beside/b.gguf"),
+            "",
+        ),
+    ]
+};
+
+fn build_all(root: &Path) -> Legacy {
+    let legacy = Legacy::new(root);
+    for (_, build, ..) in CASES {
+        build(&legacy);
+    }
+    legacy.file(".DS_Store", "x");
+    legacy.file("stray.txt", "x");
+    legacy
+}
+
+#[test]
+fn each_kind_of_folder_becomes_what_it_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = build_all(folder.path());
+    let (before, seen) = (tree(folder.path()), seen_by_the_old_app(folder.path()));
+    let world = first_start(folder.path(), Files::default());
+    let reports = world.migrations.list();
+    let [report] = reports.as_slice() else { panic!("{reports:#?}") };
+    assert_eq!(report.state, "done");
+    assert_eq!(report.findings.len(), CASES.len(), "each folder is told, and nothing else");
+    for (name, _, result, id, weights, reason) in CASES {
+        let found = finding(report, &format!("models/{name}"));
+        assert_eq!((found.result, found.id.as_deref()), (*result, *id), "{name}: {found:#?}");
+        let expected = weights.map(|weights| legacy.path("models").join(weights));
+        let real = |path: &Path| fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        assert_eq!(found.weights.as_deref().map(real), expected.as_deref().map(real), "{name}");
+        assert!(found.reason.as_deref().unwrap_or_default().contains(reason), "{name}: {found:#?}");
+        assert_eq!(found.result == Outcome::Unresolved, found.hint.is_some(), "{name}: {found:#?}");
+        let listed = world.store.resolve(id.unwrap_or(name)).ok();
+        assert_eq!(listed.is_some(), *result == Outcome::Registered, "{name}");
+        if let Some(model) = listed {
+            assert_eq!(Some(model.id.as_str()), *id);
+            let state = world.store.current(model.id.as_str()).unwrap().state();
+            let missing = *name == "gone";
+            assert_eq!(state, if missing { ModelState::Missing } else { ModelState::Ready }, "{name}");
+        }
+    }
+    assert_eq!(tree(folder.path()), before, "nothing of the user's was touched");
+    assert_eq!(seen_by_the_old_app(folder.path()), seen, "the old app sees what it saw");
+    // Once more: everything is known.
+    let again = world.migrations.migrate(&Migrate::default()).unwrap();
+    assert_eq!(again.findings.iter().filter(|it| it.result == Outcome::Registered).count(), 0, "{again:#?}");
+}
+
+#[test]
+fn settings_survive_and_win_over_the_header() {
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = Legacy::new(folder.path());
+    legacy.downloaded("tiny", "tiny", "t.gguf");
+    legacy.json(
+        "vision",
+        &json!({"id": "vision", "engine": "nitro", "settings": {"llama_model_path": "v.gguf", "mmproj": "mm.gguf"}}),
+    );
+    legacy.file("vision/v.gguf", gguf());
+    legacy.file("vision/mm.gguf", gguf());
+    let world = first_start(folder.path(), Files::default());
+    let yaml = world.store.current("tiny").unwrap().yaml().unwrap();
+    for (key, value) in
+        [("ctx_len", 2048.0), ("ngl", 33.0), ("max_tokens", 99.0), ("temperature", 0.25), ("top_p", 0.5)]
+    {
+        assert_eq!(yaml.number(key), Some(value), "{key}");
+    }
+    assert_eq!(yaml.text("prompt_template"), Some("<u>{prompt}<a>"));
+    assert_eq!(yaml.text("name"), Some("The tiny"));
+    // Its own end of text and that of the header.
+    assert_eq!(yaml.texts("stop"), ["</s>", "<end>"]);
+    assert_eq!((yaml.text("architecture"), yaml.number("seed")), (Some("llama"), Some(-1.0)));
+    let vision = world.store.current("vision").unwrap().yaml().unwrap();
+    assert_eq!(vision.text("mmproj"), Some("models/vision/mm.gguf"));
+    // The next start knows the same.
+    drop(world);
+    let world = first_start(folder.path(), Files::default());
+    assert_eq!(world.store.current("tiny").unwrap().yaml().unwrap().number("ctx_len"), Some(2048.0));
+}
+
+#[test]
+fn of_two_folders_with_one_id_the_first_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = Legacy::new(folder.path());
+    let first = legacy.downloaded("a", "same", "a.gguf");
+    legacy.downloaded("b", "same", "b.gguf");
+    // Two ids may share one file.
+    legacy.json("c", &json!({"id": "shares", "sources": [{"url": first}]}));
+    let world = first_start(folder.path(), Files::default());
+    let report = world.migrations.list().remove(0);
+    let second = finding(&report, "b");
+    assert_eq!(second.result, Outcome::Unresolved);
+    assert!(second.reason.as_ref().unwrap().contains("is also that of"), "{second:?}");
+    assert!(second.hint.as_ref().unwrap().starts_with("`cortex import --id b "), "{second:?}");
+    let path = |id: &str| world.store.resolve(id).unwrap().path.clone();
+    assert_eq!((path("same"), path("shares")), (first.clone(), first));
+}
+
+#[test]
+fn what_the_old_app_does_meanwhile_is_seen_by_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = Legacy::new(folder.path());
+    legacy.downloaded("one", "one", "1.gguf");
+    legacy.downloaded("two", "two", "2.gguf");
+    let world = first_start(folder.path(), Files::default());
+    world.store.update("one", json!({"temperature": 0.75}).as_object().unwrap()).unwrap();
+    world.store.remove("two", false).unwrap();
+    legacy.downloaded("three", "three", "3.gguf");
+    fs_err::remove_file(legacy.path("models/one/1.gguf")).unwrap();
+    let before = tree(folder.path());
+    let report = world.migrations.migrate(&Migrate::default()).unwrap();
+    assert_eq!(finding(&report, "three").result, Outcome::Registered);
+    let deleted = finding(&report, "two");
+    assert_eq!((deleted.result, deleted.reason.as_deref()), (Outcome::Skipped, Some("`two` was deleted")));
+    assert_eq!(ids(&world.store), ["one", "three"]);
+    assert_eq!(world.store.current("one").unwrap().state(), ModelState::Missing);
+    let report = world.migrations.migrate(&Migrate { include_deleted: true, ..Migrate::default() }).unwrap();
+    assert_eq!(finding(&report, "two").result, Outcome::Registered);
+    // It is not brought back a second time when it was deleted and came back.
+    let report = world.migrations.migrate(&Migrate::default()).unwrap();
+    assert_eq!(finding(&report, "two").result, Outcome::AlreadyKnown);
+    assert_eq!(tree(folder.path()), before);
+    let yaml = world.store.resolve("one").unwrap();
+    assert_eq!(yaml.id.as_str(), "one");
+}
+
+#[test]
+fn a_migration_is_taken_back_and_does_not_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    build_all(folder.path());
+    let before = tree(folder.path());
+    let world = first_start(folder.path(), Files::default());
+    let id = world.migrations.list()[0].id.clone().unwrap();
+    // Used and changed, as people do.
+    world.store.update("downloaded", json!({"temperature": 0.75}).as_object().unwrap()).unwrap();
+    for id in ids(&world.store) {
+        let _ = world.store.current(&id);
+    }
+    let undone = world.migrations.undo(Some(&id)).unwrap();
+    assert_eq!((undone.state, undone.left.len()), ("undone", 0));
+    assert!(ids(&world.store).is_empty());
+    assert!(matches!(world.migrations.undo(Some(&id)), Err(MigrateError::NothingToUndo { .. })));
+    assert!(matches!(world.migrations.undo(Some("other")), Err(MigrateError::Unknown { .. })));
+    drop(world);
+    let world = first_start(folder.path(), Files::default());
+    assert!(ids(&world.store).is_empty(), "it does not come by itself");
+    world.store.look_at_files(Duration::from_secs(10));
+    assert_eq!(tree(folder.path()), before);
+    for ours in ["models/models.list", "models/.models.list.lock", "models/imported"] {
+        assert!(!folder.path().join(ours).exists(), "{ours}");
+    }
+    // Only when somebody asks for it.
+    let report = world.migrations.migrate(&Migrate::default()).unwrap();
+    assert!(finding(&report, "downloaded").result == Outcome::Registered && world.store.resolve("downloaded").is_ok());
+}
+
+#[test]
+fn an_undo_leaves_what_is_another_model_by_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = Legacy::new(folder.path());
+    legacy.downloaded("one", "one", "1.gguf");
+    legacy.downloaded("two", "two", "2.gguf");
+    let world = first_start(folder.path(), Files::default());
+    let list = folder.path().join("models/models.list");
+    let text = fs_err::read_to_string(&list).unwrap().replace("models/one/1.gguf", "models/two/2.gguf");
+    fs_err::write(&list, text + "mine /my/own.gguf\n").unwrap();
+    let undone = world.migrations.undo(None).unwrap();
+    assert_eq!(undone.left, [ModelId::existing("one")]);
+    assert_eq!(ids(&world.store), ["one", "mine"]);
+}
+
+#[test]
+fn another_folder_is_migrated_on_request_and_a_dry_run_changes_nothing() {
+    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    build_all(folder.path());
+    let before = tree(folder.path());
+    let world = first_start(data.path(), Files::default());
+    assert!(world.migrations.list().is_empty());
+    let request = Migrate { from: Some(folder.path().to_owned()), dry_run: true, ..Migrate::default() };
+    let report = world.migrations.migrate(&request).unwrap();
+    assert_eq!((report.state, &report.id), ("dry_run", &None));
+    assert!(ids(&world.store).is_empty() && !data.path().join("models/models.list").exists());
+    // The folder of models itself will do.
+    let request = Migrate { from: Some(folder.path().join("models")), ..Migrate::default() };
+    let report = world.migrations.migrate(&request).unwrap();
+    assert_eq!(report.state, "done");
+    let model = world.store.current("downloaded").unwrap();
+    assert!(model.path.starts_with(folder.path()) && model.state() == ModelState::Ready);
+    assert_eq!(model.yaml().unwrap().number("ctx_len"), Some(2048.0));
+    assert_eq!(tree(folder.path()), before);
+    for (path, is) in [("relative", "not absolute"), ("/no-such-folder", "no folder `models`")] {
+        let error = world.migrations.migrate(&Migrate { from: Some(path.into()), ..Migrate::default() }).unwrap_err();
+        assert!(error.to_string().contains(is), "{error}");
+    }
+}
+
+#[test]
+fn a_list_that_a_client_gives_is_taken_without_a_search() {
+    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let legacy = Legacy::new(folder.path());
+    let weights = legacy.file("x/x.gguf", gguf());
+    let world = first_start(data.path(), Files::default());
+    let given = |id: &str, weights: &Path| GivenModel {
+        id: ModelId::existing(id),
+        weights: weights.to_owned(),
+        settings: json!({"ctx_len": 77}).as_object().unwrap().clone(),
+    };
+    let list = vec![given("a", &weights), given("a", &weights), given("gone", Path::new("/no/such.gguf"))];
+    let report = world.migrations.take_list(list.clone(), false).unwrap();
+    let results: Vec<Outcome> = report.findings.iter().map(|finding| finding.result).collect();
+    assert_eq!(results, [Outcome::Registered, Outcome::Unresolved, Outcome::Registered]);
+    assert_eq!(world.store.current("a").unwrap().yaml().unwrap().number("ctx_len"), Some(77.0));
+    assert_eq!(world.store.current("gone").unwrap().state(), ModelState::Missing);
+    let again = world.migrations.take_list(list, false).unwrap();
+    assert!(again.id.is_none() && again.findings[0].result == Outcome::AlreadyKnown, "{again:#?}");
+    let relative = world.migrations.take_list(vec![given("b", Path::new("b.gguf"))], false);
+    assert!(matches!(relative, Err(MigrateError::NotAbsolute { .. })));
+}
+
+#[test]
+fn a_truncated_file_is_listed_as_broken_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = Legacy::new(folder.path());
+    legacy.json("cut", &downloadable("cut", "c.gguf"));
+    let mut whole = gguf();
+    whole.truncate(whole.len() - 64);
+    legacy.file("cut/c.gguf", whole);
+    legacy.downloaded("good", "good", "g.gguf");
+    let world = first_start(folder.path(), Files::default());
+    assert!(matches!(world.store.current("cut").unwrap().state(), ModelState::Broken { .. }));
+    assert_eq!(world.store.current("good").unwrap().state(), ModelState::Ready);
+    let report = world.migrations.list().remove(0);
+    let cut = finding(&report, "cut");
+    assert!(cut.reason.as_ref().unwrap().contains("cannot be used") && cut.hint.is_some(), "{cut:?}");
+}
+
+#[test]
+fn a_crash_at_any_step_is_ended_by_the_next_start() {
+    let mut reached = false;
+    for steps in 0..60 {
+        let folder = tempfile::tempdir().unwrap();
+        let legacy = Legacy::new(folder.path());
+        for number in 0..3 {
+            legacy.downloaded(&format!("m{number}"), &format!("m{number}"), "x.gguf");
+        }
+        let (before, seen) = (tree(folder.path()), seen_by_the_old_app(folder.path()));
+        let crashed = first_start(folder.path(), Files::failing_after(steps));
+        let whole = ids(&crashed.store).len() == 3;
+        drop(crashed);
+        assert_eq!(tree(folder.path()), before, "after {steps} steps");
+        assert_eq!(seen_by_the_old_app(folder.path()), seen);
+        let world = first_start(folder.path(), Files::default());
+        assert_eq!(ids(&world.store), ["m0", "m1", "m2"], "after {steps} steps");
+        for id in ["m0", "m1", "m2"] {
+            let yaml = world.store.current(id).unwrap().yaml().unwrap();
+            assert_eq!(yaml.number("ctx_len"), Some(2048.0), "{id} after {steps} steps");
+        }
+        assert_eq!(tree(folder.path()), before, "after {steps} steps");
+        let undone = world.migrations.undo(None).unwrap();
+        assert_eq!(undone.left, [], "after {steps} steps");
+        assert!(ids(&world.store).is_empty());
+        let left: Vec<_> =
+            fs_err::read_dir(folder.path().join("models")).unwrap().flatten().map(|it| it.file_name()).collect();
+        assert_eq!(left.len(), 3, "{left:?} after {steps} steps");
+        if whole && steps > 10 {
+            reached = true;
+            break;
+        }
+    }
+    assert!(reached, "no number of steps was enough");
+}
+
+/// What a folder of the property test holds.
+fn folders() -> impl Strategy<Value = Vec<(usize, bool)>> {
+    proptest::collection::vec((0..CASES.len(), any::<bool>()), 0..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    /// Whatever lies there: nothing of it is touched, the old app sees the same, and a second migration finds
+    /// nothing to do.
+    #[test]
+    fn a_second_migration_has_nothing_to_do(cases in folders()) {
+        let folder = tempfile::tempdir().unwrap();
+        let legacy = Legacy::new(folder.path());
+        for (at, linked) in cases {
+            let (name, build, ..) = CASES[at];
+            build(&legacy);
+            let (place, away) = (legacy.path("models").join(name), legacy.path("away").join(name));
+            if linked && place.exists() && !place.is_symlink() && !away.exists() {
+                // On another drive, with a link in its place.
+                fs_err::create_dir_all(away.parent().unwrap()).unwrap();
+                std::process::Command::new("mv").arg(&place).arg(&away).status().unwrap();
+                std::os::unix::fs::symlink(&away, &place).unwrap();
+            }
+        }
+        let (before, seen) = (tree(folder.path()), seen_by_the_old_app(folder.path()));
+        let world = first_start(folder.path(), Files::default());
+        let registered = ids(&world.store);
+        let again = world.migrations.migrate(&Migrate::default()).unwrap();
+        prop_assert!(again.findings.iter().all(|finding| finding.result != Outcome::Registered), "{again:#?}");
+        prop_assert_eq!(ids(&world.store), registered);
+        prop_assert_eq!(tree(folder.path()), before);
+        prop_assert_eq!(seen_by_the_old_app(folder.path()), seen);
+    }
+}
+
+/// A model as Ollama keeps it: a manifest and its blobs.
+fn ollama(root: &Path, name: &str, tag: &str, weights: &[u8]) {
+    let digest = |number: usize| format!("sha256:{number:064x}");
+    let blob = |number: usize, content: &[u8]| {
+        let path = root.join("blobs").join(digest(number).replace(':', "-"));
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, content).unwrap();
+        json!({"digest": digest(number), "size": content.len()})
+    };
+    let base = name.len() * 100 + tag.len() * 10;
+    let layers: Vec<serde_json::Value> = [
+        ("model", weights.to_vec()),
+        ("template", b"{{ .System }} {{ .Prompt }}".to_vec()),
+        ("system", b"You are kind.".to_vec()),
+        ("params", br#"{"temperature": 0.25, "num_ctx": 2048, "stop": ["<end>"]}"#.to_vec()),
+        ("license", b"free".to_vec()),
+    ]
+    .iter()
+    .enumerate()
+    .map(|(at, (kind, content))| {
+        let mut layer = blob(base + at, content);
+        layer["mediaType"] = format!("application/vnd.ollama.image.{kind}").into();
+        layer
+    })
+    .collect();
+    let manifest = root.join("manifests/registry.ollama.ai").join(name).join(tag);
+    fs_err::create_dir_all(manifest.parent().unwrap()).unwrap();
+    fs_err::write(manifest, json!({"schemaVersion": 2, "layers": layers}).to_string()).unwrap();
+}
+
+#[test]
+fn the_models_of_ollama_are_registered_with_their_parameters() {
+    let (theirs, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = theirs.path().join("models");
+    ollama(&root, "library/tiny", "latest", &gguf());
+    ollama(&root, "maker/other", "7b-q4", &gguf());
+    ollama(&root, "library/safe", "tensors", b"no gguf at all");
+    fs_err::write(root.join("manifests/registry.ollama.ai/library/tiny/torn"), "{\"layers\": [").unwrap();
+    let before = tree(theirs.path());
+    let world = first_start(data.path(), Files::default());
+    // The folder above will do as well.
+    for from in [theirs.path().to_owned(), root.clone()] {
+        let request = Migrate { from: Some(from), dry_run: true, ..Migrate::default() };
+        let report = world.migrations.migrate(&request).unwrap();
+        assert_eq!(report.findings.iter().filter(|it| it.result == Outcome::Registered).count(), 2, "{report:#?}");
+    }
+    let report = world.migrations.migrate(&Migrate { from: Some(root), ..Migrate::default() }).unwrap();
+    assert_eq!(finding(&report, "tiny/torn").result, Outcome::Unresolved);
+    assert_eq!(finding(&report, "safe/tensors").result, Outcome::Skipped);
+    assert_eq!(ids(&world.store), ["tiny:latest", "maker/other:7b-q4"]);
+    let model = world.store.current("tiny:latest").unwrap();
+    assert_eq!(model.state(), ModelState::Ready);
+    let yaml = model.yaml().unwrap();
+    assert_eq!((yaml.number("temperature"), yaml.number("ctx_len")), (Some(0.25), Some(2048.0)));
+    assert_eq!(yaml.texts("stop"), ["</s>", "<end>"]);
+    assert_eq!(yaml.text("ollama_template"), Some("{{ .System }} {{ .Prompt }}"));
+    assert_eq!(yaml.text("ollama_system"), Some("You are kind."));
+    assert_eq!(tree(theirs.path()), before);
+    world.migrations.undo(None).unwrap();
+    assert!(ids(&world.store).is_empty());
+    assert_eq!(tree(theirs.path()), before);
+}
+
+#[test]
+fn the_models_of_other_programs_are_found_by_the_looks_of_their_folders() {
+    let (theirs, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let write = |path: &str, content: &[u8]| {
+        let path = theirs.path().join(path);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(&path, content).unwrap();
+        path
+    };
+    write("lm/maker/tiny-GGUF/tiny-Q4_0.gguf", &gguf());
+    write("lm/maker/tiny-GGUF/mmproj-tiny.gguf", &gguf());
+    write("lm/maker/empty/none.gguf", b"");
+    let blob = write("hub/models--maker--tiny-GGUF/blobs/aa", &gguf());
+    let commit = "hub/models--maker--tiny-GGUF/snapshots/c0ffee";
+    write("hub/models--maker--tiny-GGUF/refs/main", b"c0ffee");
+    fs_err::create_dir_all(theirs.path().join(commit)).unwrap();
+    std::os::unix::fs::symlink(blob, theirs.path().join(commit).join("tiny-Q8_0.gguf")).unwrap();
+    write("hub/models--maker--tiny-GGUF/snapshots/older/old.gguf", &gguf());
+    write("gpt4all/Some Model.Q4_0.gguf", &gguf());
+    let before = tree(theirs.path());
+    let world = first_start(data.path(), Files::default());
+    for (folder, ids) in [
+        ("lm", vec!["maker/tiny-GGUF/tiny-Q4_0"]),
+        ("hub", vec!["maker:tiny-GGUF:tiny-Q8_0.gguf"]),
+        ("gpt4all", vec!["Some Model.Q4_0"]),
+    ] {
+        let request = Migrate { from: Some(theirs.path().join(folder)), ..Migrate::default() };
+        let report = world.migrations.migrate(&request).unwrap();
+        let registered: Vec<&str> = report
+            .findings
+            .iter()
+            .filter(|finding| finding.result == Outcome::Registered)
+            .filter_map(|finding| finding.id.as_deref())
+            .collect();
+        assert_eq!(registered, ids, "{folder}: {report:#?}");
+        for id in ids {
+            assert_eq!(world.store.current(id).unwrap().state(), ModelState::Ready, "{id}");
+        }
+    }
+    assert_eq!(tree(theirs.path()), before);
+    let nobody = world.migrations.migrate(&Migrate { from: Some("lmstudio".into()), ..Migrate::default() });
+    let error = nobody.unwrap_err();
+    assert!(error.to_string().starts_with("lmstudio keeps no models on this machine"), "{error}");
+}

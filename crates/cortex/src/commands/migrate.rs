@@ -1,0 +1,106 @@
+//! `cortex migrate`: what becomes of each folder of an older program, and taking it back.
+
+use super::{Context, daemon::ensure_running};
+use crate::{cli::MigrateArguments, error::CliError};
+use cortex_api::migrations::{Migration, MigrationList, MigrationRequest};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// Programs whose places the daemon knows.
+const PROGRAMS: &[&str] = &["ollama", "lmstudio", "lm-studio", "huggingface", "hf", "gpt4all"];
+
+/// Migrates, shows migrations, or takes one back.
+pub(crate) async fn migrate(context: &Context<'_>, arguments: MigrateArguments) -> Result<(), CliError> {
+    ensure_running(context).await?;
+    if arguments.list {
+        return list(context).await;
+    }
+    let done: Migration = if let Some(name) = &arguments.undo {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        context.client.post(&format!("/v1/migrations/{name}/undo"), &serde_json::json!({})).await?
+    } else {
+        let absolute = |path: std::path::PathBuf| {
+            if path.to_str().is_some_and(|word| PROGRAMS.contains(&word)) && !path.exists() {
+                return Ok(path);
+            }
+            std::path::absolute(path).map_err(|source| CliError::System { action: "cannot find the folder", source })
+        };
+        let from = arguments.from.map(absolute).transpose()?;
+        let request = MigrationRequest {
+            from: from.map(|path| path.to_string_lossy().into_owned()),
+            dry_run: arguments.dry_run,
+            include_deleted: arguments.include_deleted,
+            models: None,
+        };
+        context.client.post("/v1/migrations", &request).await?
+    };
+    if context.printer.json {
+        return context.printer.line(&serde_json::json!(done).to_string());
+    }
+    if arguments.undo.is_some() {
+        return undone(context, &done);
+    }
+    report(context, &done)?;
+    if done.data.is_empty() {
+        let list: MigrationList = context.client.get("/v1/migrations").await?;
+        for folder in &list.found {
+            context.printer.note(&format!("an older data folder: {folder}; `cortex migrate --from` brings it in"));
+        }
+    }
+    Ok(())
+}
+
+/// Each folder with what became of it; then the numbers.
+fn report(context: &Context<'_>, done: &Migration) -> Result<(), CliError> {
+    for finding in &done.data {
+        let what = finding.id.as_deref().unwrap_or(&finding.place);
+        let word = finding.result.replace('_', " ");
+        let reason = finding.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        context.printer.line(&format!("{word:13} {what}{reason}"))?;
+        if let Some(hint) = &finding.hint {
+            context.printer.line(&format!("{:13} → {hint}", ""))?;
+        }
+    }
+    let would = if done.state == "dry_run" { "would be " } else { "" };
+    context.printer.note(&format!(
+        "{} {would}registered, {} known, {} skipped, {} to look at",
+        done.registered, done.already_known, done.skipped, done.unresolved
+    ));
+    if let Some(id) = &done.id {
+        context.printer.note(&format!("`cortex migrate --undo {id}` takes it back"));
+    }
+    Ok(())
+}
+
+fn undone(context: &Context<'_>, done: &Migration) -> Result<(), CliError> {
+    let gone = done.registered.saturating_sub(done.left.len());
+    context.printer.line(&format!("{gone} models are no longer on the list; their files are where they were"))?;
+    for id in &done.left {
+        context.printer.note(&format!("`{id}` stays: it is another model by now"));
+    }
+    Ok(())
+}
+
+async fn list(context: &Context<'_>) -> Result<(), CliError> {
+    let list: MigrationList = context.client.get("/v1/migrations").await?;
+    if context.printer.json {
+        return context.printer.line(&serde_json::json!(list).to_string());
+    }
+    let rows: Vec<Vec<String>> = list
+        .data
+        .iter()
+        .map(|done| {
+            vec![
+                done.id.clone().unwrap_or_else(|| "-".into()),
+                done.state.clone(),
+                done.registered.to_string(),
+                done.unresolved.to_string(),
+                done.from.clone().unwrap_or_else(|| "a list".into()),
+            ]
+        })
+        .collect();
+    context.printer.table(&["NAME", "STATE", "REGISTERED", "TO LOOK AT", "FROM"], &rows)?;
+    for folder in &list.found {
+        context.printer.note(&format!("an older data folder: {folder}; `cortex migrate --from` brings it in"));
+    }
+    Ok(())
+}
