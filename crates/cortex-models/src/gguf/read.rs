@@ -3,7 +3,7 @@
 use super::{check, types};
 use std::{
     collections::{HashMap, HashSet},
-    io::{self, BufReader, Read, Seek, SeekFrom},
+    io::{self, BufReader, Read, Seek},
     path::{Path, PathBuf},
 };
 
@@ -18,6 +18,12 @@ const LONGEST_KEPT_TEXT: u64 = 1024 * 1024;
 const MOST_KEPT: u64 = 32 * 1024 * 1024;
 /// Short arrays of numbers are kept: some models say the heads of each layer that way.
 const LONGEST_KEPT_ARRAY: u64 = 1024;
+/// Bytes that are read at a time, and so at most for nothing.
+const AHEAD: usize = 32 * 1024;
+/// Of a vocabulary, the place of each so many is remembered.
+const MARKED: u64 = 256;
+/// No vocabulary is larger; whatever has more texts is none.
+const MOST_MARKED: u64 = 1 << 21;
 /// What the smallest key and the smallest tensor take in a file: a length, a type, a value.
 const SMALLEST_KEY: u64 = 8 + 4 + 1;
 const SMALLEST_TENSOR: u64 = 8 + 4 + 8 + 4 + 8;
@@ -144,8 +150,13 @@ impl Gguf {
 
     /// Reads the header from anything that can be read and sought, `file_bytes` long.
     pub fn read(input: impl Read + Seek, file_bytes: u64) -> Result<Self, GgufError> {
-        let mut input =
-            Input { inner: BufReader::with_capacity(64 * 1024, input), offset: 0, length: file_bytes, kept: 0 };
+        let mut input = Input {
+            inner: BufReader::with_capacity(AHEAD, input),
+            offset: 0,
+            length: file_bytes,
+            kept: 0,
+            marks: HashMap::new(),
+        };
         let gguf = read_header(&mut input)?;
         check::consistency(&gguf)?;
         let eos_text = gguf.unsigned("tokenizer.ggml.eos_token_id").and_then(|id| input.array_text(&gguf, id));
@@ -157,7 +168,8 @@ impl Gguf {
     pub fn bos_text(path: &Path) -> Option<String> {
         let file = fs_err::File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
-        let mut input = Input { inner: BufReader::with_capacity(64 * 1024, file), offset: 0, length, kept: 0 };
+        let mut input =
+            Input { inner: BufReader::with_capacity(AHEAD, file), offset: 0, length, kept: 0, marks: HashMap::new() };
         let gguf = read_header(&mut input).ok()?;
         let id = gguf.unsigned("tokenizer.ggml.bos_token_id")?;
         input.array_text(&gguf, id)
@@ -210,6 +222,8 @@ struct Input<R> {
     length: u64,
     /// Bytes of text kept so far.
     kept: u64,
+    /// Of lists of texts, by where they begin: where each so many of them is.
+    marks: HashMap<u64, Vec<u64>>,
 }
 
 impl<R: Read + Seek> Input<R> {
@@ -315,10 +329,15 @@ impl<R: Read + Seek> Input<R> {
             }
             // Every text has a length of eight bytes: the count is believed only if that many fit.
             self.need(length.saturating_mul(8))?;
-            for _ in 0..length {
+            let mut marks = Vec::new();
+            for at in 0..length {
+                if at % MARKED == 0 && at < MOST_MARKED {
+                    marks.push(self.offset);
+                }
                 let bytes = self.u64()?;
                 self.skip(bytes)?;
             }
+            self.marks.insert(offset, marks);
             return Ok(Value::Array { kind, length, offset });
         };
         self.need(length.saturating_mul(width))?;
@@ -337,7 +356,7 @@ impl<R: Read + Seek> Input<R> {
         Ok(Value::Array { kind, length, offset })
     }
 
-    /// One text of the vocabulary, found by a second pass over it.
+    /// One text of the vocabulary, read from the nearest place of it that is known.
     fn array_text(&mut self, gguf: &Gguf, index: u64) -> Option<String> {
         let Some(&Value::Array { kind: 8, length, offset }) = gguf.values.get("tokenizer.ggml.tokens") else {
             return None;
@@ -345,9 +364,11 @@ impl<R: Read + Seek> Input<R> {
         if index >= length {
             return None;
         }
-        self.inner.seek(SeekFrom::Start(offset)).ok()?;
-        self.offset = offset;
-        for _ in 0..index {
+        let mark = *self.marks.get(&offset)?.get(usize::try_from(index / MARKED).ok()?)?;
+        // Relative, so that what is in the buffer is not read again.
+        self.inner.seek_relative(i64::try_from(mark).ok()? - i64::try_from(self.offset).ok()?).ok()?;
+        self.offset = mark;
+        for _ in 0..index % MARKED {
             let bytes = self.u64().ok()?;
             self.skip(bytes).ok()?;
         }

@@ -5,19 +5,23 @@ use crate::{ModelId, ModelStore, ModelYaml, StoreError, models_list::Entry};
 use std::{io, path::PathBuf};
 
 /// Models that are put on the list with one write.
-const BATCH: usize = 1000;
+const BATCH: usize = 10_000;
 
 impl ModelStore {
     /// Puts the models of a plan on the list, each with its settings. Those that are on it stay as they are.
     pub(crate) fn register_all(&self, models: &[PlannedModel]) -> Result<(), StoreError> {
+        let made = self.0.config.files.make_folder(&self.0.layout.models().join("imported"));
+        made.map_err(|source| StoreError::Io { action: "make the folder for settings", source })?;
         for batch in models.chunks(BATCH) {
             for model in batch {
                 // Before the line: who finds the model on the list finds its settings.
                 self.write_settings(model)
                     .map_err(|source| StoreError::Io { action: "cannot write a model.yaml", source })?;
             }
-            let entry =
-                |model: &PlannedModel| Entry::local(&model.id, "imported", self.0.layout.written(&model.weights));
+            let entry = |model: &PlannedModel| {
+                let entry = Entry::local(&model.id, "imported", self.0.layout.written(&model.weights));
+                Entry { aliases: model.aliases.clone(), ..entry }
+            };
             self.add_all(batch.iter().map(entry).collect())?;
             let ids: Vec<ModelId> = batch.iter().map(|model| model.id.clone()).collect();
             self.forget_deletions(&ids);
@@ -37,8 +41,12 @@ impl ModelStore {
         }
         let path = self.0.layout.own_yaml(&model.id);
         let text = ModelYaml::from_values(settings).print();
-        match self.0.config.files.create(&path, text.as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        match self.0.config.files.create_quickly(&path, text.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // What a crash left empty is written now: no line leads to it yet.
+                let is_empty = fs_err::metadata(&path).is_ok_and(|there| there.len() == 0);
+                if is_empty { self.0.config.files.replace_disposable(&path, text.as_bytes()) } else { Ok(()) }
+            }
             written => written,
         }
     }

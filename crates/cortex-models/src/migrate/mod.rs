@@ -4,6 +4,7 @@
 //! writes what is ours; [`journal`] is what makes the last one whole after a crash, and what an undo reads.
 
 mod apply;
+mod cortex_cpp;
 mod journal;
 mod model_json;
 mod owner;

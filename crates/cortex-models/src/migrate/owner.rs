@@ -1,6 +1,7 @@
 //! The owner of all migrations: begins them, ends what a crash interrupted, tells of them, takes them back.
 
 use super::{
+    cortex_cpp,
     journal::{self, Journal, State},
     places::{self, Homes},
     plan::{self, Finding, Known, Outcome, Plan, PlannedModel},
@@ -233,7 +234,7 @@ impl Migrations {
             let models = models_of(&from)?;
             let scan = scan::legacy(&models, self.0.homes.home.as_deref())
                 .map_err(|source| MigrateError::Unreadable { path: models.clone(), source })?;
-            plan::candidates(&scan)
+            plan::joined(cortex_cpp::candidates(&from), plan::candidates(&scan))
         };
         let known = self.known(request.include_deleted)?;
         let plan = plan::plan(candidates, &known, canonical);
@@ -266,6 +267,7 @@ impl Migrations {
                     id: model.id.clone(),
                     weights: model.weights.clone(),
                     settings: model.settings,
+                    aliases: vec![],
                 });
                 let missing = !model.weights.is_file();
                 (Outcome::Registered, missing.then(|| "its file is not there now".to_owned()))

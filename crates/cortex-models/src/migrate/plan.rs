@@ -31,6 +31,9 @@ pub(crate) struct PlannedModel {
     /// What its model.yaml keeps of its settings.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub(crate) settings: Map<String, Value>,
+    /// More names that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) aliases: Vec<String>,
 }
 
 /// What becomes of one folder, or one entry, of an older program.
@@ -99,6 +102,8 @@ pub(crate) struct Candidate {
     pub(crate) name: String,
     pub(crate) found: Result<Found, Refusal>,
     pub(crate) settings: Map<String, Value>,
+    /// More names that it had.
+    pub(crate) aliases: Vec<String>,
 }
 
 /// The weights of a model.
@@ -137,6 +142,7 @@ pub(crate) fn candidates(scan: &Scan) -> Vec<Candidate> {
             name: folder.name.clone(),
             settings: settings_of(folder),
             found,
+            aliases: vec![],
         }
     };
     scan.folders.iter().map(candidate).collect()
@@ -181,13 +187,45 @@ pub(crate) fn plan(candidates: Vec<Candidate>, known: &Known, canonical: impl Fn
             id: ModelId::existing(id.clone()),
             weights: found.path.clone(),
             settings: candidate.settings.clone(),
+            aliases: candidate.aliases.clone(),
         });
         let missing = found.is_missing.then(|| {
             "its file is not there now: it is listed as missing until it is, or its drive comes back".to_owned()
         });
         plan.findings.push(finding(weights, Outcome::Registered, missing, None));
     }
+    // A name that is somebody's id, or that two would have, means nobody.
+    let all: Vec<String> = plan.models.iter().flat_map(|model| model.aliases.clone()).collect();
+    for model in &mut plan.models {
+        model.aliases.retain(|alias| {
+            let once = all.iter().filter(|other| *other == alias).count() == 1;
+            once && !taken.contains_key(alias) && !known.models.contains_key(alias) && ModelId::new(alias).is_ok()
+        });
+    }
     plan
+}
+
+/// Of cortex.cpp and an older Jan in one folder, the entries of cortex.cpp come first; what their settings lack is
+/// filled from those of the same id.
+pub(crate) fn joined(mut newer: Vec<Candidate>, older: Vec<Candidate>) -> Vec<Candidate> {
+    for candidate in newer.iter_mut().filter(|candidate| candidate.found.is_ok()) {
+        if let Some(same) = older.iter().find(|other| other.id == candidate.id) {
+            for (key, value) in &same.settings {
+                candidate.settings.entry(key).or_insert_with(|| value.clone());
+            }
+        }
+    }
+    let known: HashSet<String> =
+        newer.iter().filter(|candidate| candidate.found.is_ok()).filter_map(|it| it.id.clone()).collect();
+    let older = older.into_iter().map(|candidate| {
+        let is_known = candidate.found.is_ok() && candidate.id.as_ref().is_some_and(|id| known.contains(id));
+        let reason = "cortex.cpp had it already: its entry counts, and lacks nothing of this one's settings".to_owned();
+        let found =
+            if is_known { Err(Refusal { result: Outcome::AlreadyKnown, reason, hint: None }) } else { candidate.found };
+        Candidate { found, ..candidate }
+    });
+    newer.extend(older);
+    newer
 }
 
 /// The id of its model.json, byte for byte; the name of the folder when there is none.

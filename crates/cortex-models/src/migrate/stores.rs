@@ -166,7 +166,7 @@ fn ollama_model(folder: &Path, manifest: PathBuf, id: String) -> Candidate {
             (found, settings)
         }
     };
-    Candidate { place: manifest, name: id.replace('/', "-"), id: Some(id), found, settings }
+    Candidate { place: manifest, name: id.replace('/', "-"), id: Some(id), found, settings, aliases: vec![] }
 }
 
 /// A name that cannot lead out of the folder of blobs, a file of the length that was promised, a GGUF.
@@ -271,7 +271,7 @@ fn of_file(file: PathBuf, id: String) -> Candidate {
         None if !begins_as_gguf(&file) => Err(unresolved("it is no GGUF file", "get the file again")),
         None => Ok(Found { path: file.clone(), is_missing: false }),
     };
-    Candidate { place: file, name: id.replace('/', "-"), id: Some(id), found, settings: Map::new() }
+    Candidate { place: file, name: id.replace('/', "-"), id: Some(id), found, settings: Map::new(), aliases: vec![] }
 }
 
 /// The name of a file without its ending and the number of its part.

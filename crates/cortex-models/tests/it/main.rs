@@ -7,6 +7,8 @@ mod fixture;
 mod gguf;
 mod legacy;
 mod migrate;
+mod migrate_cortex;
+mod proxy;
 mod pull;
 mod pull_resume;
 mod pull_world;

@@ -10,9 +10,9 @@ use serde_json::json;
 use std::{path::Path, time::Duration};
 
 /// A store and its migrations. Nothing is migrated by itself: there is a list.
-struct World {
-    store: ModelStore,
-    migrations: Migrations,
+pub(crate) struct World {
+    pub(crate) store: ModelStore,
+    pub(crate) migrations: Migrations,
     _shutdown: Shutdown,
 }
 
@@ -29,7 +29,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Migrates the folder by itself, as a first start does.
-fn first_start(data: &Path, files: Files) -> World {
+pub(crate) fn first_start(data: &Path, files: Files) -> World {
     let runtime = runtime();
     runtime.block_on(async {
         let world = world(data, files);
@@ -38,12 +38,12 @@ fn first_start(data: &Path, files: Files) -> World {
     })
 }
 
-fn finding<'report>(report: &'report MigrationReport, folder: &str) -> &'report Finding {
+pub(crate) fn finding<'report>(report: &'report MigrationReport, folder: &str) -> &'report Finding {
     let found = report.findings.iter().find(|finding| finding.place.ends_with(folder));
     found.unwrap_or_else(|| panic!("{folder} is not in {report:#?}"))
 }
 
-fn ids(store: &ModelStore) -> Vec<String> {
+pub(crate) fn ids(store: &ModelStore) -> Vec<String> {
     store.list().unwrap().0.iter().map(|model| model.id.to_string()).collect()
 }
 

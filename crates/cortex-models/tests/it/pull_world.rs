@@ -1,8 +1,8 @@
 //! A store, its pulls, and the fake hub that they ask.
 
 use cortex_models::{
-    Config, Files, ModelStore, Outbound, OutboundConfig, Patience, PullError, PullRequest, PullSnapshot, Pulls,
-    PullsConfig, Shutdown, Sources, tasks,
+    Config, Files, ModelStore, Outbound, OutboundConfig, Patience, ProxyConfig, PullError, PullRequest, PullSnapshot,
+    Pulls, PullsConfig, Shutdown, Sources, tasks,
 };
 use cortex_test::{gguf::GgufBuilder, hub::FakeHub};
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -27,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) give_up: Duration,
     pub(crate) rate: Option<u64>,
     pub(crate) width: usize,
+    /// A proxy, and the address of the hub behind it.
+    pub(crate) proxy: Option<(ProxyConfig, String)>,
 }
 
 impl Default for Setup {
@@ -38,6 +40,7 @@ impl Default for Setup {
             give_up: Duration::from_mins(1),
             rate: None,
             width: 8,
+            proxy: None,
         }
     }
 }
@@ -52,7 +55,8 @@ impl World {
         let (tasks, shutdown) = tasks();
         let store = ModelStore::open(Config { files, ..Config::new(folder.path()) });
         let outbound = Outbound::new(OutboundConfig {
-            endpoint: hub.url().parse().unwrap(),
+            endpoint: setup.proxy.as_ref().map_or(hub.url(), |(_, url)| url.clone()).parse().unwrap(),
+            proxy: setup.proxy.as_ref().map(|(proxy, _)| proxy.clone()),
             token: setup.token.map(str::to_owned),
             allowed_hosts: setup.allowed.clone().unwrap_or_else(|| vec![hub.content_url()]),
             silence_limit: setup.silence,
