@@ -4,7 +4,7 @@ use crate::{
     App,
     edge::{self, Admitted},
     error::ApiError,
-    routes::{chat, completions, events, migrations, models, pulls, registry, sources, system},
+    routes::{chat, completions, events, list, migrations, models, pulls, registry, sources, system},
 };
 use axum::{
     Router,
@@ -27,7 +27,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/system/doctor", get(system::doctor))
         .route("/processManager/destroy", delete(system::destroy))
         .route("/v1/events", get(events::events))
-        .route("/v1/models", get(registry::list).patch(registry::update_by_id).delete(registry::delete_by_id))
+        .route("/v1/models", get(list::list).patch(registry::update_by_id).delete(registry::delete_by_id))
         .route("/v1/models/import", post(registry::import))
         .route("/v1/models/health", get(registry::health))
         .route("/v1/models/reindex", post(registry::reindex))
@@ -49,7 +49,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/models/stop", post(models::stop))
         .route("/v1/models/status", get(models::status_by_id))
         .route("/v1/models/status/{*id}", get(models::status))
-        .route("/v1/models/{*id}", get(registry::get).patch(registry::update).delete(registry::delete))
+        .route("/v1/models/{*id}", get(list::get).patch(registry::update).delete(registry::delete))
         .route("/inferences/server/models", get(models::loaded))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))

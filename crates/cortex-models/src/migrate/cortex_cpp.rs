@@ -65,6 +65,7 @@ pub(crate) fn candidates(data: &Path) -> Vec<Candidate> {
                 )),
                 settings: Map::new(),
                 aliases: vec![],
+                left_out: String::new(),
             }),
         }
     }
@@ -91,6 +92,7 @@ fn of_row(data: &Path, database: &Path, row: &Row) -> Candidate {
         found: Err(refusal),
         settings: Map::new(),
         aliases: vec![],
+        left_out: String::new(),
     };
     match row.status.to_lowercase().as_str() {
         "remote" => return refused(skipped("it is a model on another machine: there are no weights")),
@@ -115,6 +117,7 @@ fn of_yaml(data: &Path, path: &Path, id: Option<&str>, aliases: Vec<String>) -> 
             found: Err(unresolved(why, "import its weights with `cortex import`")),
             settings: Map::new(),
             aliases: vec![],
+            left_out: String::new(),
         }
     };
     let text = match fs_err::read_to_string(path) {
@@ -147,13 +150,13 @@ fn of_yaml(data: &Path, path: &Path, id: Option<&str>, aliases: Vec<String>) -> 
         let projector = layout.absolute(projector);
         settings.insert("mmproj".into(), projector.to_string_lossy().into_owned().into());
     }
-    let settings = fitting_values(&settings).0;
+    let (settings, left_out) = fitting_values(&settings);
     let found = if is_ours {
         Ok(Found { is_missing: !weights.is_file(), path: weights })
     } else {
         Err(skipped(format!("its engine is {engine}: cortex runs GGUF files")))
     };
-    Some(Candidate { place: path.to_owned(), name: id.clone(), id: Some(id), found, settings, aliases })
+    Some(Candidate { place: path.to_owned(), name: id.clone(), id: Some(id), found, settings, aliases, left_out })
 }
 
 /// A line of `model.list`: five or six words without quotes.

@@ -15,4 +15,4 @@ mod stores;
 
 pub use owner::{GivenModel, Migrate, MigrateError, MigrationReport, Migrations};
 pub use places::Homes;
-pub use plan::{Finding, Outcome};
+pub use plan::{Finding, Outcome, Template};

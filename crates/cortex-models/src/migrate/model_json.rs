@@ -28,6 +28,8 @@ pub(crate) struct ModelJson {
     pub(crate) projector: Option<String>,
     /// What a model.yaml keeps of its settings and parameters.
     pub(crate) settings: Map<String, Value>,
+    /// What is wrong with those that were left out; mostly nothing.
+    pub(crate) left_out: String,
 }
 
 /// One of its sources.
@@ -82,13 +84,16 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<ModelJson, String> {
     let parameters = object(&json, "parameters");
     let filled = |text: Option<String>| text.filter(|text| !text.is_empty() && text != "N/A");
     let id = text_of(&json, "id").filter(|id| !id.is_empty());
+    // What no model.yaml takes would be complained about again and again.
+    let (kept, left_out) = fitting_values(&kept(&settings, &parameters));
     Ok(ModelJson {
         name: filled(text_of(&json, "name")),
         sources: sources(&json, id.as_deref()),
         engine: engine(&json, &parameters),
         weights: filled(text_of(&settings, "llama_model_path")),
         projector: filled(text_of(&settings, "mmproj")),
-        settings: kept(&settings, &parameters),
+        settings: kept,
+        left_out,
         id,
     })
 }
@@ -174,8 +179,7 @@ fn kept(settings: &Map<String, Value>, parameters: &Map<String, Value>) -> Map<S
     if let Some(template) = text_of(settings, "prompt_template").filter(|text| !text.trim().is_empty()) {
         kept.insert("prompt_template".into(), template.into());
     }
-    // What no model.yaml takes would only be complained about.
-    fitting_values(&kept).0
+    kept
 }
 
 fn object(json: &Map<String, Value>, key: &str) -> Map<String, Value> {

@@ -4,7 +4,7 @@ use super::{
     cortex_cpp,
     journal::{self, Journal, State},
     places::{self, Homes},
-    plan::{self, Finding, Known, Outcome, Plan, PlannedModel},
+    plan::{self, Finding, Known, Outcome, Plan, PlannedModel, Template},
     scan,
     stores::Keeper,
 };
@@ -63,6 +63,9 @@ pub enum MigrateError {
         /// Which.
         id: String,
     },
+    /// All of them were taken back.
+    #[error("no migration is left to take back")]
+    NoneLeft,
     /// A model of the list has no file that can be named.
     #[error("{0}")]
     Entry(String),
@@ -82,7 +85,7 @@ impl MigrateError {
                 ErrorKind::Invalid
             }
             Self::Unknown { .. } | Self::NotThere { .. } => ErrorKind::NotFound,
-            Self::NothingToUndo { .. } => ErrorKind::Conflict,
+            Self::NothingToUndo { .. } | Self::NoneLeft => ErrorKind::Conflict,
             Self::Journal(_) => ErrorKind::Unavailable,
             Self::Store(error) => error.kind(),
         }
@@ -99,7 +102,7 @@ impl MigrateError {
             ),
             Self::NotThere { .. } => Some("give the folder itself".into()),
             Self::Unreadable { .. } => Some("look at its rights".into()),
-            Self::Unknown { .. } | Self::NothingToUndo { .. } => {
+            Self::Unknown { .. } | Self::NothingToUndo { .. } | Self::NoneLeft => {
                 Some("`cortex migrate --list` shows the migrations".into())
             }
             Self::Journal(_) => Some("look for room on the disk and the rights of the data folder".into()),
@@ -216,6 +219,8 @@ impl Migrations {
         let mut reports = self.lock();
         let (keeper, from) = match &request.from {
             None => (None, self.0.store.data_folder().to_owned()),
+            // The folder of one model.
+            Some(path) if path.is_absolute() && path.join("model.json").is_file() => (None, path.clone()),
             Some(path) if path.is_absolute() => {
                 keeper_of(path).map_or_else(|| (None, path.clone()), |(keeper, path)| (Some(keeper), path))
             }
@@ -230,6 +235,8 @@ impl Migrations {
         };
         let candidates = if let Some(keeper) = keeper {
             keeper.candidates(&from)
+        } else if from.join("model.json").is_file() {
+            plan::candidates(&scan::single(&from, self.0.homes.home.as_deref()))
         } else {
             let models = models_of(&from)?;
             let scan = scan::legacy(&models, self.0.homes.home.as_deref())
@@ -337,7 +344,8 @@ impl Migrations {
             Some(id) => journals.iter().find(|journal| journal.id == id),
             None => journals.iter().rev().find(|journal| journal.state != State::Undone),
         };
-        let journal = journal.ok_or_else(|| MigrateError::Unknown { id: id.unwrap_or("last").to_owned() })?;
+        let unknown = || id.map_or(MigrateError::NoneLeft, |id| MigrateError::Unknown { id: id.to_owned() });
+        let journal = journal.ok_or_else(unknown)?;
         if journal.state == State::Undone {
             return Err(MigrateError::NothingToUndo { id: journal.id.clone() });
         }
@@ -363,6 +371,14 @@ impl Migrations {
         all.extend(self.lock().iter().cloned());
         all.sort_by_key(|report| report.at);
         all
+    }
+
+    /// What an older program offers in the daemon's own folder: models that were never downloaded, and those of other
+    /// machines. Looked for each time, and kept nowhere. Blocks.
+    pub fn templates(&self) -> Vec<Template> {
+        let Ok(models) = models_of(self.0.store.data_folder()) else { return vec![] };
+        let scan = scan::legacy(&models, self.0.homes.home.as_deref());
+        scan.map(|scan| plan::templates(&scan)).unwrap_or_default()
     }
 
     /// Data folders of older programs on this machine, besides the daemon's own. Blocks.

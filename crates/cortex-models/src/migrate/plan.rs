@@ -104,6 +104,8 @@ pub(crate) struct Candidate {
     pub(crate) settings: Map<String, Value>,
     /// More names that it had.
     pub(crate) aliases: Vec<String>,
+    /// What is wrong with settings that were left out; mostly nothing.
+    pub(crate) left_out: String,
 }
 
 /// The weights of a model.
@@ -141,11 +143,49 @@ pub(crate) fn candidates(scan: &Scan) -> Vec<Candidate> {
             id: if found.is_ok() { Some(id) } else { said },
             name: folder.name.clone(),
             settings: settings_of(folder),
+            left_out: folder
+                .json
+                .as_ref()
+                .and_then(|(_, json)| Some(json.as_ref().ok()?.left_out.clone()))
+                .unwrap_or_default(),
             found,
             aliases: vec![],
         }
     };
     scan.folders.iter().map(candidate).collect()
+}
+
+/// A model that an older program offers, and that is not here: its weights were never downloaded, or there are none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its id.
+    pub id: String,
+    /// The name to show.
+    pub name: String,
+    /// `llama-cpp`, or the service that runs it.
+    pub engine: String,
+    /// Where its weights can be downloaded.
+    pub url: Option<String>,
+}
+
+/// The models that an older Jan offers in its folders.
+pub(crate) fn templates(scan: &Scan) -> Vec<Template> {
+    let template = |folder: &Folder| {
+        let json = folder.json.as_ref()?.1.as_ref().ok()?;
+        let id = id_of(folder);
+        let (engine, url) = match &json.engine {
+            Engine::Remote(name) => (name.clone(), None),
+            Engine::Local => {
+                // One that is there, or that a person has to look at, is none.
+                let is_offered = model_of(folder, &id).is_err_and(|refusal| refusal.result == Outcome::Skipped);
+                let url = json.sources.first().filter(|source| is_offered && source.is_remote())?.url.clone();
+                ("llama-cpp".to_owned(), Some(url))
+            }
+            Engine::Other(_) | Engine::Unknown(_) => return None,
+        };
+        Some(Template { name: json.name.clone().unwrap_or_else(|| id.clone()), id, engine, url })
+    };
+    scan.folders.iter().filter_map(template).collect()
 }
 
 /// The plan for what was found. `canonical` follows links, so that one file with two names is one.
@@ -154,7 +194,8 @@ pub(crate) fn plan(candidates: Vec<Candidate>, known: &Known, canonical: impl Fn
     let mut taken: HashMap<String, PathBuf> = HashMap::new();
     for candidate in candidates {
         let finding = |weights, result, reason, hint| Finding {
-            place: candidate.place.clone(),
+            // The journal is text.
+            place: PathBuf::from(candidate.place.to_string_lossy().into_owned()),
             id: candidate.id.clone(),
             weights,
             result,
@@ -162,6 +203,19 @@ pub(crate) fn plan(candidates: Vec<Candidate>, known: &Known, canonical: impl Fn
             hint,
         };
         let (id, found) = match (&candidate.found, &candidate.id) {
+            (Ok(found), Some(_)) if found.path.to_str().is_none_or(|path| path.contains(char::is_control)) => {
+                let reason = "the path of its weights has letters that no list can hold".to_owned();
+                let hint = Some("rename the file or its folder, and migrate again".to_owned());
+                plan.findings.push(finding(None, Outcome::Unresolved, Some(reason), hint));
+                continue;
+            }
+            (Ok(_), Some(id)) if ModelId::new(id).is_err() && id.contains(char::is_control) => {
+                let reason = "its id has control characters, which no list can hold".to_owned();
+                let hint = Some("import its weights with `cortex import` under another id".to_owned());
+                let weights = candidate.found.as_ref().ok().map(|found| found.path.clone());
+                plan.findings.push(finding(weights, Outcome::Unresolved, Some(reason), hint));
+                continue;
+            }
             (Ok(found), Some(id)) => (id, found),
             (Ok(found), None) => {
                 let path = found.path.clone();
@@ -192,7 +246,10 @@ pub(crate) fn plan(candidates: Vec<Candidate>, known: &Known, canonical: impl Fn
         let missing = found.is_missing.then(|| {
             "its file is not there now: it is listed as missing until it is, or its drive comes back".to_owned()
         });
-        plan.findings.push(finding(weights, Outcome::Registered, missing, None));
+        let left_out = (!candidate.left_out.is_empty()).then(|| format!("left out: {}", candidate.left_out));
+        let remarks: Vec<String> = missing.into_iter().chain(left_out).collect();
+        let remark = (!remarks.is_empty()).then(|| remarks.join("; "));
+        plan.findings.push(finding(weights, Outcome::Registered, remark, None));
     }
     // A name that is somebody's id, or that two would have, means nobody.
     let all: Vec<String> = plan.models.iter().flat_map(|model| model.aliases.clone()).collect();
@@ -279,6 +336,12 @@ fn model_of(folder: &Folder, id: &str) -> Result<Found, Refusal> {
     if let Some(why) = folder.nothing {
         return Err(skipped(why));
     }
+    if let Some(to) = &folder.dangling {
+        return Err(unresolved(
+            format!("its link leads to {}, which is not there", to.display()),
+            "migrate again when its drive is back",
+        ));
+    }
     if let Some(why) = &folder.unreadable {
         return Err(unresolved(format!("it cannot be read: {why}"), "look at its rights, and migrate again"));
     }
@@ -322,7 +385,7 @@ fn weights_of(
     id: &str,
     projector: Option<&Path>,
 ) -> Result<Weights, Refusal> {
-    let mut troubles: Vec<String> = Vec::new();
+    let mut troubles = Troubles::default();
     let mut gone = None;
     // An import by its path: that is the file, whatever lies in the folder.
     if let Some(source) = json.and_then(|json| json.sources.first()).filter(|source| !source.is_remote()) {
@@ -371,13 +434,10 @@ fn weights_of(
             ));
         }
     }
-    let others = folder.files.values().filter(|file| file.kind != Kind::Projector).map(trouble);
-    for other in others {
-        if !troubles.contains(&other) {
-            troubles.push(other);
-        }
+    for other in folder.files.values().filter(|file| file.kind != Kind::Projector) {
+        troubles.push(trouble(other));
     }
-    if !troubles.is_empty() {
+    if !troubles.0.is_empty() {
         let link = json.and_then(|json| json.sources.first()).filter(|source| source.is_remote());
         let hint = link.map_or_else(
             || "get the file again, and migrate again, or import it with `cortex import FILE`".to_owned(),
@@ -388,7 +448,7 @@ fn weights_of(
                 )
             },
         );
-        return Err(unresolved(troubles.join("; "), hint));
+        return Err(unresolved(troubles.0.join("; "), hint));
     }
     Err(match json {
         None => skipped("it holds no model"),
@@ -397,6 +457,18 @@ fn weights_of(
         }
         Some(_) => unresolved("its weights are not in it", "import the file with `cortex import FILE`"),
     })
+}
+
+/// What is wrong, each thing once.
+#[derive(Default)]
+struct Troubles(Vec<String>);
+
+impl Troubles {
+    fn push(&mut self, trouble: String) {
+        if !self.0.contains(&trouble) {
+            self.0.push(trouble);
+        }
+    }
 }
 
 /// What is wrong with a file that should be the weights.

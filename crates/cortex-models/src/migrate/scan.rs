@@ -39,6 +39,8 @@ pub(crate) struct Folder {
     pub(crate) nothing: Option<&'static str>,
     /// It cannot be read: this is why.
     pub(crate) unreadable: Option<String>,
+    /// It is a link that leads there, and nothing is there.
+    pub(crate) dangling: Option<PathBuf>,
 }
 
 /// A file.
@@ -85,8 +87,13 @@ pub(crate) fn legacy(models: &Path, home: Option<&Path>) -> std::io::Result<Scan
     };
     paths.sort();
     // Links to folders count: people keep models on other drives.
-    let folders = paths.into_iter().filter(|path| path.is_dir()).filter_map(|path| folder(path, home)).collect();
-    Ok(Scan { folders })
+    Ok(Scan { folders: paths.into_iter().filter_map(|path| entry(path, home)).collect() })
+}
+
+/// Looks at the folder of one model.
+pub(crate) fn single(path: &Path, home: Option<&Path>) -> Scan {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Scan { folders: vec![folder(path.to_owned(), name, home)] }
 }
 
 /// Whether a folder of models holds a model.json, in any of its folders.
@@ -95,20 +102,32 @@ pub(crate) fn holds_json(models: &Path) -> bool {
     entries.iter().map(fs_err::DirEntry::path).any(|path| path.is_dir() && find_json(&path, 0).is_some())
 }
 
-fn folder(path: PathBuf, home: Option<&Path>) -> Option<Folder> {
+/// What lies directly in `models/`; `None` when it does not matter.
+fn entry(path: PathBuf, home: Option<&Path>) -> Option<Folder> {
     let name = path.file_name()?.to_string_lossy().into_owned();
-    let is_ours = OF_CORTEX.contains(&name.as_str()) && !path.join("model.json").is_file();
-    if name.starts_with('.') || is_ours {
-        return None;
+    if path.is_dir() {
+        let is_ours = OF_CORTEX.contains(&name.as_str()) && !path.join("model.json").is_file();
+        return if is_ours { None } else { Some(folder(path, name, home)) };
     }
+    if let Ok(to) = fs_err::read_link(&path)
+        && fs_err::metadata(&path).is_err()
+    {
+        return Some(Folder { path, name, dangling: Some(to), ..Folder::default() });
+    }
+    let is_gguf = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    let nothing = Some("it lies in no folder of its own, where the app did not see it: `cortex import` takes it in");
+    is_gguf.then(|| Folder { path, name, nothing, ..Folder::default() })
+}
+
+fn folder(path: PathBuf, name: String, home: Option<&Path>) -> Folder {
     let mut folder = Folder { path, name, ..Folder::default() };
     if OF_THE_APP.contains(&folder.name.as_str()) {
         folder.nothing = Some("it holds settings of the app, and no model");
-        return Some(folder);
+        return folder;
     }
     if let Err(error) = fs_err::read_dir(&folder.path) {
         folder.unreadable = Some(error.to_string());
-        return Some(folder);
+        return folder;
     }
     let found = find_json(&folder.path, 0);
     folder.json = found.map(|path| {
@@ -143,7 +162,7 @@ fn folder(path: PathBuf, home: Option<&Path>) -> Option<Folder> {
             folder.elsewhere.insert(source.url.clone(), elsewhere);
         }
     }
-    Some(folder)
+    folder
 }
 
 /// The model.json of a folder, or else the first one below it. Links are not followed further down: they may
@@ -213,7 +232,12 @@ fn look_elsewhere(text: &str, base: &Path, home: Option<&Path>) -> Option<Elsewh
     let path = if let Some(rest) = text.strip_prefix("~/").or_else(|| text.strip_prefix("~\\")) {
         home?.join(rest)
     } else if text.to_ascii_lowercase().starts_with("file:") {
-        reqwest::Url::parse(text).ok()?.to_file_path().ok()?
+        let path = reqwest::Url::parse(text).ok()?.to_file_path().ok()?;
+        // `file:///C:/…`
+        if path.to_str().and_then(|path| path.strip_prefix('/')).is_some_and(is_of_windows) {
+            return Some(Elsewhere::Foreign);
+        }
+        path
     } else {
         PathBuf::from(text)
     };

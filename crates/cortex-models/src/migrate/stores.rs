@@ -136,6 +136,7 @@ fn ollama(folder: &Path) -> Vec<Candidate> {
 }
 
 fn ollama_model(folder: &Path, manifest: PathBuf, id: String) -> Candidate {
+    let mut left_out = String::new();
     let (found, settings) = match read_manifest(&manifest) {
         Err(why) => {
             (Err(unresolved(format!("its manifest makes no sense: {why}"), "pull it again with ollama")), Map::new())
@@ -148,13 +149,17 @@ fn ollama_model(folder: &Path, manifest: PathBuf, id: String) -> Candidate {
             if let Some(Value::Object(given)) =
                 text(".params").and_then(|text| serde_json::from_str::<Value>(&text).ok())
             {
-                settings = ollama_settings(&given);
+                (settings, left_out) = ollama_settings(&given);
             }
             // Kept for whoever wants to know: they are of another language than ours.
             for (kind, key) in [(".template", "ollama_template"), (".system", "ollama_system")] {
                 if let Some(text) = text(kind) {
                     settings.insert(key.into(), text.into());
                 }
+            }
+            if layer(".adapter").is_some() {
+                let told = "its adapter (LoRA), which is not used";
+                left_out = if left_out.is_empty() { told.into() } else { format!("{told}; {left_out}") };
             }
             if let Some(projector) = layer(".projector") {
                 settings.insert("mmproj".into(), blob(projector).to_string_lossy().into_owned().into());
@@ -166,7 +171,7 @@ fn ollama_model(folder: &Path, manifest: PathBuf, id: String) -> Candidate {
             (found, settings)
         }
     };
-    Candidate { place: manifest, name: id.replace('/', "-"), id: Some(id), found, settings, aliases: vec![] }
+    Candidate { place: manifest, name: id.replace('/', "-"), id: Some(id), found, settings, aliases: vec![], left_out }
 }
 
 /// A name that cannot lead out of the folder of blobs, a file of the length that was promised, a GGUF.
@@ -190,7 +195,7 @@ fn checked_blob(path: &Path, layer: &Layer) -> Result<Found, Refusal> {
 }
 
 /// Parameters of a Modelfile that mean the same here.
-fn ollama_settings(given: &Map<String, Value>) -> Map<String, Value> {
+fn ollama_settings(given: &Map<String, Value>) -> (Map<String, Value>, String) {
     const SAME: &[(&str, &str)] = &[
         ("temperature", "temperature"),
         ("top_k", "top_k"),
@@ -215,14 +220,14 @@ fn ollama_settings(given: &Map<String, Value>) -> Map<String, Value> {
             settings.insert((*ours).to_owned(), value.clone());
         }
     }
-    fitting_values(&settings).0
+    fitting_values(&settings)
 }
 
 fn lm_studio(folder: &Path) -> Vec<Candidate> {
     let mut found = Vec::new();
     for publisher in folders_in(folder) {
         for repository in folders_in(&publisher) {
-            for file in files_in(&repository).into_iter().filter(|file| crate::is_first_of_model(file)) {
+            for file in models_in(&repository) {
                 let part = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let id = format!("{}/{}/{}", part(&publisher), part(&repository), stem(&file));
                 found.push(of_file(file, id));
@@ -249,7 +254,7 @@ fn hub_cache(folder: &Path) -> Vec<Candidate> {
         let Some(snapshot) = main.filter(|path| path.is_dir()).or_else(newest) else { continue };
         let mut below = vec![snapshot.clone()];
         below.extend(folders_in(&snapshot));
-        for file in below.iter().flat_map(|folder| files_in(folder)).filter(|file| crate::is_first_of_model(file)) {
+        for file in below.iter().flat_map(|folder| models_in(folder)) {
             let file_name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             found.push(of_file(file, format!("{author}:{name}:{file_name}")));
         }
@@ -258,20 +263,29 @@ fn hub_cache(folder: &Path) -> Vec<Candidate> {
 }
 
 fn gpt4all(folder: &Path) -> Vec<Candidate> {
-    let files = files_in(folder).into_iter().filter(|file| crate::is_first_of_model(file));
-    files.map(|file| (stem(&file), file)).map(|(id, file)| of_file(file, id)).collect()
+    models_in(folder).into_iter().map(|file| (stem(&file), file)).map(|(id, file)| of_file(file, id)).collect()
 }
 
 /// A GGUF file as it lies there.
 fn of_file(file: PathBuf, id: String) -> Candidate {
     let empty = fs_err::metadata(&file)
         .map_or_else(|error| Some(error.to_string()), |it| (it.len() == 0).then(|| "it is empty".into()));
+    let is_partial = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("incomplete-"));
     let found = match empty {
+        _ if is_partial => Err(unresolved("it is a download that was not finished", "end it in the other program")),
         Some(why) => Err(unresolved(why, "get the file again")),
         None if !begins_as_gguf(&file) => Err(unresolved("it is no GGUF file", "get the file again")),
         None => Ok(Found { path: file.clone(), is_missing: false }),
     };
-    Candidate { place: file, name: id.replace('/', "-"), id: Some(id), found, settings: Map::new(), aliases: vec![] }
+    Candidate {
+        place: file,
+        name: id.replace('/', "-"),
+        id: Some(id),
+        found,
+        settings: Map::new(),
+        aliases: vec![],
+        left_out: String::new(),
+    }
 }
 
 /// The name of a file without its ending and the number of its part.
@@ -281,13 +295,21 @@ fn stem(file: &Path) -> String {
     if is_part { crate::shards::split_stem(&name).map_or(name.clone(), |(stem, ..)| stem.to_owned()) } else { name }
 }
 
+/// The files of a folder that models begin with, also those that are not whole.
+fn models_in(folder: &Path) -> Vec<PathBuf> {
+    entries(folder, |path| !path.is_dir() && crate::is_first_of_model(path))
+}
+
 fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
+/// Only a regular file is opened: a pipe would never answer.
 fn begins_as_gguf(path: &Path) -> bool {
     let mut start = [0; 4];
-    fs_err::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && &start == b"GGUF"
+    fs_err::metadata(path).is_ok_and(|it| it.is_file())
+        && fs_err::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+        && &start == b"GGUF"
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest, String> {
@@ -295,9 +317,10 @@ fn read_manifest(path: &Path) -> Result<Manifest, String> {
     serde_json::from_str(&text).map_err(|error| error.to_string())
 }
 
-/// A short text; `None` when it is none.
+/// A short text; `None` when it is none, or no regular file.
 fn read_text(path: &Path) -> Option<String> {
     let mut text = String::new();
+    fs_err::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     fs_err::File::open(path).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
     Some(text)
 }
@@ -326,11 +349,12 @@ mod tests {
     fn parameters_that_mean_the_same_are_kept() {
         let given = json!({"temperature": 0.5, "num_ctx": 4096, "num_predict": -1, "stop": ["a", "b"], "top_k": "many",
             "num_gpu": 7, "typical_p": 0.9});
-        let settings = ollama_settings(given.as_object().unwrap());
+        let (settings, left_out) = ollama_settings(given.as_object().unwrap());
         assert_eq!(
             Value::Object(settings),
             json!({"temperature": 0.5, "typ_p": 0.9, "ctx_len": 4096, "stop": ["a", "b"]})
         );
+        assert!(left_out.starts_with("top_k is"), "{left_out}");
     }
 
     #[test]

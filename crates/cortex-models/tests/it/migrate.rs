@@ -402,6 +402,13 @@ fn settings_survive_and_win_over_the_header() {
     }
     assert_eq!(yaml.text("prompt_template"), Some("<u>{prompt}<a>"));
     assert_eq!(yaml.text("name"), Some("The tiny"));
+    // What makes no sense is told.
+    let mut odd = downloadable("odd", "o.gguf");
+    odd["parameters"]["temperature"] = json!(-1);
+    legacy.json("odd", &odd);
+    legacy.file("odd/o.gguf", gguf());
+    let report = world.migrations.migrate(&Migrate::default()).unwrap();
+    assert!(finding(&report, "odd").reason.as_ref().unwrap().contains("temperature is -1"), "{report:#?}");
     // Its own end of text and that of the header.
     assert_eq!(yaml.texts("stop"), ["</s>", "<end>"]);
     assert_eq!((yaml.text("architecture"), yaml.number("seed")), (Some("llama"), Some(-1.0)));
@@ -523,6 +530,11 @@ fn another_folder_is_migrated_on_request_and_a_dry_run_changes_nothing() {
     assert!(model.path.starts_with(folder.path()) && model.state() == ModelState::Ready);
     assert_eq!(model.yaml().unwrap().number("ctx_len"), Some(2048.0));
     assert_eq!(tree(folder.path()), before);
+    // So will the folder of one model.
+    world.migrations.undo(None).unwrap();
+    let request = Migrate { from: Some(folder.path().join("models/other-folder")), ..Migrate::default() };
+    world.migrations.migrate(&request).unwrap();
+    assert_eq!(ids(&world.store), ["The Id (1).Q4+x"]);
     for (path, is) in [("relative", "not absolute"), ("/no-such-folder", "no folder `models`")] {
         let error = world.migrations.migrate(&Migrate { from: Some(path.into()), ..Migrate::default() }).unwrap_err();
         assert!(error.to_string().contains(is), "{error}");
@@ -746,4 +758,40 @@ fn the_models_of_other_programs_are_found_by_the_looks_of_their_folders() {
     let nobody = world.migrations.migrate(&Migrate { from: Some("lmstudio".into()), ..Migrate::default() });
     let error = nobody.unwrap_err();
     assert!(error.to_string().starts_with("lmstudio keeps no models on this machine"), "{error}");
+}
+
+#[test]
+fn entries_that_no_list_can_hold_and_links_to_nowhere_are_told_and_stop_nobody() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = Legacy::new(folder.path());
+    legacy.downloaded("good", "good", "g.gguf");
+    legacy.downloaded(".hidden", ".hidden", "h.gguf");
+    legacy.file("loose.gguf", gguf());
+    let odd = legacy.path("models").join(std::ffi::OsStr::from_bytes(b"inv\xff"));
+    fs_err::create_dir(&odd).unwrap();
+    fs_err::write(odd.join("m.gguf"), gguf()).unwrap();
+    std::os::unix::fs::symlink("/no-such-drive/models/x", legacy.path("models/away")).unwrap();
+    std::os::unix::fs::symlink(".", legacy.path("models/itself")).unwrap();
+    legacy.downloaded("control", "two\nlines", "c.gguf");
+    let pipe = legacy.path("models/pipe");
+    legacy.json("pipe", &downloadable("pipe", "p.gguf"));
+    assert!(std::process::Command::new("mkfifo").arg(pipe.join("p.gguf")).status().unwrap().success());
+    let before = tree(folder.path());
+    let world = first_start(folder.path(), Files::default());
+    assert!(world.store.resolve("good").is_ok() && world.store.resolve(".hidden").is_ok());
+    let report = world.migrations.list().remove(0);
+    for (place, result, word) in [
+        ("inv\u{fffd}", Outcome::Unresolved, "letters that no list can hold"),
+        ("away", Outcome::Unresolved, "/no-such-drive/models/x, which is not there"),
+        ("control", Outcome::Unresolved, "control characters"),
+        ("loose.gguf", Outcome::Skipped, "in no folder of its own"),
+        ("pipe", Outcome::Unresolved, "no GGUF file"),
+    ] {
+        let found = finding(&report, &format!("models/{place}"));
+        assert_eq!(found.result, result, "{found:?}");
+        let reason = found.reason.as_ref().unwrap();
+        assert!(reason.contains(word) && !reason.contains("; "), "{found:?}");
+    }
+    assert_eq!(tree(folder.path()), before);
 }

@@ -91,7 +91,7 @@ fn refused(error: &MigrateError) -> ApiError {
         MigrateError::NotAbsolute { .. } | MigrateError::Entry(_) => "invalid_value",
         MigrateError::Unreadable { .. } => "unreadable",
         MigrateError::Unknown { .. } => "migration_not_found",
-        MigrateError::NothingToUndo { .. } => "nothing_to_undo",
+        MigrateError::NothingToUndo { .. } | MigrateError::NoneLeft => "nothing_to_undo",
         MigrateError::Journal(_) | MigrateError::Store(_) => "migration_failed",
     };
     let answer = ApiError::told(error.kind(), code, error, error.hint());

@@ -1,4 +1,4 @@
-//! The models on disk: the list, one of them, import, change, delete, and what is wrong with them.
+//! Changes of the models on disk: import, settings, deletion; and what is wrong with them.
 
 use super::run::blocking;
 use crate::{
@@ -8,38 +8,25 @@ use crate::{
 };
 use axum::{
     Json,
-    body::{Body, Bytes},
+    body::Bytes,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use cortex_api::native::{
     BadLine, BatchResponse, BatchResult, DeleteResponse, ImportEntry, ImportRequest, ImportResponse, LeftFile, LeftOut,
     RegistryHealth, ReindexRequest, ReindexResponse, UnusableModel, UpdateResponse, WrongSettings,
 };
-use cortex_engine::{LoadedModel, Phase, PromptTemplateUse};
 use cortex_models::{
-    BatchEntry, Downloadable, ErrorKind, Gguf, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore,
-    RemoveError, ResolveError, StoreError, UpdateError, WhyLeft,
+    BatchEntry, ErrorKind, Import, ImportError, Mode, ModelId, ModelState, ModelStore, RemoveError, StoreError,
+    UpdateError, WhyLeft,
 };
-use futures::stream;
 use serde::Deserialize;
-use serde_json::{Map, Value, json as value};
-use std::{
-    collections::HashMap,
-    fmt::Write as _,
-    hash::{DefaultHasher, Hash, Hasher},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use serde_json::{Map, Value};
+use std::{path::PathBuf, time::Duration};
 
-/// Bytes of a list that are made at a time.
-const PIECE: usize = 128 * 1024;
 /// How long a report may wait for a look at the files: a drive may be slow.
 const HEALTH_WAITS: Duration = Duration::from_secs(2);
-/// What `?state=` may be.
-const STATES: &[&str] = &["ready", "missing", "broken", "loading", "loaded"];
 /// Entries of one batch.
 const MOST_IN_BATCH: usize = 100_000;
 
@@ -49,20 +36,6 @@ pub(crate) struct ById {
     pub(crate) id: Option<String>,
 }
 
-/// What `GET /v1/models` can be asked.
-#[derive(Debug, Default, Deserialize, Hash)]
-pub(crate) struct ListQuery {
-    /// One model instead of the list.
-    id: Option<String>,
-    /// As many at most; `-1` is all.
-    limit: Option<String>,
-    /// Those that come after this id.
-    after: Option<String>,
-    engine: Option<String>,
-    status: Option<String>,
-    state: Option<String>,
-}
-
 /// `?files=true` of a deletion.
 #[derive(Debug, Deserialize)]
 pub(crate) struct DeleteQuery {
@@ -70,259 +43,12 @@ pub(crate) struct DeleteQuery {
     files: Option<String>,
 }
 
-/// All models, from memory. A client that knows this revision already gets 304.
-pub(crate) async fn list(
-    State(app): State<App>,
-    Asked(query): Asked<ListQuery>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    if let Some(id) = &query.id {
-        return one(&app, id).await;
-    }
-    let limit = limit(query.limit.as_deref())?;
-    let states = engine_states(&app.engines.loaded());
-    let validators = |tag: &str| {
-        [
-            (header::ETAG, HeaderValue::from_str(tag).unwrap_or(HeaderValue::from_static("\"\""))),
-            // Kept, but asked for again every time: that is what the tag is for.
-            (header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache")),
-        ]
-    };
-    if let Some(known) = headers.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok()) {
-        let (store, sources) = (app.models.clone(), app.sources.clone());
-        let revisions = blocking(move || store.current_revision().map(|local| (local, sources.downloadable().1)));
-        let tag = tag(revisions.await?.map_err(|error| unreadable(&error))?, &states, &query);
-        if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
-            return Ok((StatusCode::NOT_MODIFIED, validators(&tag)).into_response());
-        }
-    }
-    let (store, sources) = (app.models.clone(), app.sources.clone());
-    let listed = blocking(move || {
-        let (models, local) = store.list()?;
-        let (mut there, others) = sources.downloadable();
-        there.retain(|model| store.resolve(&model.id).is_err());
-        let entries = models.iter().cloned().map(Listed::Local);
-        let entries: Vec<Listed> = entries.chain(there.into_iter().map(Listed::Downloadable)).collect();
-        Ok((entries, (local, others)))
-    });
-    let (entries, revisions) = listed.await?.map_err(|error: StoreError| unreadable(&error))?;
-    let validators = validators(&tag(revisions, &states, &query));
-    if let Some(state) = query.state.as_deref().filter(|state| !STATES.contains(state)) {
-        return Err(ApiError::field("state", format!("state is `{state}`; it must be one of {}", STATES.join(", "))));
-    }
-    let (entries, more) = page(entries, &states, &query, limit)?;
-    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((validators, json, list_body(entries, states, more)).into_response())
-}
-
-/// One entry of the list.
-enum Listed {
-    /// A model that is here.
-    Local(Arc<Model>),
-    /// A model of a source.
-    Downloadable(Arc<Downloadable>),
-}
-
-impl Listed {
-    fn id(&self) -> &str {
-        match self {
-            Self::Local(model) => model.id.as_str(),
-            Self::Downloadable(model) => &model.id,
-        }
-    }
-}
-
-fn unreadable(error: &StoreError) -> ApiError {
+pub(super) fn unreadable(error: &StoreError) -> ApiError {
     tracing::error!(%error, "the list of models cannot be read");
     ApiError::new(error.kind(), "list_unreadable", "the list of models cannot be read; the log says more")
         .with("object", "list")
         .with("data", Value::Array(vec![]))
         .with("result", "Fail to get list model information")
-}
-
-fn limit(given: Option<&str>) -> Result<Option<usize>, ApiError> {
-    match given.map(str::trim) {
-        None | Some("" | "-1") => Ok(None),
-        Some(number) => number
-            .parse()
-            .map(Some)
-            .map_err(|_| ApiError::field("limit", format!("limit is `{number}`; it must be a number, or -1 for all"))),
-    }
-}
-
-/// What the engines say of models: `loading` or `loaded`.
-fn engine_states(loaded: &[LoadedModel]) -> HashMap<ModelId, &'static str> {
-    loaded
-        .iter()
-        .map(|model| {
-            let state = match model.phase {
-                Phase::Loading => "loading",
-                Phase::Ready | Phase::Leaving => "loaded",
-            };
-            (model.id.clone(), state)
-        })
-        .collect()
-}
-
-/// Another one when anything that the answer shows is another.
-fn tag((local, others): (u64, u64), states: &HashMap<ModelId, &'static str>, query: &ListQuery) -> String {
-    let mut hasher = DefaultHasher::new();
-    let mut states: Vec<_> = states.iter().collect();
-    states.sort();
-    states.hash(&mut hasher);
-    (query, others).hash(&mut hasher);
-    format!("\"{local:x}-{:x}\"", hasher.finish())
-}
-
-fn state_word(model: &Model, states: &HashMap<ModelId, &'static str>) -> &'static str {
-    // A model that is loaded answers, whatever became of its file.
-    match (states.get(&model.id), model.state()) {
-        (Some(state), _) => state,
-        (None, ModelState::Ready) => "ready",
-        (None, ModelState::Missing) => "missing",
-        (None, ModelState::Broken { .. }) => "broken",
-    }
-}
-
-/// The models that were asked for, and whether there are more.
-fn page(
-    mut entries: Vec<Listed>,
-    states: &HashMap<ModelId, &'static str>,
-    query: &ListQuery,
-    limit: Option<usize>,
-) -> Result<(Vec<Listed>, bool), ApiError> {
-    match query.after.as_deref() {
-        None | Some("") => {}
-        Some(after) => match entries.iter().position(|entry| entry.id() == after) {
-            Some(place) => drop(entries.drain(..=place)),
-            None => return Err(ApiError::field("after", format!("after: there is no model `{after}`"))),
-        },
-    }
-    let of_engine = |own: &str| query.engine.as_deref().is_none_or(|engine| same_engine(engine, own));
-    let of_status = |own: &str| query.status.as_deref().is_none_or(|status| status == own);
-    entries.retain(|entry| match entry {
-        Listed::Local(model) => {
-            let in_state = query.state.as_deref().is_none_or(|state| state_word(model, states) == state);
-            let engine = || model.yaml().and_then(|yaml| yaml.text("engine").map(str::to_owned));
-            // Whatever is on the list was downloaded, in the words of cortex.cpp.
-            in_state
-                && of_status("downloaded")
-                && (query.engine.is_none() || of_engine(engine().as_deref().unwrap_or("llama-cpp")))
-        }
-        Listed::Downloadable(_) => query.state.is_none() && of_status("downloadable") && of_engine("llama-cpp"),
-    });
-    let more = limit.is_some_and(|limit| entries.len() > limit);
-    entries.truncate(limit.unwrap_or(usize::MAX));
-    Ok((entries, more))
-}
-
-/// `llama-cpp` has had several names.
-fn same_engine(left: &str, right: &str) -> bool {
-    let one = |name: &str| match name.to_ascii_lowercase().as_str() {
-        "" | "llama.cpp" | "cortex.llamacpp" | "nitro" => "llama-cpp".to_owned(),
-        other => other.to_owned(),
-    };
-    one(left) == one(right)
-}
-
-/// The body of a list, made piece by piece while it is sent: that of ten thousand models is large.
-fn list_body(entries: Vec<Listed>, states: HashMap<ModelId, &'static str>, more: bool) -> Body {
-    let end = format!("],\"has_more\":{more},\"result\":\"OK\"}}");
-    let mut entries = entries.into_iter().peekable();
-    let mut text = String::from("{\"object\":\"list\",\"data\":[");
-    let mut over = false;
-    let mut pieces = std::iter::from_fn(move || {
-        if over {
-            return None;
-        }
-        let mut piece = std::mem::take(&mut text);
-        piece.reserve(PIECE);
-        while piece.len() < PIECE {
-            match entries.next() {
-                Some(Listed::Local(model)) => write_entry(&mut piece, &model, state_word(&model, &states)),
-                Some(Listed::Downloadable(model)) => write_downloadable(&mut piece, &model),
-                None => {
-                    piece.push_str(&end);
-                    over = true;
-                    break;
-                }
-            }
-            if entries.peek().is_some() {
-                piece.push(',');
-            }
-        }
-        Some(Bytes::from(piece))
-    })
-    .peekable();
-    let first = pieces.next().unwrap_or_default();
-    if pieces.peek().is_none() {
-        return Body::from(first);
-    }
-    Body::from_stream(stream::iter(std::iter::once(first).chain(pieces).map(Ok::<_, std::convert::Infallible>)))
-}
-
-/// A model as clients read it: flat.
-fn write_entry(text: &mut String, model: &Model, state: &str) {
-    let id = value!(model.id);
-    let aliases = value!(model.aliases);
-    let _ = write!(
-        text,
-        "{{\"id\":{id},\"model\":{id},\"object\":\"model\",\"status\":\"downloaded\",\"state\":\"{state}\",\"aliases\":{aliases}"
-    );
-    if let ModelState::Broken { reason } = model.state() {
-        let _ = write!(text, ",\"reason\":{}", value!(&*reason));
-    }
-    if let Some((own, common)) = model.members() {
-        let _ = write!(text, ",{own},{common}}}");
-        return;
-    }
-    if model.is_pending() {
-        text.push_str(",\"details\":\"pending\"");
-    }
-    text.push_str(",\"engine\":\"llama-cpp\",\"owned_by\":\"user\",\"created\":0}");
-}
-
-/// A model of a source, as clients of cortex.cpp read it.
-fn write_downloadable(text: &mut String, model: &Downloadable) {
-    let (id, source, card) = (value!(model.id), value!(&*model.source), value!(&*model.card));
-    let _ = write!(
-        text,
-        "{{\"id\":{id},\"model\":{id},\"object\":\"model\",\"status\":\"downloadable\",\"modelSource\":{source},\"engine\":\"llama-cpp\",\"size\":{},\"metadata\":{card}}}",
-        model.bytes
-    );
-}
-
-/// One model. Its files are looked at now.
-pub(crate) async fn get(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    one(&app, &id).await
-}
-
-async fn one(app: &App, id: &str) -> Result<Response, ApiError> {
-    let (store, name) = (app.models.clone(), id.to_owned());
-    let found = blocking(move || {
-        let model = store.current(&name)?;
-        let template = template_use(&model);
-        Ok::<_, ResolveError>((model, template))
-    });
-    let (model, template) = found.await??;
-    let mut text = String::new();
-    write_entry(&mut text, &model, state_word(&model, &engine_states(&app.engines.loaded())));
-    if let Some(template) = template {
-        text.pop();
-        let (used, reason) = (template.used(), value!(template.reason()));
-        let _ = write!(text, ",\"prompt_template_used\":\"{used}\",\"prompt_template_reason\":{reason}}}");
-    }
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
-}
-
-/// What becomes of the prompt template of a model's settings; `None` when it has none. Reads the header.
-fn template_use(model: &Model) -> Option<PromptTemplateUse> {
-    let yaml = model.yaml()?;
-    let prompt_template = yaml.text("prompt_template").filter(|text| !text.is_empty())?;
-    let weights = model.weights()?;
-    let header = Gguf::open(weights).ok()?;
-    let bos = Gguf::bos_text(weights).unwrap_or_default();
-    Some(cortex_engine::prompt_template_use(header.text("tokenizer.chat_template"), &bos, prompt_template))
 }
 
 /// 409 as clients of cortex.cpp expect it.
@@ -668,39 +394,4 @@ pub(crate) async fn reindex(
             .map(|(path, reason)| LeftOut { path: path.to_string_lossy().into_owned(), reason })
             .collect(),
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_is_a_number_or_all() {
-        assert_eq!(limit(None).unwrap(), None);
-        assert_eq!(limit(Some("-1")).unwrap(), None);
-        assert_eq!(limit(Some("300")).unwrap(), Some(300));
-        assert!(limit(Some("many")).is_err());
-    }
-
-    #[test]
-    fn a_tag_changes_with_what_is_shown() {
-        let loaded = HashMap::from([(ModelId::existing("a"), "loaded")]);
-        let query = ListQuery { limit: Some("1".into()), ..ListQuery::default() };
-        let tags = [
-            tag((1, 0), &HashMap::new(), &ListQuery::default()),
-            tag((2, 0), &HashMap::new(), &ListQuery::default()),
-            tag((1, 0), &loaded, &ListQuery::default()),
-            tag((1, 0), &HashMap::new(), &query),
-            tag((1, 1), &HashMap::new(), &ListQuery::default()),
-        ];
-        let different: std::collections::HashSet<&String> = tags.iter().collect();
-        assert_eq!(different.len(), tags.len());
-        assert_eq!(tags[0], tag((1, 0), &HashMap::new(), &ListQuery::default()));
-    }
-
-    #[test]
-    fn engines_are_the_same_under_their_older_names() {
-        assert!(same_engine("llama-cpp", "cortex.llamacpp") && same_engine("nitro", ""));
-        assert!(!same_engine("openai", "llama-cpp"));
-    }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn migrate(context: &Context<'_>, arguments: MigrateArguments) 
     if done.data.is_empty() {
         let list: MigrationList = context.client.get("/v1/migrations").await?;
         for folder in &list.found {
-            context.printer.note(&format!("an older data folder: {folder}; `cortex migrate --from` brings it in"));
+            context.printer.note(&format!("an older data folder; `cortex migrate --from '{folder}'` brings it in"));
         }
     }
     Ok(())
@@ -100,7 +100,7 @@ async fn list(context: &Context<'_>) -> Result<(), CliError> {
         .collect();
     context.printer.table(&["NAME", "STATE", "REGISTERED", "TO LOOK AT", "FROM"], &rows)?;
     for folder in &list.found {
-        context.printer.note(&format!("an older data folder: {folder}; `cortex migrate --from` brings it in"));
+        context.printer.note(&format!("an older data folder; `cortex migrate --from '{folder}'` brings it in"));
     }
     Ok(())
 }

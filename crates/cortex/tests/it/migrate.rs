@@ -113,6 +113,17 @@ async fn the_models_of_an_older_jan_answer_by_their_ids_and_settings() {
         assert_eq!(answer["choices"][0]["message"]["content"], completion["choices"][0]["text"], "{model}");
         assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("Paris"), "{answer}");
     }
+    // What was never downloaded is offered, when somebody asks for it.
+    let (_, offered) = get(&daemon, "/v1/models?status=downloadable").await;
+    let offered = &offered["data"];
+    assert_eq!(
+        (offered.as_array().unwrap().len(), &offered[0]["id"], &offered[0]["template"]),
+        (1, &json!("offered"), &json!(true))
+    );
+    assert_eq!(
+        (&offered[0]["source"], &offered[0]["engine"]),
+        (&json!("https://hub.example/o.gguf"), &json!("llama-cpp"))
+    );
     let (_, migrations) = get(&daemon, "/v1/migrations").await;
     let done = &migrations["data"][0];
     assert_eq!(
