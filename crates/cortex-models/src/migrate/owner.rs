@@ -267,6 +267,8 @@ impl Migrations {
                 (Outcome::AlreadyKnown, (!same).then(|| format!("it is on the list, with {}", there.display())))
             } else if known.deleted.contains(model.id.as_str()) {
                 (Outcome::Skipped, Some("it was deleted".into()))
+            } else if fs_err::metadata(&model.weights).is_ok_and(|there| !there.is_file()) {
+                (Outcome::Unresolved, Some("it is no regular file".into()))
             } else if !taken.insert(model.id.clone()) {
                 (Outcome::Unresolved, Some("its id is in the list twice; the first one counts".into()))
             } else {

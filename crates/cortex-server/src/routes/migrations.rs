@@ -27,6 +27,9 @@ pub(crate) async fn create(
     let request = if body.is_empty() { MigrationRequest::default() } else { json::required(&headers, &body)? };
     app.migrations.settled().await;
     let migrations = app.migrations.clone();
+    if request.models.is_some() && request.from.is_some() {
+        return Err(ApiError::field("from", "models and from exclude each other: a list, or a folder"));
+    }
     let report = if let Some(models) = request.models {
         if models.len() > MOST_IN_LIST {
             let message = format!("models has {} entries; {MOST_IN_LIST} are possible", models.len());

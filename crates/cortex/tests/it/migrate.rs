@@ -195,6 +195,11 @@ async fn a_list_of_a_client_is_checked_field_by_field() {
     let (status, answer) = post(&daemon, "/v1/migrations", &body).await;
     assert_eq!((status, &answer["registered"]), (200, &json!(1)), "{answer}");
     assert_eq!(get(&daemon, "/v1/models/x").await.1["ctx_len"], 256);
+    let both = json!({"from": "/x", "models": []});
+    assert_eq!(post(&daemon, "/v1/migrations", &both).await.1["error"]["param"], "from");
+    let folder = json!({"models": [{"id": "folder", "path": "/tmp"}]});
+    let (_, answer) = post(&daemon, "/v1/migrations", &folder).await;
+    assert_eq!((&answer["registered"], &answer["data"][0]["reason"]), (&json!(0), &json!("it is no regular file")));
     let (status, answer) = post(&daemon, "/v1/migrations", &json!({"from": "relative"})).await;
     assert_eq!(status, 400, "{answer}");
 }
