@@ -39,7 +39,7 @@ pub struct Migration {
     pub id: Option<String>,
     /// `migration`.
     pub object: String,
-    /// `dry_run`, `running`, `done` or `undone`.
+    /// `dry_run`, `done`, `undone`, or `unfinished`: it failed, and the next start ends it.
     pub state: String,
     /// Unix seconds.
     pub created: i64,

@@ -83,12 +83,12 @@ impl Printer {
 
     /// A table with lines around its cells, as cortex.cpp printed them.
     pub(crate) fn grid(self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
-        write(&grid(head, rows))
+        write(&grid(head, &plain(rows)))
     }
 
     /// A table with a head.
     pub(crate) fn table(self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
-        write(&table(head, rows))
+        write(&table(head, &plain(rows)))
     }
 }
 
@@ -130,6 +130,16 @@ pub(crate) fn told(text: &str) -> ExitCode {
 /// The line that tells where the daemon listens.
 pub(crate) fn server_is_up(address: SocketAddr) {
     let _ = writeln!(io::stdout(), "Host: {} Port: {}", address.ip(), address.port());
+}
+
+/// Cells without control characters: what others named must not control the terminal, or tear a line.
+fn plain(rows: &[Vec<String>]) -> Vec<Vec<String>> {
+    rows.iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect()
+}
+
+/// Text on one line, without control characters.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
 }
 
 /// Text without control characters, except for new lines and tabs.

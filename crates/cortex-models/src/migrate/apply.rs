@@ -77,7 +77,7 @@ impl ModelStore {
         })?;
         let files = &self.0.config.files;
         let failed = |source| StoreError::Io { action: "cannot remove what a migration wrote", source };
-        for model in gone {
+        for model in gone.into_iter().filter(|model| !model.has_yaml) {
             files.remove(&self.0.layout.own_yaml(&model.id)).map_err(failed)?;
         }
         files.remove_empty_folder(&self.0.layout.models().join("imported")).map_err(failed)?;

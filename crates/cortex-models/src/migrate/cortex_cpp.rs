@@ -1,7 +1,10 @@
 //! What cortex.cpp keeps in its data folder: `cortex.db` (schemas 0 to 3), the older `models/model.list`, and a model.yml
 //! for each model. Nothing of it is written, or opened where opening would write: the database is read from a copy.
 
-use super::plan::{Candidate, Found, skipped, unresolved};
+use super::{
+    plan::{Candidate, Found, skipped, unresolved},
+    scan::read_short,
+};
 use crate::{ModelYaml, layout::Layout, update::fitting_values};
 use rusqlite::{Connection, OpenFlags, types::ValueRef};
 use serde_json::{Map, Value};
@@ -69,7 +72,8 @@ pub(crate) fn candidates(data: &Path) -> Vec<Candidate> {
             }),
         }
     }
-    if let Ok(text) = fs_err::read_to_string(&list) {
+    if let Ok(bytes) = read_short(&list) {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         let known: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
         rows.extend(text.lines().filter_map(read_line).filter(|row| !known.contains(&row.id)));
     }
@@ -120,13 +124,17 @@ fn of_yaml(data: &Path, path: &Path, id: Option<&str>, aliases: Vec<String>) -> 
             left_out: String::new(),
         }
     };
-    let text = match fs_err::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => return Some(refused(format!("its model.yml cannot be read: {error}"))),
+    let text = match read_short(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(why) => return Some(refused(format!("its model.yml cannot be read: {why}"))),
     };
     let yaml = match ModelYaml::parse(&text) {
         Ok(yaml) => yaml,
-        Err(error) => return Some(refused(error.to_string())),
+        Err(error) => {
+            // One line: the parser shows parts of the file, which may be anything.
+            let line = error.to_string().lines().next().unwrap_or_default().to_owned();
+            return Some(refused(line));
+        }
     };
     let said = yaml.text("model").or_else(|| yaml.text("id")).filter(|id| !id.is_empty());
     let id = id.or(said)?.to_owned();

@@ -88,7 +88,8 @@ pub(crate) fn read_all(folder: &Path) -> Vec<Journal> {
     let Ok(entries) = fs_err::read_dir(folder) else { return vec![] };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
-    paths.sort();
+    // By name without the ending: the second of one second comes after the first.
+    paths.sort_by_key(|path| path.file_stem().map(std::ffi::OsStr::to_owned));
     paths.iter().filter_map(|path| read(path)).collect()
 }
 
@@ -118,7 +119,7 @@ fn place(folder: &Path, id: &str) -> PathBuf {
 /// A name for a migration that begins now: the time, so that they are in order, and a number.
 pub(crate) fn new_id(folder: &Path, now: jiff::Timestamp) -> String {
     let time = now.strftime("%Y%m%d-%H%M%S").to_string();
-    let numbered = (2u32..).map(|number| format!("{time}-{number}"));
+    let numbered = (2u32..).map(|number| format!("{time}-{number:04}"));
     let free = |id: &String| !place(folder, id).exists();
     std::iter::once(time.clone()).chain(numbered).find(free).unwrap_or(time)
 }

@@ -138,7 +138,7 @@ pub struct GivenModel {
 pub struct MigrationReport {
     /// Its name; `None` when it changed nothing and was not written down.
     pub id: Option<String>,
-    /// `dry_run`, `running`, `done` or `undone`.
+    /// `dry_run`, `done`, `undone`, or `unfinished`: it failed, and the next start ends it.
     pub state: &'static str,
     /// Unix seconds.
     pub at: i64,
@@ -277,6 +277,7 @@ impl Migrations {
                     weights: model.weights.clone(),
                     settings: model.settings,
                     aliases: vec![],
+                    has_yaml: false,
                 });
                 let missing = !model.weights.is_file();
                 (Outcome::Registered, missing.then(|| "its file is not there now".to_owned()))
@@ -302,6 +303,20 @@ impl Migrations {
     ) -> Result<MigrationReport, MigrateError> {
         let store = &self.0.store;
         let now = jiff::Timestamp::now();
+        let mut plan = plan;
+        for model in &mut plan.models {
+            if fs_err::symlink_metadata(store.0.layout.own_yaml(&model.id)).is_err() {
+                continue;
+            }
+            model.has_yaml = true;
+            let is_it = |finding: &&mut Finding| {
+                finding.result == Outcome::Registered && finding.id.as_deref() == Some(model.id.as_str())
+            };
+            if let Some(finding) = plan.findings.iter_mut().find(is_it) {
+                finding.reason =
+                    Some("a model.yaml of this id is there already: it counts, and not the older settings".into());
+            }
+        }
         if dry_run || plan.models.is_empty() {
             let state = if dry_run { "dry_run" } else { "done" };
             let report =
@@ -409,7 +424,8 @@ impl Migrations {
         MigrationReport {
             id: Some(journal.id.clone()),
             state: match journal.state {
-                State::Begun => "running",
+                // One that runs is seen by nobody: they come one after the other.
+                State::Begun => "unfinished",
                 State::Done => "done",
                 State::Undone => "undone",
             },
@@ -455,7 +471,9 @@ fn keeper_of(from: &Path) -> Option<(Keeper, PathBuf)> {
     if scan::holds_json(&from.join("models")) || scan::holds_json(from) {
         return None;
     }
-    of(&[Keeper::LmStudio], &places[..2]).or_else(|| of(&[Keeper::Gpt4All], &places[..1]))
+    let is_lm_studio = from.file_name().is_some_and(|name| name.to_string_lossy().contains("lm"));
+    let place = if is_lm_studio && places[1].is_dir() { &places[1..2] } else { &places[..1] };
+    of(&[Keeper::LmStudio], place)
 }
 
 /// Where a file really is; as it was given, when that cannot be told.

@@ -34,6 +34,9 @@ pub(crate) struct PlannedModel {
     /// More names that it has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) aliases: Vec<String>,
+    /// A model.yaml of this id was there before: it counts, and an undo leaves it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) has_yaml: bool,
 }
 
 /// What becomes of one folder, or one entry, of an older program.
@@ -242,6 +245,7 @@ pub(crate) fn plan(candidates: Vec<Candidate>, known: &Known, canonical: impl Fn
             weights: found.path.clone(),
             settings: candidate.settings.clone(),
             aliases: candidate.aliases.clone(),
+            has_yaml: false,
         });
         let missing = found.is_missing.then(|| {
             "its file is not there now: it is listed as missing until it is, or its drive comes back".to_owned()

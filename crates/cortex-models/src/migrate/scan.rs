@@ -183,13 +183,21 @@ fn find_json(folder: &Path, depth: usize) -> Option<PathBuf> {
 }
 
 fn read_json(path: &Path) -> Result<ModelJson, String> {
+    model_json::parse(&read_short(path)?)
+}
+
+/// The bytes of a file that is meant to be short; a pipe would never answer.
+pub(crate) fn read_short(path: &Path) -> Result<Vec<u8>, String> {
+    if !fs_err::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("it is no regular file".into());
+    }
     let mut file = fs_err::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.by_ref().take(LONGEST_JSON + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > LONGEST_JSON {
         return Err(format!("it is longer than {} MiB", LONGEST_JSON >> 20));
     }
-    model_json::parse(&bytes)
+    Ok(bytes)
 }
 
 /// What a file of a model's folder is; `None` when it does not matter.

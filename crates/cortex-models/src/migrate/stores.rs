@@ -68,24 +68,21 @@ impl Keeper {
         if below.iter().any(|path| name(path).starts_with("models--") && path.join("snapshots").is_dir()) {
             return Some(Self::HubCache);
         }
-        let keeps_gguf = |path: &PathBuf| files_in(path).iter().any(|file| is_gguf(file));
-        if below.iter().flat_map(|publisher| folders_in(publisher)).any(|repository| keeps_gguf(&repository)) {
-            return Some(Self::LmStudio);
-        }
-        files_in(folder).iter().any(|file| is_gguf(file)).then_some(Self::Gpt4All)
+        holds_gguf(folder, 3).then_some(Self::LmStudio)
     }
 
     /// The models in its folder.
     pub(crate) fn candidates(self, folder: &Path) -> Vec<Candidate> {
         match self {
             Self::Ollama => ollama(folder),
-            Self::LmStudio => lm_studio(folder),
+            Self::LmStudio | Self::Gpt4All => gguf_tree(folder),
             Self::HubCache => hub_cache(folder),
-            Self::Gpt4All => gpt4all(folder),
         }
     }
 }
 
+/// Folders below a folder of GGUF files that are searched.
+const DEEPEST: usize = 8;
 /// Bytes of a manifest, and of a small blob.
 const LONGEST: u64 = 1 << 20;
 
@@ -223,18 +220,31 @@ fn ollama_settings(given: &Map<String, Value>) -> (Map<String, Value>, String) {
     fitting_values(&settings)
 }
 
-fn lm_studio(folder: &Path) -> Vec<Candidate> {
+/// Every GGUF below a folder, by its path there: `publisher/repository/file`, or the name alone. Links to folders are
+/// not followed: they may lead in a circle.
+fn gguf_tree(folder: &Path) -> Vec<Candidate> {
     let mut found = Vec::new();
-    for publisher in folders_in(folder) {
-        for repository in folders_in(&publisher) {
-            for file in models_in(&repository) {
-                let part = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let id = format!("{}/{}/{}", part(&publisher), part(&repository), stem(&file));
-                found.push(of_file(file, id));
+    let mut below = vec![(folder.to_owned(), String::new(), 0)];
+    while let Some((place, prefix, depth)) = below.pop() {
+        for file in models_in(&place) {
+            let id = format!("{prefix}{}", stem(&file));
+            found.push(of_file(file, id));
+        }
+        for folder in folders_in(&place).into_iter().rev() {
+            let is_link = fs_err::symlink_metadata(&folder).is_ok_and(|it| it.is_symlink());
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if depth < DEEPEST && !is_link {
+                below.push((folder, format!("{prefix}{name}/"), depth + 1));
             }
         }
     }
     found
+}
+
+/// Whether there is a GGUF in a folder, or not far below it.
+fn holds_gguf(folder: &Path, depth: usize) -> bool {
+    files_in(folder).iter().any(|file| is_gguf(file))
+        || depth > 0 && folders_in(folder).iter().any(|folder| holds_gguf(folder, depth - 1))
 }
 
 /// `models--author--name/snapshots/COMMIT/…`, of which `refs/main` names the newest.
@@ -260,10 +270,6 @@ fn hub_cache(folder: &Path) -> Vec<Candidate> {
         }
     }
     found
-}
-
-fn gpt4all(folder: &Path) -> Vec<Candidate> {
-    models_in(folder).into_iter().map(|file| (stem(&file), file)).map(|(id, file)| of_file(file, id)).collect()
 }
 
 /// A GGUF file as it lies there.

@@ -795,3 +795,55 @@ fn entries_that_no_list_can_hold_and_links_to_nowhere_are_told_and_stop_nobody()
     }
     assert_eq!(tree(folder.path()), before);
 }
+
+#[test]
+fn a_yaml_that_was_there_before_counts_and_stays_after_an_undo() {
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = Legacy::new(folder.path());
+    legacy.downloaded("s", "s", "s.gguf");
+    let yaml = legacy.file("imported/s.yaml", "temperature: 1.5\n");
+    let world = first_start(folder.path(), Files::default());
+    let report = world.migrations.list().remove(0);
+    assert!(finding(&report, "models/s").reason.as_ref().unwrap().contains("is there already"), "{report:#?}");
+    assert_eq!(world.store.current("s").unwrap().yaml().unwrap().number("temperature"), Some(1.5));
+    world.migrations.undo(None).unwrap();
+    assert_eq!(fs_err::read_to_string(yaml).unwrap(), "temperature: 1.5\n");
+}
+
+#[test]
+fn the_last_of_several_in_one_second_is_taken_back_first() {
+    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let legacy = Legacy::new(folder.path());
+    let weights = legacy.file("x/x.gguf", gguf());
+    let world = first_start(data.path(), Files::default());
+    let all = ["a", "b", "c", "d"];
+    for id in all {
+        let given =
+            GivenModel { id: ModelId::existing(id), weights: weights.clone(), settings: serde_json::Map::new() };
+        world.migrations.take_list(vec![given], false).unwrap();
+    }
+    for left in (0..all.len()).rev() {
+        world.migrations.undo(None).unwrap();
+        assert_eq!(ids(&world.store), all[..left]);
+    }
+    assert!(matches!(world.migrations.undo(None), Err(MigrateError::NoneLeft)));
+}
+
+#[test]
+fn every_gguf_below_a_folder_is_found_and_told() {
+    let (theirs, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for path in ["a.gguf", "pub/loose.gguf", "pub/repo/x-Q4.gguf", "s/t/u/v/deep.gguf"] {
+        let path = theirs.path().join(path);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, gguf()).unwrap();
+    }
+    fs_err::write(theirs.path().join("incomplete-b.gguf"), gguf()).unwrap();
+    std::os::unix::fs::symlink("/no/such.gguf", theirs.path().join("gone.gguf")).unwrap();
+    let world = first_start(data.path(), Files::default());
+    let report =
+        world.migrations.migrate(&Migrate { from: Some(theirs.path().to_owned()), ..Migrate::default() }).unwrap();
+    assert_eq!(ids(&world.store), ["a", "pub/loose", "pub/repo/x-Q4", "s/t/u/v/deep"]);
+    for name in ["incomplete-b.gguf", "gone.gguf"] {
+        assert_eq!(finding(&report, name).result, Outcome::Unresolved);
+    }
+}

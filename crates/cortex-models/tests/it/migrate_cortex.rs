@@ -61,6 +61,9 @@ fn cortex_folder(root: &Path, version: usize) -> (Legacy, Connection) {
     insert("own", "models/imported/own.yml", "own", "downloaded");
     insert("lost", "models/imported/lost.yml", "lost", "downloaded");
     insert("torn", "models/imported/torn.yml", "torn", "downloaded");
+    let pipe = legacy.path("models/imported/pipe.yml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    insert("pipe", "models/imported/pipe.yml", "pipe", "downloaded");
     if version > 0 {
         insert("gpt", "models/remote/gpt.yml", "gpt", "remote");
         insert("offered", "", "", "downloadable");
@@ -83,6 +86,8 @@ fn every_schema_of_its_database_is_read_and_nothing_is_written() {
         assert_eq!(tree(folder.path()), before, "schema {version}");
         let report = world.migrations.list().remove(0);
         assert_eq!(finding(&report, "imported/torn.yml").result, Outcome::Unresolved);
+        let pipe = finding(&report, "imported/pipe.yml");
+        assert!(pipe.reason.as_ref().unwrap().contains("no regular file"), "{pipe:?}");
         let skipped = report.findings.iter().filter(|finding| finding.result == Outcome::Skipped).count();
         assert_eq!(skipped, if version == 0 { 0 } else { 2 }, "{report:#?}");
         for (id, state) in

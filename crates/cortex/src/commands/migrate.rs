@@ -1,7 +1,7 @@
 //! `cortex migrate`: what becomes of each folder of an older program, and taking it back.
 
 use super::{Context, daemon::ensure_running};
-use crate::{cli::MigrateArguments, error::CliError};
+use crate::{cli::MigrateArguments, error::CliError, output::one_line};
 use cortex_api::migrations::{Migration, MigrationList, MigrationRequest};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -55,9 +55,9 @@ fn report(context: &Context<'_>, done: &Migration) -> Result<(), CliError> {
         let what = finding.id.as_deref().unwrap_or(&finding.place);
         let word = finding.result.replace('_', " ");
         let reason = finding.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        context.printer.line(&format!("{word:13} {what}{reason}"))?;
+        context.printer.line(&one_line(&format!("{word:13} {what}{reason}")))?;
         if let Some(hint) = &finding.hint {
-            context.printer.line(&format!("{:13} → {hint}", ""))?;
+            context.printer.line(&one_line(&format!("{:13} → {hint}", "")))?;
         }
     }
     let would = if done.state == "dry_run" { "would be " } else { "" };
