@@ -8,6 +8,7 @@ mod gguf;
 mod legacy;
 mod migrate;
 mod migrate_cortex;
+mod migrate_stores;
 mod proxy;
 mod pull;
 mod pull_resume;
