@@ -324,11 +324,7 @@ def run(arguments):
                   "llama-server": f"-t {threads} -np STREAMS -c {CONTEXT}*STREAMS"},
         "lines": lines,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    text = DOCUMENT.read_text()
-    head, rest = text.split(BEGIN)
-    DOCUMENT.write_text(head + BEGIN + "\n" + table(result) + END + rest.split(END)[1])
+    publish(result, RESULTS, (BEGIN, END), table)
 
 
 def interval(values):
@@ -369,12 +365,25 @@ def table(result):
     return "\n".join(rows)
 
 
-def check():
-    if not RESULTS.exists():
+def publish(result, results, marks, make_table):
+    """Writes every run down, and the table that is made of them into the document."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    head, rest = DOCUMENT.read_text().split(marks[0])
+    DOCUMENT.write_text(head + marks[0] + "\n" + make_table(result) + marks[1] + rest.split(marks[1])[1])
+
+
+def check_shown(results, marks, make_table):
+    """Fails when the document shows another table than that of the results."""
+    if not results.exists():
         return
-    shown = DOCUMENT.read_text().split(BEGIN)[1].split(END)[0].strip()
-    if shown != table(json.loads(RESULTS.read_text())).strip():
-        sys.exit("docs/performance.md does not show bench/results/latest.json; run scripts/bench.py again")
+    shown = DOCUMENT.read_text().split(marks[0])[1].split(marks[1])[0].strip()
+    if shown != make_table(json.loads(results.read_text())).strip():
+        sys.exit(f"docs/performance.md does not show bench/results/{results.name}; run {sys.argv[0]} again")
+
+
+def check():
+    check_shown(RESULTS, (BEGIN, END), table)
 
 
 def main():

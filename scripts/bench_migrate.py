@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 
-from bench import DOCUMENT, ROOT, interval
+from bench import ROOT, check_shown, interval, publish
 from bench_registry import Daemon, gguf
 
 RESULTS = ROOT / "bench/results/migrate.json"
@@ -132,9 +132,7 @@ def run(arguments):
     result = {"command": f"scripts/bench_migrate.py run --runs {arguments.runs}", "date": time.strftime("%Y-%m-%d"),
               "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}", "cortex": commit.strip(),
               "header": header, "runs": runs}
-    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    head, rest = DOCUMENT.read_text().split(BEGIN)
-    DOCUMENT.write_text(head + BEGIN + "\n" + table(result) + END + rest.split(END)[1])
+    publish(result, RESULTS, (BEGIN, END), table)
 
 
 def table(result):
@@ -157,11 +155,7 @@ def table(result):
 
 
 def check():
-    if not RESULTS.exists():
-        return
-    shown = DOCUMENT.read_text().split(BEGIN)[1].split(END)[0].strip()
-    if shown != table(json.loads(RESULTS.read_text())).strip():
-        sys.exit("docs/performance.md does not show bench/results/migrate.json; run scripts/bench_migrate.py again")
+    check_shown(RESULTS, (BEGIN, END), table)
 
 
 def main():

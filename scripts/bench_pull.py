@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 
-from bench import DOCUMENT, ROOT, Server, free_port, interval
+from bench import ROOT, Server, check_shown, free_port, interval, publish
 
 RESULTS = ROOT / "bench/results/pull.json"
 BEGIN, END = "<!-- pull:begin -->", "<!-- pull:end -->"
@@ -262,9 +262,7 @@ def run(arguments):
                      "openssl": version(["openssl", "version"]), "huggingface_hub": hub.stdout.strip()},
         "rounds": rounds,
     }
-    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    head, rest = DOCUMENT.read_text().split(BEGIN)
-    DOCUMENT.write_text(head + BEGIN + "\n" + table(result) + END + rest.split(END)[1])
+    publish(result, RESULTS, (BEGIN, END), table)
 
 
 def cell(values, digits=3):
@@ -310,11 +308,7 @@ def table(result):
 
 
 def check():
-    if not RESULTS.exists():
-        return
-    shown = DOCUMENT.read_text().split(BEGIN)[1].split(END)[0].strip()
-    if shown != table(json.loads(RESULTS.read_text())).strip():
-        sys.exit("docs/performance.md does not show bench/results/pull.json; run scripts/bench_pull.py again")
+    check_shown(RESULTS, (BEGIN, END), table)
 
 
 def main():

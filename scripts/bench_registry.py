@@ -19,11 +19,10 @@ import signal
 import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 
-from bench import DOCUMENT, ROOT, Server, free_port, interval
+from bench import ROOT, Server, check_shown, free_port, interval, publish
 
 RESULTS = ROOT / "bench/results/registry.json"
 BEGIN, END = "<!-- registry:begin -->", "<!-- registry:end -->"
@@ -243,9 +242,7 @@ def run(arguments):
         "sizes": sizes,
         "header": header(arguments.runs),
     }
-    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    head, rest = DOCUMENT.read_text().split(BEGIN)
-    DOCUMENT.write_text(head + BEGIN + "\n" + table(result) + END + rest.split(END)[1])
+    publish(result, RESULTS, (BEGIN, END), table)
 
 
 def cell(values):
@@ -278,11 +275,7 @@ def table(result):
 
 
 def check():
-    if not RESULTS.exists():
-        return
-    shown = DOCUMENT.read_text().split(BEGIN)[1].split(END)[0].strip()
-    if shown != table(json.loads(RESULTS.read_text())).strip():
-        sys.exit("docs/performance.md does not show bench/results/registry.json; run scripts/bench_registry.py again")
+    check_shown(RESULTS, (BEGIN, END), table)
 
 
 def main():
