@@ -14,7 +14,7 @@ use futures::stream;
 use serde::Deserialize;
 use serde_json::json as value;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt::Write as _,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
@@ -72,15 +72,20 @@ pub(crate) async fn list(
     let listed = blocking(move || {
         let (models, local) = store.list()?;
         let (mut there, others) = sources.downloadable();
-        there.retain(|model| store.resolve(&model.id).is_err());
-        let entries = models.iter().cloned().map(Listed::Local);
-        let mut entries: Vec<Listed> = entries.chain(there.into_iter().map(Listed::Downloadable)).collect();
-        if with_templates {
-            let mut templates = migrations.templates();
-            templates.retain(|template| store.resolve(&template.id).is_err());
-            entries.extend(templates.into_iter().map(Listed::Template));
+        let mut templates = if with_templates { migrations.templates() } else { vec![] };
+        if !there.is_empty() || !templates.is_empty() {
+            // What is here is not offered, whatever its name.
+            let names = |model: &Arc<Model>| {
+                let aliases = model.aliases.iter().map(ToString::to_string);
+                std::iter::once(model.id.to_string()).chain(aliases).collect::<Vec<String>>()
+            };
+            let here: HashSet<String> = models.iter().flat_map(names).collect();
+            there.retain(|model| !here.contains(&model.id));
+            templates.retain(|template| !here.contains(&template.id));
         }
-        Ok((entries, (local, others)))
+        let local_entries = models.iter().cloned().map(Listed::Local);
+        let offered = there.into_iter().map(Listed::Downloadable).chain(templates.into_iter().map(Listed::Template));
+        Ok((local_entries.chain(offered).collect::<Vec<Listed>>(), (local, others)))
     });
     let (entries, revisions) = listed.await?.map_err(|error: StoreError| unreadable(&error))?;
     // Templates are looked for anew each time: no tag tells when they change.
