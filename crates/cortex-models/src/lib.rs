@@ -7,6 +7,7 @@
 mod background;
 mod cache;
 mod deletions;
+mod describe;
 mod details;
 mod downloads;
 mod error;
