@@ -180,18 +180,20 @@ fn homes() -> Homes {
 }
 
 fn lock_folder(settings: &Settings) -> Result<File, DaemonError> {
-    let path = settings.data_folder.join("daemon.lock");
+    let failed = |source| DaemonError::System { action: "cannot lock the data folder", source };
+    let state = settings.data_folder.join("state");
+    fs_err::create_dir_all(&state).map_err(failed)?;
     let file = fs_err::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&path)
-        .map_err(|source| DaemonError::System { action: "cannot lock the data folder", source })?
+        .open(state.join("daemon.lock"))
+        .map_err(failed)?
         .into_file();
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(DaemonError::FolderInUse { folder: settings.data_folder.clone() }),
-        Err(TryLockError::Error(source)) => Err(DaemonError::System { action: "cannot lock the data folder", source }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 

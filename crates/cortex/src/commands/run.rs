@@ -173,8 +173,8 @@ async fn interactive(context: &Context<'_>, asking: &Asking, conversation: &mut 
     };
     let mut editor = DefaultEditor::new().map_err(terminal)?;
     editor.set_max_history_size(HISTORY).map_err(terminal)?;
-    let history = context.settings.data_folder.join("history");
-    // The first chat has none.
+    let history = context.settings.data_folder.join("state/history");
+    // The first chat has none. The folder is there: the daemon that answers made it.
     let _ = editor.load_history(&history);
     context.printer.note("In order to exit, type `exit()`; /? shows more");
     loop {
