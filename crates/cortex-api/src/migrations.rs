@@ -14,6 +14,15 @@ pub struct MigrationRequest {
     pub dry_run: bool,
     /// Also bring back models that were deleted here.
     pub include_deleted: bool,
+    /// The way back: `jan-legacy`. Says what an older Jan would show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// On the way back, the data folder of the older program; the daemon's own when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// On the way back, write a model.json for each model that it would not show.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub write: bool,
     /// Models that a client knows, instead of a folder: nothing is searched for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<MigratedModel>>,
@@ -43,8 +52,12 @@ pub struct Migration {
     pub state: String,
     /// Unix seconds.
     pub created: i64,
-    /// The folder; `null` for a list that a client gave.
+    /// The folder; `null` for a list that a client gave, and on the way back.
     pub from: Option<String>,
+    /// On the way back, the data folder of the older program. Then `registered` are those that got a model.json for
+    /// it, `already_known` those that it shows anyway, and `skipped` those that it does not show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// Models that are on the list now.
     pub registered: usize,
     /// Models that were there already.

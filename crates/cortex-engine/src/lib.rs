@@ -15,7 +15,7 @@ mod variants;
 mod worker;
 
 pub use answer::{Answer, AnswerEvent};
-pub use chat::{ChatTurn, Prompt, PromptTemplateUse, prompt_template_use};
+pub use chat::{ChatTurn, Prompt, PromptTemplateUse, legacy_prompt_template, prompt_template_use};
 pub use config::{Config, LoadSettings};
 pub use cortex_models::{Shutdown, Tasks, tasks};
 pub use engines::{Engines, Job};

@@ -39,7 +39,9 @@ pub use error::ErrorKind;
 pub use files::{Files, write_atomically};
 pub use gguf::{Gguf, GgufError, TensorInfo, Value as GgufValue};
 pub use import::{BatchEntry, BatchOutcome, Import, ImportError, Imported, Mode};
-pub use migrate::{Finding, GivenModel, Homes, Migrate, MigrateError, MigrationReport, Migrations, Outcome, Template};
+pub use migrate::{
+    Down, Finding, GivenModel, Homes, Migrate, MigrateError, MigrationReport, Migrations, Outcome, Template,
+};
 pub use model::{Model, ModelState};
 pub use model_yaml::{ModelYaml, YamlError};
 pub use models_list::ListProblem;

@@ -230,8 +230,17 @@ pub(crate) struct MigrateArguments {
     /// Take a migration back: the last one, or the one with this name.
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "last", conflicts_with_all = ["from", "dry_run", "include_deleted"])]
     pub(crate) undo: Option<String>,
+    /// The way back: say what an older Jan would show of the models.
+    #[arg(long, value_name = "PROGRAM", value_parser = ["jan-legacy"], conflicts_with_all = ["from", "dry_run", "include_deleted", "undo"])]
+    pub(crate) to: Option<String>,
+    /// With --to: the data folder of the older Jan. Cortex's own data folder when absent.
+    #[arg(long, requires = "to")]
+    pub(crate) folder: Option<PathBuf>,
+    /// With --to: write a model.json for each model that it would not show.
+    #[arg(long, requires = "to")]
+    pub(crate) write: bool,
     /// Show what was migrated, and older data folders on this machine.
-    #[arg(long, conflicts_with_all = ["from", "dry_run", "include_deleted", "undo"])]
+    #[arg(long, conflicts_with_all = ["from", "dry_run", "include_deleted", "undo", "to"])]
     pub(crate) list: bool,
 }
 

@@ -5,7 +5,7 @@ mod legacy;
 mod template;
 
 pub(crate) use template::ChatTemplate;
-pub use template::{ChatTurn, PromptTemplateUse, prompt_template_use};
+pub use template::{ChatTurn, PromptTemplateUse, legacy_prompt_template, prompt_template_use};
 
 use cortex_api::worker::Segment;
 use serde_json::{Map, Value};

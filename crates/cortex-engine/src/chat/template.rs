@@ -87,6 +87,22 @@ pub fn prompt_template_use(chat_template: Option<&str>, bos_token: &str, prompt_
     ChatTemplate::new(&loaded).0.compare(prompt_template)
 }
 
+/// The chat template of a model in the older language, with `{system_message}` where it has a place for one, and
+/// `{prompt}`; `None` when that cannot say the same. The text of the first token is left out: older programs add it.
+pub fn legacy_prompt_template(chat_template: &str) -> Option<String> {
+    let loaded = Loaded { chat_template: Some(chat_template.to_owned()), ..Loaded::default() };
+    let template = ChatTemplate::new(&loaded).0;
+    let turns = [turn("system", "{system_message}"), turn("user", "{prompt}")];
+    let mut texts =
+        [&turns[..], &turns[1..]].into_iter().filter_map(|turns| template.render_text(turns, &Map::new()).ok());
+    texts.find(|text| template.is_own && template.compare(text) == PromptTemplateUse::Same)
+}
+
+/// A message of plain text.
+fn turn(role: &str, content: &str) -> ChatTurn {
+    ChatTurn { role: role.into(), content: content.into(), name: None, tool_calls: None, tool_call_id: None }
+}
+
 impl ChatTemplate {
     /// Compiles the template of a loaded model. One that is absent or does not compile is replaced by
     /// `ChatML`; the second value says so.
@@ -168,13 +184,6 @@ impl ChatTemplate {
             // The model brings none: its settings know better than our guess.
             return PromptTemplateUse::Legacy;
         }
-        let turn = |role: &str, content: &str| ChatTurn {
-            role: role.into(),
-            content: content.into(),
-            name: None,
-            tool_calls: None,
-            tool_call_id: None,
-        };
         let mut turns = vec![turn("user", "the question")];
         if parsed.has_system() {
             turns.insert(0, turn("system", "the instruction"));
@@ -277,10 +286,6 @@ mod tests {
         })
     }
 
-    fn turn(role: &str, content: &str) -> ChatTurn {
-        ChatTurn { role: role.into(), content: content.into(), name: None, tool_calls: None, tool_call_id: None }
-    }
-
     #[track_caller]
     fn check(source: &str, turns: &[ChatTurn], expected: &str) {
         let (template, warning) = template(Some(source));
@@ -361,6 +366,24 @@ mod tests {
             })
             .collect();
         assert_eq!(texts, ["<s>x<", "/s>y</s>"]);
+    }
+
+    #[test]
+    fn a_chat_template_is_told_in_the_older_language_where_that_can_say_the_same() {
+        let own =
+            "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>{{ '\\n' }}";
+        let no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}<u>{{ messages[0].content }}<a>";
+        let shouting = "<u>{{ messages[-1].content | upper }}<a>";
+        for (chat_template, expected) in [
+            (own, Some("<system>{system_message}<user>{prompt}<assistant>\n")),
+            (no_system, Some("<u>{prompt}<a>")),
+            (shouting, None),
+            ("no place for anything", None),
+            ("{% broken", None),
+        ] {
+            let found = legacy_prompt_template(chat_template);
+            assert_eq!(found.as_deref(), expected, "{chat_template}");
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Does what a plan says, and takes it back. Each step may be done twice.
 
-use super::plan::PlannedModel;
+use super::plan::{PlannedFile, PlannedModel};
 use crate::{ModelId, ModelStore, ModelYaml, StoreError, models_list::Entry};
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Models that are put on the list with one write.
 const BATCH: usize = 10_000;
@@ -10,6 +13,9 @@ const BATCH: usize = 10_000;
 impl ModelStore {
     /// Puts the models of a plan on the list, each with its settings. Those that are on it stay as they are.
     pub(crate) fn register_all(&self, models: &[PlannedModel]) -> Result<(), StoreError> {
+        if models.is_empty() {
+            return Ok(());
+        }
         let made = self.0.config.files.make_folder(&self.0.layout.models().join("imported"));
         made.map_err(|source| StoreError::Io { action: "make the folder for settings", source })?;
         for batch in models.chunks(BATCH) {
@@ -41,14 +47,48 @@ impl ModelStore {
         }
         let path = self.0.layout.own_yaml(&model.id);
         let text = ModelYaml::from_values(settings).print();
-        match self.0.config.files.create_quickly(&path, text.as_bytes()) {
+        self.create_or_fill(&path, &text)
+    }
+
+    /// Writes a short file where nothing is yet. What a crash left empty is written now.
+    fn create_or_fill(&self, path: &Path, text: &str) -> io::Result<()> {
+        match self.0.config.files.create_quickly(path, text.as_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // What a crash left empty is written now: no line leads to it yet.
-                let is_empty = fs_err::metadata(&path).is_ok_and(|there| there.len() == 0);
-                if is_empty { self.0.config.files.replace_disposable(&path, text.as_bytes()) } else { Ok(()) }
+                let is_empty = fs_err::metadata(path).is_ok_and(|there| there.len() == 0);
+                if is_empty { self.0.config.files.replace_disposable(path, text.as_bytes()) } else { Ok(()) }
             }
             written => written,
         }
+    }
+
+    /// Writes the files of a plan for the older program, where nothing is yet.
+    pub(crate) fn write_all(&self, planned: &[PlannedFile]) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Io { action: "cannot write a model.json", source };
+        for file in planned {
+            let folder = file.path.parent().map_or(Ok(()), |folder| self.0.config.files.make_folder(folder));
+            folder.and_then(|()| self.create_or_fill(&file.path, &file.text)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what [`ModelStore::write_all`] wrote, as far as nobody has changed it. Returns those that stay.
+    pub(crate) fn unwrite_all(&self, planned: &[PlannedFile]) -> Result<Vec<ModelId>, StoreError> {
+        let files = &self.0.config.files;
+        let mut stay = Vec::new();
+        for file in planned {
+            match fs_err::read(&file.path) {
+                Ok(bytes) if bytes == file.text.as_bytes() => {
+                    let removed = files.remove(&file.path);
+                    let folder = file.path.parent().map_or(Ok(()), |folder| files.remove_empty_folder(folder));
+                    removed
+                        .and(folder)
+                        .map_err(|source| StoreError::Io { action: "cannot remove a model.json", source })?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                _ => stay.push(file.id.clone()),
+            }
+        }
+        Ok(stay)
     }
 
     /// Takes the models of a plan off the list, where the list still has them as the plan does, and removes
@@ -58,6 +98,9 @@ impl ModelStore {
         models: &[PlannedModel],
         made_the_list: bool,
     ) -> Result<Vec<ModelId>, StoreError> {
+        if models.is_empty() {
+            return Ok(vec![]);
+        }
         let (gone, stay) = self.commit(|list| {
             let (mut gone, mut stay) = (Vec::new(), Vec::new());
             for model in models {

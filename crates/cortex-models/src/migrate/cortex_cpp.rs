@@ -55,21 +55,31 @@ pub(crate) fn candidates(data: &Path) -> Vec<Candidate> {
     let list = data.join("models").join("model.list");
     let mut found = Vec::new();
     let mut rows = Vec::new();
-    if database.is_file() {
+    let mut is_damaged = false;
+    if fs_err::symlink_metadata(&database).is_ok() {
+        let told = |why: String, hint: &str| Candidate {
+            place: database.clone(),
+            id: None,
+            name: String::new(),
+            found: Err(unresolved(why, hint)),
+            settings: Map::new(),
+            aliases: vec![],
+            left_out: String::new(),
+        };
         match read_database(&database) {
-            Ok(read) => rows = read,
-            Err(error) => found.push(Candidate {
-                place: database.clone(),
-                id: None,
-                name: String::new(),
-                found: Err(unresolved(
-                    format!("it cannot be read: {error}"),
-                    "nothing is lost: the models are taken from their model.yml files",
-                )),
-                settings: Map::new(),
-                aliases: vec![],
-                left_out: String::new(),
-            }),
+            Ok(read) => {
+                let nameless = read.iter().filter(|row| row.id.is_empty()).count();
+                rows = read.into_iter().filter(|row| !row.id.is_empty()).collect();
+                if nameless > 0 {
+                    let why = format!("{nameless} of its models have no id");
+                    found.push(told(why, "import their weights with `cortex import`"));
+                }
+            }
+            Err(error) => {
+                is_damaged = true;
+                let hint = "nothing is lost: the models are taken from their model.yml files";
+                found.push(told(format!("it cannot be read: {error}"), hint));
+            }
         }
     }
     if let Ok(bytes) = read_short(&list) {
@@ -77,7 +87,6 @@ pub(crate) fn candidates(data: &Path) -> Vec<Candidate> {
         let known: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
         rows.extend(text.lines().filter_map(read_line).filter(|row| !known.contains(&row.id)));
     }
-    let is_damaged = !found.is_empty();
     found.extend(rows.iter().map(|row| of_row(data, &database, row)));
     if is_damaged {
         let known: Vec<String> = found.iter().filter_map(|candidate| candidate.id.clone()).collect();
@@ -183,6 +192,10 @@ fn read_line(line: &str) -> Option<Row> {
 
 /// The rows of the table of models, from a copy: the original may be locked, and opening it could write beside it.
 fn read_database(path: &Path) -> Result<Vec<Row>, String> {
+    // A pipe would never answer.
+    if !fs_err::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("it is no regular file".into());
+    }
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let copy = folder.path().join("cortex.db");
     for ending in ["", "-journal", "-wal"] {
@@ -211,15 +224,12 @@ fn read_rows(path: &Path) -> rusqlite::Result<Vec<Row>> {
                 _ => String::new(),
             })
         };
-        let id = text("model_id")?;
-        if !id.is_empty() {
-            found.push(Row {
-                id,
-                alias: text("model_alias")?,
-                yaml: text("path_to_model_yaml")?,
-                status: text("status")?,
-            });
-        }
+        found.push(Row {
+            id: text("model_id")?,
+            alias: text("model_alias")?,
+            yaml: text("path_to_model_yaml")?,
+            status: text("status")?,
+        });
     }
     Ok(found)
 }

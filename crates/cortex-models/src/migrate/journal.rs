@@ -24,6 +24,9 @@ enum Line {
         at: i64,
         /// The folder that is migrated; `None` for a list that a client gave.
         from: Option<PathBuf>,
+        /// The data folder of the older program, on the way back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<PathBuf>,
         /// There was no list of models before it.
         made_the_list: bool,
         /// What.
@@ -43,6 +46,7 @@ pub(crate) struct Journal {
     /// Unix seconds.
     pub(crate) at: i64,
     pub(crate) from: Option<PathBuf>,
+    pub(crate) to: Option<PathBuf>,
     pub(crate) made_the_list: bool,
     pub(crate) plan: Plan,
     pub(crate) state: State,
@@ -65,6 +69,7 @@ pub(crate) fn begin(files: &Files, folder: &Path, journal: &Journal) -> io::Resu
         version: VERSION,
         at: journal.at,
         from: journal.from.clone(),
+        to: journal.to.clone(),
         made_the_list: journal.made_the_list,
         plan: Box::new(journal.plan.clone()),
     };
@@ -96,12 +101,12 @@ pub(crate) fn read_all(folder: &Path) -> Vec<Journal> {
 fn read(path: &Path) -> Option<Journal> {
     let text = String::from_utf8_lossy(&fs_err::read(path).ok()?).into_owned();
     let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    let Some(Line::Plan { version: VERSION, at, from, made_the_list, plan }) = lines.next() else {
+    let Some(Line::Plan { version: VERSION, at, from, to, made_the_list, plan }) = lines.next() else {
         tracing::warn!(path = %path.display(), "a journal of a migration makes no sense; it is left alone");
         return None;
     };
     let id = path.file_stem()?.to_string_lossy().into_owned();
-    let mut journal = Journal { id, at, from, made_the_list, plan: *plan, state: State::Begun };
+    let mut journal = Journal { id, at, from, to, made_the_list, plan: *plan, state: State::Begun };
     for line in lines {
         match line {
             Line::Done(_) => journal.state = State::Done,

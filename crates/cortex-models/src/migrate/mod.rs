@@ -5,14 +5,17 @@
 
 mod apply;
 mod cortex_cpp;
+mod error;
 mod journal;
 mod model_json;
+mod old_app;
 mod owner;
 mod places;
 mod plan;
 mod scan;
 mod stores;
 
-pub use owner::{GivenModel, Migrate, MigrateError, MigrationReport, Migrations};
+pub use error::MigrateError;
+pub use owner::{Down, GivenModel, Migrate, MigrationReport, Migrations};
 pub use places::Homes;
 pub use plan::{Finding, Outcome, Template};

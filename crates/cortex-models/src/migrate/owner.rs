@@ -2,13 +2,15 @@
 
 use super::{
     cortex_cpp,
+    error::MigrateError,
     journal::{self, Journal, State},
+    old_app::{self, Listed, Loadable},
     places::{self, Homes},
     plan::{self, Finding, Known, Outcome, Plan, PlannedModel, Template},
     scan,
     stores::Keeper,
 };
-use crate::{ErrorKind, ModelId, ModelState, ModelStore, StoreError, Tasks, tasks::in_background};
+use crate::{Model, ModelId, ModelState, ModelStore, Tasks, tasks::in_background};
 use std::{
     collections::{HashMap, HashSet},
     io,
@@ -20,97 +22,6 @@ use tokio::sync::watch;
 /// Reports that are kept of migrations that changed nothing.
 const KEPT: usize = 16;
 
-/// Why there is no migration.
-#[derive(Debug, thiserror::Error)]
-pub enum MigrateError {
-    /// It holds no models.
-    #[error("there is no folder `models` in {}, and no model.json", path.display())]
-    NoModels {
-        /// Which.
-        path: PathBuf,
-    },
-    /// A program that has no models here.
-    #[error("{name} keeps no models on this machine; looked for in {}", places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", "))]
-    NotThere {
-        /// Which program.
-        name: String,
-        /// Where they were looked for.
-        places: Vec<PathBuf>,
-    },
-    /// A relative path means another folder to the daemon than to its client.
-    #[error("the path `{}` is not absolute", path.display())]
-    NotAbsolute {
-        /// The path given.
-        path: PathBuf,
-    },
-    /// It cannot be read.
-    #[error("{} cannot be read: {source}", path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// There is no such migration.
-    #[error("there is no migration `{id}`")]
-    Unknown {
-        /// As it was given.
-        id: String,
-    },
-    /// It was taken back already, or changed nothing.
-    #[error("the migration `{id}` has nothing to take back")]
-    NothingToUndo {
-        /// Which.
-        id: String,
-    },
-    /// All of them were taken back.
-    #[error("no migration is left to take back")]
-    NoneLeft,
-    /// A model of the list has no file that can be named.
-    #[error("{0}")]
-    Entry(String),
-    /// What is done cannot be written down, so nothing is done.
-    #[error("cannot write the journal of a migration: {0}")]
-    Journal(#[source] io::Error),
-    /// The list.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl MigrateError {
-    /// The family.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::NoModels { .. } | Self::NotAbsolute { .. } | Self::Unreadable { .. } | Self::Entry(_) => {
-                ErrorKind::Invalid
-            }
-            Self::Unknown { .. } | Self::NotThere { .. } => ErrorKind::NotFound,
-            Self::NothingToUndo { .. } | Self::NoneLeft => ErrorKind::Conflict,
-            Self::Journal(_) => ErrorKind::Unavailable,
-            Self::Store(error) => error.kind(),
-        }
-    }
-
-    /// What a person can do.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoModels { .. } => {
-                Some("give the data folder of the older program: the one in which `models` lies".into())
-            }
-            Self::NotAbsolute { .. } => Some(
-                "give the whole path, from the root of the daemon's machine, or one of ollama, lmstudio, huggingface, gpt4all".into(),
-            ),
-            Self::NotThere { .. } => Some("give the folder itself".into()),
-            Self::Unreadable { .. } => Some("look at its rights".into()),
-            Self::Unknown { .. } | Self::NothingToUndo { .. } | Self::NoneLeft => {
-                Some("`cortex migrate --list` shows the migrations".into())
-            }
-            Self::Journal(_) => Some("look for room on the disk and the rights of the data folder".into()),
-            Self::Entry(_) | Self::Store(_) => None,
-        }
-    }
-}
-
 /// What is migrated.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Migrate {
@@ -120,6 +31,15 @@ pub struct Migrate {
     pub dry_run: bool,
     /// Also bring back models that were deleted here.
     pub include_deleted: bool,
+}
+
+/// The way back: what an older Jan would show.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Down {
+    /// Its data folder; the daemon's own when absent.
+    pub folder: Option<PathBuf>,
+    /// Write a model.json for each model that it would not show.
+    pub write: bool,
 }
 
 /// A model of a list that a client gives: nothing is searched for.
@@ -142,8 +62,10 @@ pub struct MigrationReport {
     pub state: &'static str,
     /// Unix seconds.
     pub at: i64,
-    /// The folder; `None` for a list that a client gave.
+    /// The folder; `None` for a list that a client gave, and on the way back.
     pub from: Option<PathBuf>,
+    /// On the way back, the data folder of the older program.
+    pub to: Option<PathBuf>,
     /// What became of each folder.
     pub findings: Vec<Finding>,
     /// Models that an undo left, because they are others by now.
@@ -245,7 +167,37 @@ impl Migrations {
         };
         let known = self.known(request.include_deleted)?;
         let plan = plan::plan(candidates, &known, canonical);
-        self.carry_out(&mut reports, plan, Some(from), request.dry_run)
+        self.carry_out(&mut reports, plan, (Some(from), None), request.dry_run)
+    }
+
+    /// The way back to an older Jan: says what it would show, and writes a model.json for the others when it is asked
+    /// to. `prompt_template` makes one of the old kind for a model that has none in its settings. Blocks.
+    pub fn migrate_down(
+        &self,
+        request: &Down,
+        prompt_template: impl Fn(&Model) -> Option<String>,
+    ) -> Result<MigrationReport, MigrateError> {
+        let mut reports = self.lock();
+        let store = &self.0.store;
+        let folder = request.folder.clone().unwrap_or_else(|| store.data_folder().to_owned());
+        if !folder.is_absolute() {
+            return Err(MigrateError::NotAbsolute { path: folder });
+        }
+        let models = models_of(&folder)?;
+        let scan = scan::legacy(&models, self.0.homes.home.as_deref())
+            .map_err(|source| MigrateError::Unreadable { path: models.clone(), source })?;
+        let shown = old_app::shown(&scan);
+        let mut listed = Vec::new();
+        for model in store.list()?.0 {
+            let model = store.current(model.id.as_str()).unwrap_or(model);
+            // To make a template takes a while, and those that are shown need none.
+            let template =
+                |model: &Model| if shown.contains(model.id.as_str()) { None } else { prompt_template(model) };
+            listed.push(Listed { id: model.id.clone(), model: loadable(store, &model, template) });
+        }
+        let (files, findings) = old_app::plan(&listed, &scan, &models);
+        let plan = Plan { findings, files, ..Plan::default() };
+        self.carry_out(&mut reports, plan, (None, Some(folder)), !request.write)
     }
 
     /// Registers models that a client knows: their files are looked for, and nothing else.
@@ -291,14 +243,14 @@ impl Migrations {
                 hint: None,
             });
         }
-        self.carry_out(&mut reports, plan, None, dry_run)
+        self.carry_out(&mut reports, plan, (None, None), dry_run)
     }
 
     fn carry_out(
         &self,
         reports: &mut Vec<MigrationReport>,
         plan: Plan,
-        from: Option<PathBuf>,
+        (from, to): (Option<PathBuf>, Option<PathBuf>),
         dry_run: bool,
     ) -> Result<MigrationReport, MigrateError> {
         let store = &self.0.store;
@@ -317,10 +269,10 @@ impl Migrations {
                     Some("a model.yaml of this id is there already: it counts, and not the older settings".into());
             }
         }
-        if dry_run || plan.models.is_empty() {
+        if dry_run || (plan.models.is_empty() && plan.files.is_empty()) {
             let state = if dry_run { "dry_run" } else { "done" };
-            let report =
-                MigrationReport { id: None, state, at: now.as_second(), from, findings: plan.findings, left: vec![] };
+            let at = now.as_second();
+            let report = MigrationReport { id: None, state, at, from, to, findings: plan.findings, left: vec![] };
             if !dry_run {
                 reports.push(report.clone());
                 if reports.len() > KEPT {
@@ -334,6 +286,7 @@ impl Migrations {
             id: journal::new_id(&folder, now),
             at: now.as_second(),
             from,
+            to,
             made_the_list: !store.0.layout.list().exists(),
             plan,
             state: State::Begun,
@@ -347,6 +300,7 @@ impl Migrations {
     fn finish(&self, journal: &Journal) -> Result<(), MigrateError> {
         let store = &self.0.store;
         store.register_all(&journal.plan.models)?;
+        store.write_all(&journal.plan.files)?;
         journal::note(&store.0.config.files, &store.0.layout.migrations(), &journal.id, State::Done)
             .map_err(MigrateError::Journal)
     }
@@ -366,7 +320,8 @@ impl Migrations {
         if journal.state == State::Undone {
             return Err(MigrateError::NothingToUndo { id: journal.id.clone() });
         }
-        let left = store.unregister_all(&journal.plan.models, journal.made_the_list)?;
+        let mut left = store.unregister_all(&journal.plan.models, journal.made_the_list)?;
+        left.extend(store.unwrite_all(&journal.plan.files)?);
         journal::note(&store.0.config.files, &store.0.layout.migrations(), &journal.id, State::Undone)
             .map_err(MigrateError::Journal)?;
         Ok(MigrationReport { left, ..self.report(&Journal { state: State::Undone, ..journal.clone() }) })
@@ -393,9 +348,10 @@ impl Migrations {
     /// What an older program offers in the daemon's own folder: models that were never downloaded, and those of other
     /// machines. Looked for each time, and kept nowhere. Blocks.
     pub fn templates(&self) -> Vec<Template> {
-        let Ok(models) = models_of(self.0.store.data_folder()) else { return vec![] };
+        let data = self.0.store.data_folder();
+        let Ok(models) = models_of(data) else { return vec![] };
         let scan = scan::legacy(&models, self.0.homes.home.as_deref());
-        scan.map(|scan| plan::templates(&scan)).unwrap_or_default()
+        scan.map(|scan| plan::templates(&scan, &scan::services_with_keys(data))).unwrap_or_default()
     }
 
     /// Data folders of older programs on this machine, besides the daemon's own. Blocks.
@@ -411,7 +367,7 @@ impl Migrations {
 
     fn report(&self, journal: &Journal) -> MigrationReport {
         let mut findings = journal.plan.findings.clone();
-        if journal.state == State::Done {
+        if journal.state == State::Done && journal.to.is_none() {
             // What the header says is known a moment later.
             for finding in findings.iter_mut().filter(|finding| finding.result == Outcome::Registered) {
                 let model = finding.id.as_ref().and_then(|id| self.0.store.find(id).ok());
@@ -431,6 +387,7 @@ impl Migrations {
             },
             at: journal.at,
             from: journal.from.clone(),
+            to: journal.to.clone(),
             findings,
             left: vec![],
         }
@@ -444,7 +401,7 @@ impl Migrations {
         let store = &self.0.store;
         drop(store.refresh()?);
         let models = store.in_memory();
-        let path = |model: &crate::Model| canonical(model.weights().unwrap_or(&model.path));
+        let path = |model: &Model| canonical(model.weights().unwrap_or(&model.path));
         let deleted = if include_deleted { HashMap::new() } else { store.deleted()? };
         Ok(Known {
             models: models.iter().map(|model| (model.id.to_string(), path(model))).collect(),
@@ -455,6 +412,21 @@ impl Migrations {
     fn lock(&self) -> MutexGuard<'_, Vec<MigrationReport>> {
         self.0.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What an older program has to know of a model, or why it cannot use it.
+fn loadable(
+    store: &ModelStore,
+    model: &Model,
+    prompt_template: impl Fn(&Model) -> Option<String>,
+) -> Result<Loadable, String> {
+    let (yaml, weights) = store.usable(model).map_err(|error| error.to_string())?;
+    let text =
+        |path: &Path| path.to_str().map(str::to_owned).ok_or("its path is no text, which the app could not read");
+    let projector = yaml.text("mmproj").filter(|path| !path.is_empty());
+    let projector = projector.map(|path| text(&store.0.layout.absolute(path))).transpose()?;
+    let kept = yaml.text("prompt_template").filter(|template| template.contains("{prompt}")).map(str::to_owned);
+    Ok(Loadable { weights: text(&weights)?, projector, prompt_template: kept.or_else(|| prompt_template(model)), yaml })
 }
 
 /// Whose folder it is, when it is none of Jan's, and the folder of its models.

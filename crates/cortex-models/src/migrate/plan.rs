@@ -19,6 +19,18 @@ pub(crate) struct Plan {
     pub(crate) models: Vec<PlannedModel>,
     /// What becomes of each folder, in their order.
     pub(crate) findings: Vec<Finding>,
+    /// On the way back, the files that it writes for the older program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) files: Vec<PlannedFile>,
+}
+
+/// A model.json where there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlannedFile {
+    /// Whose.
+    pub(crate) id: ModelId,
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
 }
 
 /// A model that is registered by reference.
@@ -169,10 +181,12 @@ pub struct Template {
     pub engine: String,
     /// Where its weights can be downloaded.
     pub url: Option<String>,
+    /// The older program has a key for the service that runs it.
+    pub has_key: bool,
 }
 
-/// The models that an older Jan offers in its folders.
-pub(crate) fn templates(scan: &Scan) -> Vec<Template> {
+/// The models that an older Jan offers in its folders; `keys` are the services for which it has a key.
+pub(crate) fn templates(scan: &Scan, keys: &HashSet<String>) -> Vec<Template> {
     let template = |folder: &Folder| {
         let json = folder.json.as_ref()?.1.as_ref().ok()?;
         let id = id_of(folder);
@@ -186,7 +200,8 @@ pub(crate) fn templates(scan: &Scan) -> Vec<Template> {
             }
             Engine::Other(_) | Engine::Unknown(_) => return None,
         };
-        Some(Template { name: json.name.clone().unwrap_or_else(|| id.clone()), id, engine, url })
+        let has_key = keys.contains(&engine);
+        Some(Template { name: json.name.clone().unwrap_or_else(|| id.clone()), id, engine, url, has_key })
     };
     scan.folders.iter().filter_map(template).collect()
 }
@@ -258,10 +273,18 @@ pub(crate) fn plan(candidates: Vec<Candidate>, known: &Known, canonical: impl Fn
     // A name that is somebody's id, or that two would have, means nobody.
     let all: Vec<String> = plan.models.iter().flat_map(|model| model.aliases.clone()).collect();
     for model in &mut plan.models {
-        model.aliases.retain(|alias| {
+        let (kept, left) = model.aliases.drain(..).partition(|alias| {
             let once = all.iter().filter(|other| *other == alias).count() == 1;
             once && !taken.contains_key(alias) && !known.models.contains_key(alias) && ModelId::new(alias).is_ok()
         });
+        model.aliases = kept;
+        let left: Vec<String> = left;
+        let is_it = |it: &&mut Finding| it.result == Outcome::Registered && it.id.as_deref() == Some(model.id.as_str());
+        if let Some(finding) = plan.findings.iter_mut().find(is_it).filter(|_| !left.is_empty()) {
+            let told = format!("left out: its other name `{}`, which another model has as well", left.join("`, `"));
+            let before = finding.reason.take();
+            finding.reason = Some(before.map_or(told.clone(), |before| format!("{before}; {told}")));
+        }
     }
     plan
 }
@@ -354,7 +377,7 @@ fn model_of(folder: &Folder, id: &str) -> Result<Found, Refusal> {
         Some((_, Ok(json))) => Some(json),
         Some((path, Err(why))) => {
             return Err(unresolved(
-                format!("{} makes no sense: {why}", path.display()),
+                format!("{} {why}", path.display()),
                 "mend it and migrate again, or import the weights with `cortex import`",
             ));
         }

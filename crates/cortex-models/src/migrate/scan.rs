@@ -2,8 +2,9 @@
 
 use super::model_json::{self, ModelJson};
 use crate::weights;
+use serde_json::Value;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     io::Read,
     path::{Path, PathBuf},
 };
@@ -13,9 +14,9 @@ const DEEPEST: usize = 6;
 /// Bytes of a model.json; one that is longer is none.
 const LONGEST_JSON: u64 = 4 << 20;
 /// Folders of `models/` that belong to cortex, of this or an earlier kind.
-const OF_CORTEX: &[&str] = &["huggingface.co", "imported", "cortex.so", "remote"];
+pub(super) const OF_CORTEX: &[&str] = &["huggingface.co", "imported", "cortex.so", "remote"];
 /// Where the app kept the form of its imports.
-const OF_THE_APP: &[&str] = &["config"];
+pub(super) const OF_THE_APP: &[&str] = &["config"];
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -94,6 +95,29 @@ pub(crate) fn legacy(models: &Path, home: Option<&Path>) -> std::io::Result<Scan
 pub(crate) fn single(path: &Path, home: Option<&Path>) -> Scan {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Scan { folders: vec![folder(path.to_owned(), name, home)] }
+}
+
+/// The services for which an older Jan has a key: in the settings of its extensions, or before those in `engines/`.
+/// The keys themselves are not kept.
+pub(crate) fn services_with_keys(data: &Path) -> HashSet<String> {
+    let below = |folder: PathBuf| -> Vec<PathBuf> {
+        fs_err::read_dir(folder).map_or_else(|_| vec![], |entries| entries.flatten().map(|it| it.path()).collect())
+    };
+    let read = |path: &Path| serde_json::from_slice::<Value>(&read_short(path).ok()?).ok();
+    let has_text = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
+    let mut found = HashSet::new();
+    for extension in below(data.join("settings/@janhq")) {
+        let settings = read(&extension.join("settings.json"));
+        for setting in settings.as_ref().and_then(Value::as_array).into_iter().flatten() {
+            let service = setting["key"].as_str().and_then(|key| key.strip_suffix("-api-key"));
+            found.extend(service.filter(|_| has_text(&setting["controllerProps"]["value"])).map(str::to_owned));
+        }
+    }
+    for path in below(data.join("engines")).iter().filter(|path| path.extension().is_some_and(|it| it == "json")) {
+        let service = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        found.extend(service.filter(|_| read(path).is_some_and(|engine| has_text(&engine["api_key"]))));
+    }
+    found
 }
 
 /// Whether a folder of models holds a model.json, in any of its folders.
@@ -183,7 +207,8 @@ fn find_json(folder: &Path, depth: usize) -> Option<PathBuf> {
 }
 
 fn read_json(path: &Path) -> Result<ModelJson, String> {
-    model_json::parse(&read_short(path)?)
+    let bytes = read_short(path).map_err(|why| format!("cannot be read: {why}"))?;
+    model_json::parse(&bytes).map_err(|why| format!("makes no sense: {why}"))
 }
 
 /// The bytes of a file that is meant to be short; a pipe would never answer.

@@ -226,7 +226,13 @@ fn gguf_tree(folder: &Path) -> Vec<Candidate> {
     let mut found = Vec::new();
     let mut below = vec![(folder.to_owned(), String::new(), 0)];
     while let Some((place, prefix, depth)) = below.pop() {
-        for file in models_in(&place) {
+        let models = models_in(&place);
+        // The folder of a model of another kind. In the first one, any program may keep anything.
+        if models.is_empty() && depth > 0 && files_in(&place).iter().any(|file| !is_hidden(file)) {
+            let ggufs = files_in(&place).iter().any(|file| is_gguf(file));
+            found.extend((!ggufs && folders_in(&place).is_empty()).then(|| without_gguf(&place)));
+        }
+        for file in models {
             let id = format!("{prefix}{}", stem(&file));
             found.push(of_file(file, id));
         }
@@ -253,6 +259,8 @@ fn hub_cache(folder: &Path) -> Vec<Candidate> {
     for repository in folders_in(folder) {
         let name = repository.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some((author, name)) = name.strip_prefix("models--").and_then(|rest| rest.split_once("--")) else {
+            // Data sets and spaces; what begins with a point is of the cache itself.
+            found.extend((!is_hidden(&repository)).then(|| without_gguf(&repository)));
             continue;
         };
         let snapshots = repository.join("snapshots");
@@ -261,15 +269,39 @@ fn hub_cache(folder: &Path) -> Vec<Candidate> {
             let changed = |path: &PathBuf| fs_err::metadata(path).and_then(|it| it.modified()).ok();
             folders_in(&snapshots).into_iter().max_by_key(changed)
         };
-        let Some(snapshot) = main.filter(|path| path.is_dir()).or_else(newest) else { continue };
+        let Some(snapshot) = main.filter(|path| path.is_dir()).or_else(newest) else {
+            found.push(without_gguf(&repository));
+            continue;
+        };
         let mut below = vec![snapshot.clone()];
         below.extend(folders_in(&snapshot));
-        for file in below.iter().flat_map(|folder| models_in(folder)) {
+        let files: Vec<PathBuf> = below.iter().flat_map(|folder| models_in(folder)).collect();
+        if files.is_empty() {
+            found.push(without_gguf(&repository));
+        }
+        for file in files {
             let file_name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             found.push(of_file(file, format!("{author}:{name}:{file_name}")));
         }
     }
     found
+}
+
+/// A folder that holds nothing for us.
+fn without_gguf(folder: &Path) -> Candidate {
+    Candidate {
+        place: folder.to_owned(),
+        id: None,
+        name: String::new(),
+        found: Err(skipped("it holds no GGUF file")),
+        settings: Map::new(),
+        aliases: vec![],
+        left_out: String::new(),
+    }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 /// A GGUF file as it lies there.

@@ -7,6 +7,7 @@ mod fixture;
 mod gguf;
 mod legacy;
 mod migrate;
+mod migrate_back;
 mod migrate_cortex;
 mod migrate_stores;
 mod proxy;

@@ -565,6 +565,40 @@ fn a_list_that_a_client_gives_is_taken_without_a_search() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_written_is_told_and_registered_from_another_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let (older, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let legacy = Legacy::new(older.path());
+    legacy.downloaded("one", "one", "1.gguf");
+    let read_only = |mode: u32| {
+        for folder in ["", "models", "models/one"] {
+            fs_err::set_permissions(older.path().join(folder), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    read_only(0o555);
+    let (before, seen) = (tree(older.path()), seen_by_the_old_app(older.path()));
+    // As its own folder: a disk that takes nothing, also when it is root who tries.
+    let world = first_start(older.path(), Files::failing_after(0));
+    let error = world.migrations.migrate(&Migrate::default()).unwrap_err();
+    assert!(matches!(error, MigrateError::Journal(_)) && error.hint().is_some(), "{error}");
+    assert!(ids(&world.store).is_empty());
+    drop(world);
+    let world = first_start(data.path(), Files::default());
+    let request = Migrate { from: Some(older.path().to_owned()), ..Migrate::default() };
+    let report = world.migrations.migrate(&request).unwrap();
+    assert_eq!(finding(&report, "one").result, Outcome::Registered);
+    assert_eq!(world.store.current("one").unwrap().state(), ModelState::Ready);
+    assert_eq!((tree(older.path()), seen_by_the_old_app(older.path())), (before, seen));
+    read_only(0o755);
+    // And one that is not there at all.
+    for place in ["nowhere", "models/one/1.gguf"] {
+        let request = Migrate { from: Some(older.path().join(place)), ..Migrate::default() };
+        let error = world.migrations.migrate(&request).unwrap_err();
+        assert!(matches!(error, MigrateError::NoModels { .. }) && error.hint().is_some(), "{place}: {error}");
+    }
+}
+
+#[test]
 fn a_truncated_file_is_listed_as_broken_and_told() {
     let folder = tempfile::tempdir().unwrap();
     let legacy = Legacy::new(folder.path());

@@ -58,8 +58,10 @@ fn cortex_folder(root: &Path, version: usize) -> (Legacy, Connection) {
     };
     insert("tinyllama:1b", "models/cortex.so/tinyllama/1b/model.yml", "tinyllama:1b", "downloaded");
     insert("maker:tiny-GGUF:tiny.gguf", "models/huggingface.co/maker/tiny-GGUF/tiny.gguf.yml", "tiny", "");
-    insert("own", "models/imported/own.yml", "own", "downloaded");
+    insert("own", "models/imported/own.yml", "mine", "downloaded");
     insert("lost", "models/imported/lost.yml", "lost", "downloaded");
+    insert("twice", "models/imported/own.yml", "tiny", "downloaded");
+    insert("", "models/imported/own.yml", "", "downloaded");
     insert("torn", "models/imported/torn.yml", "torn", "downloaded");
     let pipe = legacy.path("models/imported/pipe.yml");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -71,7 +73,7 @@ fn cortex_folder(root: &Path, version: usize) -> (Legacy, Connection) {
     (legacy, database)
 }
 
-const REGISTERED: &[&str] = &["tinyllama:1b", "maker:tiny-GGUF:tiny.gguf", "own", "lost"];
+const REGISTERED: &[&str] = &["tinyllama:1b", "maker:tiny-GGUF:tiny.gguf", "own", "lost", "twice"];
 
 #[test]
 fn every_schema_of_its_database_is_read_and_nothing_is_written() {
@@ -95,9 +97,16 @@ fn every_schema_of_its_database_is_read_and_nothing_is_written() {
         {
             assert_eq!(world.store.current(id).unwrap().state(), state, "{id}");
         }
+        // A name that two of them have means none of them, and that is told.
+        assert!(world.store.current("tiny").is_err());
+        let told = finding(&report, "tiny.gguf.yml").reason.clone().unwrap();
+        assert!(told.contains("left out: its other name `tiny`"), "{told}");
+        let told = finding(&report, "cortex.db").reason.clone().unwrap();
+        assert_eq!(told, "1 of its models have no id");
         // By its other name as well.
-        let tiny = world.store.current("tiny").unwrap();
-        assert_eq!(tiny.id.as_str(), "maker:tiny-GGUF:tiny.gguf");
+        let tiny = world.store.current("mine").unwrap();
+        assert_eq!(tiny.id.as_str(), "own");
+        let tiny = world.store.current("maker:tiny-GGUF:tiny.gguf").unwrap();
         let yaml = tiny.yaml().unwrap();
         assert_eq!(
             (yaml.number("ctx_len"), yaml.number("temperature"), yaml.text("name")),
@@ -137,6 +146,20 @@ fn with_a_damaged_database_the_models_are_taken_from_their_files() {
     found.sort();
     assert!(found.contains(&"tinyllama:1b".into()) && found.contains(&"own".into()), "{found:?}");
     assert_eq!(tree(folder.path()), before);
+}
+
+#[test]
+fn a_pipe_in_place_of_its_database_is_told_and_stops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (legacy, database) = cortex_folder(folder.path(), 3);
+    drop(database);
+    let path = legacy.path("cortex.db");
+    fs_err::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let world = first_start(folder.path(), Files::default());
+    let report = world.migrations.list().remove(0);
+    assert!(finding(&report, "cortex.db").reason.as_ref().unwrap().contains("no regular file"), "{report:#?}");
+    assert!(world.store.resolve("tinyllama:1b").is_ok());
 }
 
 #[test]

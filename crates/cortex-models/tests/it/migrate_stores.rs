@@ -89,13 +89,21 @@ fn the_models_of_other_programs_are_found_by_the_looks_of_their_folders() {
     fs_err::create_dir_all(theirs.path().join(commit)).unwrap();
     std::os::unix::fs::symlink(blob, theirs.path().join(commit).join("tiny-Q8_0.gguf")).unwrap();
     write("hub/models--maker--tiny-GGUF/snapshots/older/old.gguf", &gguf());
+    write("lm/maker/mlx/weights.safetensors", b"x");
+    write("hub/models--maker--tensors/snapshots/c0/weights.safetensors", b"x");
+    write("hub/datasets--maker--texts/snapshots/c0/texts.parquet", b"x");
+    write("hub/.locks/models--maker--tiny-GGUF/aa.lock", b"");
     write("gpt4all/Some Model.Q4_0.gguf", &gguf());
     let before = tree(theirs.path());
     let world = first_start(data.path(), Files::default());
-    for (folder, ids) in [
-        ("lm", vec!["maker/tiny-GGUF/tiny-Q4_0"]),
-        ("hub", vec!["maker:tiny-GGUF:tiny-Q8_0.gguf"]),
-        ("gpt4all", vec!["Some Model.Q4_0"]),
+    for (folder, ids, skipped) in [
+        ("lm", vec!["maker/tiny-GGUF/tiny-Q4_0"], vec!["lm/maker/mlx"]),
+        (
+            "hub",
+            vec!["maker:tiny-GGUF:tiny-Q8_0.gguf"],
+            vec!["hub/models--maker--tensors", "hub/datasets--maker--texts"],
+        ),
+        ("gpt4all", vec!["Some Model.Q4_0"], vec![]),
     ] {
         let request = Migrate { from: Some(theirs.path().join(folder)), ..Migrate::default() };
         let report = world.migrations.migrate(&request).unwrap();
@@ -106,6 +114,13 @@ fn the_models_of_other_programs_are_found_by_the_looks_of_their_folders() {
             .filter_map(|finding| finding.id.as_deref())
             .collect();
         assert_eq!(registered, ids, "{folder}: {report:#?}");
+        for place in &skipped {
+            let finding = finding(&report, place);
+            let told = (finding.result, finding.reason.as_deref());
+            assert_eq!(told, (Outcome::Skipped, Some("it holds no GGUF file")), "{finding:?}");
+        }
+        let count = report.findings.iter().filter(|it| it.result == Outcome::Skipped).count();
+        assert_eq!(count, skipped.len(), "{report:#?}");
         for id in ids {
             assert_eq!(world.store.current(id).unwrap().state(), ModelState::Ready, "{id}");
         }

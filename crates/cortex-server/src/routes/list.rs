@@ -287,6 +287,10 @@ fn write_template(text: &mut String, template: &Template) {
         "engine": template.engine,
         "name": template.name,
     });
+    if template.has_key {
+        // That there is one, and never which.
+        entry["apiKeyFound"] = true.into();
+    }
     if let Some(url) = &template.url {
         entry["source"] = url.as_str().into();
     }

@@ -12,7 +12,7 @@ use axum::{
     http::HeaderMap,
 };
 use cortex_api::migrations::{Migration, MigrationFinding, MigrationList, MigrationRequest};
-use cortex_models::{GivenModel, Migrate, MigrateError, MigrationReport, ModelId, Outcome};
+use cortex_models::{Down, Gguf, GivenModel, Migrate, MigrateError, MigrationReport, Model, ModelId, Outcome};
 use std::path::PathBuf;
 
 /// Models of one list.
@@ -29,6 +29,18 @@ pub(crate) async fn create(
     let migrations = app.migrations.clone();
     if request.models.is_some() && request.from.is_some() {
         return Err(ApiError::field("from", "models and from exclude each other: a list, or a folder"));
+    }
+    if let Some(to) = &request.to {
+        if to != "jan-legacy" {
+            return Err(ApiError::field("to", format!("to is `{to}`; the way back leads to jan-legacy only")));
+        }
+        if request.from.is_some() || request.models.is_some() {
+            return Err(ApiError::field("to", "to leads back: it excludes from and models"));
+        }
+        let folder = request.folder.filter(|folder| !folder.is_empty()).map(PathBuf::from);
+        let down = Down { folder, write: request.write && !request.dry_run };
+        let report = blocking(move || migrations.migrate_down(&down, older_template)).await?;
+        return report.map(|report| Json(shown(report))).map_err(|error| refused(&error));
     }
     let report = if let Some(models) = request.models {
         if models.len() > MOST_IN_LIST {
@@ -88,6 +100,12 @@ pub(crate) async fn undo(State(app): State<App>, Path(id): Path<String>) -> Resu
     report.map(|report| Json(shown(report))).map_err(|error| refused(&error))
 }
 
+/// The chat template of a model as an older program takes it. Reads the header.
+fn older_template(model: &Model) -> Option<String> {
+    let header = Gguf::open(model.weights()?).ok()?;
+    cortex_engine::legacy_prompt_template(header.text("tokenizer.chat_template")?)
+}
+
 fn refused(error: &MigrateError) -> ApiError {
     let code = match error {
         MigrateError::NoModels { .. } | MigrateError::NotThere { .. } => "no_models",
@@ -114,6 +132,7 @@ fn shown(report: MigrationReport) -> Migration {
         unresolved: count(Outcome::Unresolved),
         id: report.id,
         from: report.from.map(text),
+        to: report.to.map(text),
         data: report
             .findings
             .into_iter()

@@ -25,10 +25,15 @@ pub(crate) async fn migrate(context: &Context<'_>, arguments: MigrateArguments) 
             std::path::absolute(path).map_err(|source| CliError::System { action: "cannot find the folder", source })
         };
         let from = arguments.from.map(absolute).transpose()?;
+        let folder = arguments.folder.map(absolute).transpose()?;
+        let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
         let request = MigrationRequest {
-            from: from.map(|path| path.to_string_lossy().into_owned()),
+            from: from.map(text),
             dry_run: arguments.dry_run,
             include_deleted: arguments.include_deleted,
+            to: arguments.to,
+            folder: folder.map(text),
+            write: arguments.write,
             models: None,
         };
         context.client.post("/v1/migrations", &request).await?
@@ -40,7 +45,7 @@ pub(crate) async fn migrate(context: &Context<'_>, arguments: MigrateArguments) 
         return undone(context, &done);
     }
     report(context, &done)?;
-    if done.data.is_empty() {
+    if done.data.is_empty() && done.to.is_none() {
         let list: MigrationList = context.client.get("/v1/migrations").await?;
         for folder in &list.found {
             context.printer.note(&format!("an older data folder; `cortex migrate --from '{folder}'` brings it in"));
@@ -53,7 +58,7 @@ pub(crate) async fn migrate(context: &Context<'_>, arguments: MigrateArguments) 
 fn report(context: &Context<'_>, done: &Migration) -> Result<(), CliError> {
     for finding in &done.data {
         let what = finding.id.as_deref().unwrap_or(&finding.place);
-        let word = finding.result.replace('_', " ");
+        let word = word(&finding.result, done.to.is_some());
         let reason = finding.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         context.printer.line(&one_line(&format!("{word:13} {what}{reason}")))?;
         if let Some(hint) = &finding.hint {
@@ -61,18 +66,45 @@ fn report(context: &Context<'_>, done: &Migration) -> Result<(), CliError> {
         }
     }
     let would = if done.state == "dry_run" { "would be " } else { "" };
-    context.printer.note(&format!(
-        "{} {would}registered, {} known, {} skipped, {} to look at",
-        done.registered, done.already_known, done.skipped, done.unresolved
-    ));
+    if let Some(folder) = &done.to {
+        context.printer.note(&format!(
+            "in {folder} the old app shows {} models, {} {would}added, {} not shown",
+            done.already_known, done.registered, done.skipped
+        ));
+        if done.state == "dry_run" && done.registered > 0 {
+            context.printer.note("`--write` adds them: a model.json each, in a folder of its own");
+        }
+    } else {
+        context.printer.note(&format!(
+            "{} {would}registered, {} known, {} skipped, {} to look at",
+            done.registered, done.already_known, done.skipped, done.unresolved
+        ));
+    }
     if let Some(id) = &done.id {
         context.printer.note(&format!("`cortex migrate --undo {id}` takes it back"));
     }
     Ok(())
 }
 
+/// What became of a folder, for a person. On the way back it is told as the old app sees it.
+fn word(result: &str, is_back: bool) -> String {
+    match result {
+        "already_known" if is_back => "shown".into(),
+        "registered" if is_back => "added".into(),
+        "skipped" if is_back => "not shown".into(),
+        other => other.replace('_', " "),
+    }
+}
+
 fn undone(context: &Context<'_>, done: &Migration) -> Result<(), CliError> {
     let gone = done.registered.saturating_sub(done.left.len());
+    if done.to.is_some() {
+        context.printer.line(&format!("{gone} model.json files that were written for the old app are gone"))?;
+        for id in &done.left {
+            context.printer.note(&format!("that of `{id}` stays: it was changed meanwhile"));
+        }
+        return Ok(());
+    }
     context.printer.line(&format!("{gone} models are no longer on the list; their files are where they were"))?;
     for id in &done.left {
         context.printer.note(&format!("`{id}` stays: it is another model by now"));
@@ -94,7 +126,11 @@ async fn list(context: &Context<'_>) -> Result<(), CliError> {
                 done.state.clone(),
                 done.registered.to_string(),
                 done.unresolved.to_string(),
-                done.from.clone().unwrap_or_else(|| "a list".into()),
+                match (&done.from, &done.to) {
+                    (Some(from), _) => from.clone(),
+                    (None, Some(to)) => format!("back to {to}"),
+                    (None, None) => "a list".into(),
+                },
             ]
         })
         .collect();

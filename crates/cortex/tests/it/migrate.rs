@@ -1,12 +1,18 @@
 //! A user of an older Jan starts the new daemon on the same folder: real daemon, real model.
 
-use crate::http::{get, post};
+use crate::http::{client, get, post};
 use cortex_test::{
     daemon::{Options, TestDaemon},
     dist,
 };
 use serde_json::{Value, json};
-use std::{path::Path, process::Output};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Output,
+};
 
 const CHATML: &str =
     "<|im_start|>system\n{system_message}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant";
@@ -39,6 +45,14 @@ fn legacy(data: &Path) {
     write(
         "models/offered/model.json",
         r#"{"id": "offered", "engine": "nitro", "sources": [{"url": "https://hub.example/o.gguf"}]}"#,
+    );
+    write(
+        "models/far/model.json",
+        r#"{"id": "far-1", "name": "Far", "engine": "groq", "sources": [{"url": "https://far.example"}]}"#,
+    );
+    write(
+        "settings/@janhq/inference-groq-extension/settings.json",
+        r#"[{"key": "groq-api-key", "controllerProps": {"value": "gsk_secret"}}, {"key": "chat-completions-endpoint", "controllerProps": {"value": "x"}}]"#,
     );
     write(
         "threads/jan_1700000000/thread.json",
@@ -117,23 +131,123 @@ async fn the_models_of_an_older_jan_answer_by_their_ids_and_settings() {
     let (_, offered) = get(&daemon, "/v1/models?status=downloadable").await;
     let offered = &offered["data"];
     assert_eq!(
-        (offered.as_array().unwrap().len(), &offered[0]["id"], &offered[0]["template"]),
-        (1, &json!("offered"), &json!(true))
+        (offered.as_array().unwrap().len(), &offered[1]["id"], &offered[1]["template"]),
+        (2, &json!("offered"), &json!(true))
     );
+    // There is a key for the other one, which is told and not shown.
     assert_eq!(
-        (&offered[0]["source"], &offered[0]["engine"]),
+        (&offered[0]["id"], &offered[0]["engine"], &offered[0]["apiKeyFound"], &offered[1]["apiKeyFound"]),
+        (&json!("far-1"), &json!("groq"), &json!(true), &Value::Null)
+    );
+    assert!(!offered.to_string().contains("gsk_secret"));
+    assert_eq!(
+        (&offered[1]["source"], &offered[1]["engine"]),
         (&json!("https://hub.example/o.gguf"), &json!("llama-cpp"))
     );
     let (_, migrations) = get(&daemon, "/v1/migrations").await;
     let done = &migrations["data"][0];
     assert_eq!(
         (&done["state"], &done["registered"], &done["skipped"]),
-        (&json!("done"), &json!(2), &json!(1)),
+        (&json!("done"), &json!(2), &json!(2)),
         "{migrations}"
     );
     let (status, one) = get(&daemon, &format!("/v1/migrations/{}", done["id"].as_str().unwrap())).await;
     assert_eq!((status, &one), (200, done));
     assert_eq!(get(&daemon, "/v1/migrations/nothing").await.0, 404);
+}
+
+/// Every file below a folder, with its content, time and rights; and the folders.
+fn everything(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs_err::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            let below = path.strip_prefix(root).unwrap().to_owned();
+            let metadata = fs_err::symlink_metadata(&path).unwrap();
+            if metadata.is_dir() {
+                found.insert(below, format!("{:o}", metadata.mode()));
+                folders.push(path);
+            } else {
+                let mut hasher = DefaultHasher::new();
+                fs_err::read(&path).unwrap().hash(&mut hasher);
+                let times = (metadata.mtime(), metadata.mtime_nsec(), metadata.ino(), metadata.mode());
+                found.insert(below, format!("{times:?} {:x}", hasher.finish()));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn after_a_round_trip_the_folder_is_what_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    legacy(folder.path());
+    let before = everything(folder.path());
+    let mut daemon = on(folder.path());
+    while listed(&daemon).await.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    // Used and changed, as people do; and shown to the old app, which shows all of them anyway.
+    let question = json!({"model": "smol-135m", "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]});
+    assert_eq!(post(&daemon, "/v1/chat/completions", &question).await.0, 200);
+    let change = client().patch(daemon.url("/v1/models/smol-135m")).json(&json!({"temperature": 0.75}));
+    assert_eq!(change.send().await.unwrap().status().as_u16(), 200);
+    let back = json!({"to": "jan-legacy", "write": true});
+    let (status, back) = post(&daemon, "/v1/migrations", &back).await;
+    assert_eq!((status, &back["already_known"], &back["registered"]), (200, &json!(3), &json!(0)), "{back}");
+    let (status, undone) = post(&daemon, "/v1/migrations/last/undo", &json!({})).await;
+    assert_eq!((status, &undone["registered"]), (200, &json!(2)), "{undone}");
+    assert_eq!(listed(&daemon).await, Vec::<String>::new());
+    assert_eq!(client().delete(daemon.url("/processManager/destroy")).send().await.unwrap().status().as_u16(), 200);
+    assert_eq!(daemon.wait(), Some(0));
+    let is_kept = |path: &Path| ["state", "cache", "logs"].iter().any(|folder| path.starts_with(folder));
+    let mut after = everything(folder.path());
+    after.retain(|path, _| !is_kept(path));
+    assert_eq!(after, before);
+
+    // The next start leaves it so; only somebody who asks for it gets the models again.
+    let daemon = on(folder.path());
+    let (_, migrations) = get(&daemon, "/v1/migrations").await;
+    assert_eq!(migrations["data"].as_array().unwrap().len(), 1, "{migrations}");
+    // One on request comes after what belongs to the start.
+    let (_, dry) = post(&daemon, "/v1/migrations", &json!({"dry_run": true})).await;
+    assert_eq!(dry["registered"], 2, "{dry}");
+    assert_eq!(listed(&daemon).await, Vec::<String>::new());
+    assert_eq!(post(&daemon, "/v1/migrations", &json!({})).await.1["registered"], 2);
+}
+
+#[tokio::test]
+async fn an_older_jan_is_told_of_newer_models_on_request() {
+    let (older, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    legacy(older.path());
+    let before = everything(older.path());
+    let daemon = on(data.path());
+    crate::http::import(&daemon).await;
+    let folder = older.path().to_str().unwrap().to_owned();
+    let (status, refused) = post(&daemon, "/v1/migrations", &json!({"to": "ollama"})).await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("to")));
+    let work = move || {
+        let told = run(&daemon, &["migrate", "--to", "jan-legacy", "--folder", &folder]);
+        assert_eq!(told.status.code(), Some(0), "{}", text(&told.stderr));
+        let (out, notes) = (text(&told.stdout), text(&told.stderr));
+        assert!(out.contains("added         smollm2:135m\n"), "{out}");
+        assert!(out.contains("shown         smol-135m: it is not on the list here\n"), "{out}");
+        assert!(notes.contains("1 would be added, 0 not shown") && notes.contains("`--write` adds them"), "{notes}");
+        assert_eq!(everything(Path::new(&folder)), before);
+        let done = run(&daemon, &["migrate", "--to", "jan-legacy", "--folder", &folder, "--write"]);
+        assert!(text(&done.stderr).contains("1 added"), "{}", text(&done.stderr));
+        let json = fs_err::read(Path::new(&folder).join("models/smollm2:135m/model.json")).unwrap();
+        let json: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["settings"]["prompt_template"], format!("{CHATML}\n"));
+        assert_eq!(json["sources"][0]["url"], dist::model().to_str().unwrap());
+        let undone = run(&daemon, &["migrate", "--undo"]);
+        assert_eq!(text(&undone.stdout), "1 model.json files that were written for the old app are gone\n");
+        assert_eq!(everything(Path::new(&folder)), before);
+        assert_eq!(text(&run(&daemon, &["list"]).stdout).lines().count(), 2);
+        assert_eq!(run(&daemon, &["migrate", "--write"]).status.code(), Some(2));
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
 }
 
 #[tokio::test]
@@ -147,7 +261,7 @@ async fn a_migration_is_shown_and_taken_back_on_the_command_line() {
         assert_eq!(dry.status.code(), Some(0), "{}", text(&dry.stderr));
         assert!(text(&dry.stdout).contains("registered    smol-135m\n"), "{}", text(&dry.stdout));
         assert!(text(&dry.stdout).contains("skipped       offered: it was never downloaded\n"));
-        assert!(text(&dry.stderr).contains("2 would be registered, 0 known, 1 skipped, 0 to look at"));
+        assert!(text(&dry.stderr).contains("2 would be registered, 0 known, 2 skipped, 0 to look at"));
         assert_eq!(text(&run(&daemon, &["list"]).stdout).lines().count(), 1);
 
         let done = run(&daemon, &["--json", "migrate", "--from", &from]);
@@ -158,7 +272,7 @@ async fn a_migration_is_shown_and_taken_back_on_the_command_line() {
         let id = done["id"].as_str().unwrap();
         assert!(text(&run(&daemon, &["migrate", "--list"]).stdout).contains(id));
         let again = run(&daemon, &["migrate", "--from", &from]);
-        assert!(text(&again.stderr).contains("0 registered, 2 known, 1 skipped"), "{}", text(&again.stderr));
+        assert!(text(&again.stderr).contains("0 registered, 2 known, 2 skipped"), "{}", text(&again.stderr));
 
         // Also while it is loaded.
         let undone = run(&daemon, &["migrate", "--undo"]);
