@@ -3,6 +3,7 @@
 //! Never does IO, never depends on another cortex crate, never holds a default that is policy.
 #![forbid(unsafe_code)]
 
+pub mod hardware;
 pub mod migrations;
 pub mod native;
 pub mod openai;

@@ -3,13 +3,20 @@
 //! Never reads a model file, never changes the machine.
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod cpu;
 mod fit;
+mod gpu;
 mod memory;
+mod monitor;
+mod system;
 
-pub use cpu::Cpu;
+pub use cpu::{Cache, Cpu, Topology};
 pub use fit::{Attention, Fit, ModelShape, fit};
+pub use gpu::{Gpu, Gpus};
 pub use memory::{Memory, process_resident_bytes};
+pub use monitor::{Facts, Machine, Monitor};
+pub use system::{OperatingSystem, Power, Storage};
 
 /// The machine, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]

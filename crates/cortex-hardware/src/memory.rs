@@ -1,5 +1,8 @@
 //! Memory of the machine and of a process.
 
+use crate::cgroup::Limits;
+use std::path::Path;
+
 /// Memory in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Memory {
@@ -12,10 +15,13 @@ pub struct Memory {
 impl Memory {
     /// Asks the system; a control group's limit counts when it is smaller.
     pub fn probe() -> Self {
-        let machine = from_meminfo(&fs_err::read_to_string("/proc/meminfo").unwrap_or_default());
-        let number = |path: &str| fs_err::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
-        let group = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
-        within(machine, group)
+        let root = Path::new("/");
+        Self::below(root, &crate::cgroup::limits(root))
+    }
+
+    pub(crate) fn below(root: &Path, limits: &Limits) -> Self {
+        let machine = from_meminfo(&fs_err::read_to_string(root.join("proc/meminfo")).unwrap_or_default());
+        within(machine, limits.memory)
     }
 }
 

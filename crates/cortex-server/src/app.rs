@@ -1,6 +1,7 @@
 //! What every route can reach.
 
 use cortex_engine::Engines;
+use cortex_hardware::Monitor;
 use cortex_models::{Migrations, ModelStore, Pulls, Sources};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,8 @@ pub struct App {
     pub sources: Sources,
     /// Loaded models.
     pub engines: Engines,
+    /// The machine.
+    pub hardware: Monitor,
     /// What the settings say about the edge.
     pub config: Arc<Config>,
     /// Cancelled to stop the daemon.

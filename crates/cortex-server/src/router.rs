@@ -4,7 +4,7 @@ use crate::{
     App,
     edge::{self, Admitted},
     error::ApiError,
-    routes::{chat, completions, events, list, migrations, models, pulls, registry, sources, system},
+    routes::{chat, completions, events, hardware, list, migrations, models, pulls, registry, sources, system},
 };
 use axum::{
     Router,
@@ -25,6 +25,7 @@ pub fn router(app: App) -> Router {
         .route("/healthz", get(system::healthz))
         .route("/health", get(system::health))
         .route("/v1/system/doctor", get(system::doctor))
+        .route("/v1/hardware", get(hardware::get))
         .route("/processManager/destroy", delete(system::destroy))
         .route("/v1/events", get(events::events))
         .route("/v1/models", get(list::list).patch(registry::update_by_id).delete(registry::delete_by_id))
@@ -158,6 +159,7 @@ fn add_cors(admitted: &Admitted, asked: &HeaderMap, headers: &mut HeaderMap) {
 /// Paths by which older clients call the same routes.
 const ALIASES: &[(&str, &str)] = &[
     ("/inferences/server/chat_completion", "/v1/chat/completions"),
+    ("/hardware/hardware", "/v1/hardware"),
     ("/models", "/v1/models"),
     ("/models/import", "/v1/models/import"),
     ("/models/start", "/v1/models/start"),
@@ -177,6 +179,7 @@ const FIXED: &[&str] = &[
     "/healthz",
     "/health",
     "/v1/system/doctor",
+    "/v1/hardware",
     "/processManager/destroy",
     "/v1/events",
     "/v1/models",

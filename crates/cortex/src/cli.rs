@@ -78,6 +78,9 @@ pub(crate) enum Command {
     Models(ModelsCommand),
     /// List the loaded models.
     Ps,
+    /// The machine: list.
+    #[command(subcommand, arg_required_else_help = true)]
+    Hardware(HardwareCommand),
     /// Start the daemon in the background.
     Start,
     /// Stop the daemon.
@@ -242,6 +245,39 @@ pub(crate) struct MigrateArguments {
     /// Show what was migrated, and older data folders on this machine.
     #[arg(long, conflicts_with_all = ["from", "dry_run", "include_deleted", "undo", "to"])]
     pub(crate) list: bool,
+}
+
+/// `cortex hardware …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HardwareCommand {
+    /// Show what this machine has; without a flag, all of it.
+    List(HardwareArguments),
+}
+
+/// Arguments of `cortex hardware list`.
+#[derive(Debug, Args)]
+pub(crate) struct HardwareArguments {
+    /// Processors.
+    #[arg(long)]
+    pub(crate) cpu: bool,
+    /// Operating system.
+    #[arg(long)]
+    pub(crate) os: bool,
+    /// Memory.
+    #[arg(long)]
+    pub(crate) ram: bool,
+    /// Graphics processors.
+    #[arg(long)]
+    pub(crate) gpu: bool,
+    /// The disk of the data folder.
+    #[arg(long)]
+    pub(crate) storage: bool,
+    /// Power.
+    #[arg(long)]
+    pub(crate) power: bool,
+    /// Does nothing: scripts of cortex.cpp may give it.
+    #[arg(long, hide = true)]
+    pub(crate) monitors: bool,
 }
 
 /// Arguments of `cortex list`.

@@ -5,6 +5,7 @@ use crate::{
     settings::{Settings, SettingsError},
 };
 use cortex_engine::{Engines, LoadSettings, Shutdown, Tasks, tasks};
+use cortex_hardware::Monitor;
 use cortex_models::{Homes, Migrations, ModelStore, Outbound, Pulls, Sources, write_atomically};
 use cortex_server::App;
 use std::{
@@ -128,6 +129,7 @@ impl Daemon {
             migrations,
             sources,
             engines: engines.clone(),
+            hardware: Monitor::start(&settings.data_folder),
             config: Arc::new(cortex_server::Config {
                 address,
                 allowed_hosts: settings.allowed_hosts.clone(),

@@ -2,6 +2,7 @@
 
 mod chat;
 mod daemon;
+mod hardware;
 mod import;
 mod logs;
 mod migrate;
@@ -11,7 +12,7 @@ mod run;
 mod sources;
 
 use crate::{
-    cli::{Command, ModelsCommand},
+    cli::{Command, HardwareCommand, ModelsCommand},
     client::Client,
     error::CliError,
     output::Printer,
@@ -49,6 +50,7 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
         Command::Migrate(arguments) => migrate::migrate(&context, arguments).await,
         Command::Search(arguments) => sources::search(&context, arguments).await,
         Command::Models(ModelsCommand::Sources(command)) => sources::sources(&context, command).await,
+        Command::Hardware(HardwareCommand::List(arguments)) => hardware::list(&context, &arguments).await,
         Command::Ps => models::ps(&context).await,
         Command::Start => daemon::start(&context).await,
         Command::Stop => daemon::stop(&context).await,

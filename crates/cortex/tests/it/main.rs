@@ -5,6 +5,7 @@ mod api;
 mod cli;
 mod edge;
 mod faults;
+mod hardware;
 mod http;
 mod migrate;
 mod pulls;
