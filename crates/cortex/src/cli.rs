@@ -243,7 +243,7 @@ pub(crate) struct MigrateArguments {
     #[arg(long, requires = "to")]
     pub(crate) write: bool,
     /// Show what was migrated, and older data folders on this machine.
-    #[arg(long, conflicts_with_all = ["from", "dry_run", "include_deleted", "undo", "to"])]
+    #[arg(long, conflicts_with_all = ["from", "dry_run", "include_deleted", "undo", "to", "folder", "write"])]
     pub(crate) list: bool,
 }
 

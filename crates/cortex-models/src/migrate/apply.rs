@@ -54,21 +54,23 @@ impl ModelStore {
     fn create_or_fill(&self, path: &Path, text: &str) -> io::Result<()> {
         match self.0.config.files.create_quickly(path, text.as_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let is_empty = fs_err::metadata(path).is_ok_and(|there| there.len() == 0);
+                // A link or a pipe is somebody's.
+                let is_empty = fs_err::symlink_metadata(path).is_ok_and(|there| there.is_file() && there.len() == 0);
                 if is_empty { self.0.config.files.replace_disposable(path, text.as_bytes()) } else { Ok(()) }
             }
             written => written,
         }
     }
 
-    /// Writes the files of a plan for the older program, where nothing is yet.
-    pub(crate) fn write_all(&self, planned: &[PlannedFile]) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Io { action: "cannot write a model.json", source };
-        for file in planned {
+    /// Writes the files of a plan for the older program, where nothing is yet. Returns those that cannot be written, and why:
+    /// one bad place stops nobody.
+    pub(crate) fn write_all(&self, planned: &[PlannedFile]) -> Vec<(ModelId, String)> {
+        let write = |file: &PlannedFile| {
             let folder = file.path.parent().map_or(Ok(()), |folder| self.0.config.files.make_folder(folder));
-            folder.and_then(|()| self.create_or_fill(&file.path, &file.text)).map_err(failed)?;
-        }
-        Ok(())
+            folder.and_then(|()| self.create_or_fill(&file.path, &file.text))
+        };
+        let failed = |file: &PlannedFile| Some((file.id.clone(), write(file).err()?.to_string()));
+        planned.iter().filter_map(failed).collect()
     }
 
     /// Removes what [`ModelStore::write_all`] wrote, as far as nobody has changed it. Returns those that stay.
@@ -76,7 +78,8 @@ impl ModelStore {
         let files = &self.0.config.files;
         let mut stay = Vec::new();
         for file in planned {
-            match fs_err::read(&file.path) {
+            let is_file = fs_err::symlink_metadata(&file.path).map(|there| there.is_file());
+            match is_file.and_then(|is_file| if is_file { fs_err::read(&file.path) } else { Ok(vec![]) }) {
                 Ok(bytes) if bytes == file.text.as_bytes() => {
                     let removed = files.remove(&file.path);
                     let folder = file.path.parent().map_or(Ok(()), |folder| files.remove_empty_folder(folder));

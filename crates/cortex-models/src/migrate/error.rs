@@ -46,6 +46,15 @@ pub enum MigrateError {
         /// Which.
         id: String,
     },
+    /// An earlier one could not be ended, and cannot now.
+    #[error("the migration `{id}` was not finished, and cannot be now: {source}")]
+    Unfinished {
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: Box<MigrateError>,
+    },
     /// All of them were taken back.
     #[error("no migration is left to take back")]
     NoneLeft,
@@ -70,6 +79,7 @@ impl MigrateError {
             Self::Unknown { .. } | Self::NotThere { .. } => ErrorKind::NotFound,
             Self::NothingToUndo { .. } | Self::NoneLeft => ErrorKind::Conflict,
             Self::Journal(_) => ErrorKind::Unavailable,
+            Self::Unfinished { source, .. } => source.kind(),
             Self::Store(error) => error.kind(),
         }
     }
@@ -89,6 +99,9 @@ impl MigrateError {
                 Some("`cortex migrate --list` shows the migrations".into())
             }
             Self::Journal(_) => Some("look for room on the disk and the rights of the data folder".into()),
+            Self::Unfinished { id, .. } => {
+                Some(format!("mend what is in its way and try again, or take it back with `cortex migrate --undo {id}`"))
+            }
             Self::Entry(_) | Self::Store(_) => None,
         }
     }

@@ -2,7 +2,7 @@
 //! `state/migrations/`, appended only; the first one is the plan. A line that was torn says nothing.
 
 use super::plan::Plan;
-use crate::files::Files;
+use crate::{ModelId, files::Files};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -32,8 +32,17 @@ enum Line {
         /// What.
         plan: Box<Plan>,
     },
+    /// A file that could not be written, and why.
+    NotWritten {
+        /// Whose.
+        id: ModelId,
+        /// Why.
+        why: String,
+    },
     /// All of it is done. Unix seconds.
     Done(i64),
+    /// It is being taken back. Unix seconds.
+    Undoing(i64),
     /// And taken back. Unix seconds.
     Undone(i64),
 }
@@ -49,6 +58,8 @@ pub(crate) struct Journal {
     pub(crate) to: Option<PathBuf>,
     pub(crate) made_the_list: bool,
     pub(crate) plan: Plan,
+    /// Files that could not be written, and why.
+    pub(crate) not_written: Vec<(ModelId, String)>,
     pub(crate) state: State,
 }
 
@@ -59,6 +70,8 @@ pub(crate) enum State {
     Begun,
     /// All of it is done.
     Done,
+    /// It is being taken back.
+    Undoing,
     /// It was taken back.
     Undone,
 }
@@ -83,8 +96,15 @@ pub(crate) fn note(files: &Files, folder: &Path, id: &str, state: State) -> io::
     let line = match state {
         State::Begun => return Ok(()),
         State::Done => Line::Done(now),
+        State::Undoing => Line::Undoing(now),
         State::Undone => Line::Undone(now),
     };
+    files.append_line(&place(folder, id), &serde_json::to_string(&line).map_err(io::Error::other)?)
+}
+
+/// Notes that a file could not be written.
+pub(crate) fn note_not_written(files: &Files, folder: &Path, id: &str, of: &(ModelId, String)) -> io::Result<()> {
+    let line = Line::NotWritten { id: of.0.clone(), why: of.1.clone() };
     files.append_line(&place(folder, id), &serde_json::to_string(&line).map_err(io::Error::other)?)
 }
 
@@ -106,10 +126,13 @@ fn read(path: &Path) -> Option<Journal> {
         return None;
     };
     let id = path.file_stem()?.to_string_lossy().into_owned();
-    let mut journal = Journal { id, at, from, to, made_the_list, plan: *plan, state: State::Begun };
+    let mut journal =
+        Journal { id, at, from, to, made_the_list, plan: *plan, not_written: vec![], state: State::Begun };
     for line in lines {
         match line {
+            Line::NotWritten { id, why } => journal.not_written.push((id, why)),
             Line::Done(_) => journal.state = State::Done,
+            Line::Undoing(_) => journal.state = State::Undoing,
             Line::Undone(_) => journal.state = State::Undone,
             Line::Plan { .. } => {}
         }

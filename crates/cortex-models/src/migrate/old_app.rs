@@ -20,6 +20,8 @@ const LONGEST_NAME: usize = 255;
 #[derive(Debug, Clone)]
 pub(crate) struct Listed {
     pub(crate) id: ModelId,
+    /// Something lies where its folder would be.
+    pub(crate) is_taken: bool,
     /// What is known of it and its weights, or why the old app could not load it.
     pub(crate) model: Result<Loadable, String>,
 }
@@ -65,7 +67,6 @@ pub(crate) fn shown(scan: &Scan) -> HashSet<String> {
 pub(crate) fn plan(listed: &[Listed], scan: &Scan, models: &Path) -> (Vec<PlannedFile>, Vec<Finding>) {
     let by_id: HashMap<String, &Folder> =
         scan.folders.iter().filter_map(|folder| Some((id_of(folder)?, folder))).collect();
-    let by_name: HashMap<&str, &Folder> = scan.folders.iter().map(|folder| (folder.name.as_str(), folder)).collect();
     let (mut files, mut findings) = (Vec::new(), Vec::new());
     for one in listed {
         let id = one.id.as_str();
@@ -81,12 +82,16 @@ pub(crate) fn plan(listed: &[Listed], scan: &Scan, models: &Path) -> (Vec<Planne
         let another_id = || Some("`cortex import --id NAME FILE` takes it in under another id".to_owned());
         match &one.model {
             _ if by_id.get(id).is_some_and(|folder| is_shown(folder)) => finding.result = Outcome::AlreadyKnown,
-            _ if by_id.contains_key(id) || by_name.get(id).is_some_and(|folder| folder.json.is_some()) => {
-                finding.reason = Some("its folder there has a model.json, which offers the download again".into());
+            _ if by_id.contains_key(id) => {
+                finding.reason = Some("there is a model.json of this id, which offers its download".into());
                 finding.hint = another_id();
             }
             _ if !is_name_of_folder(id) => {
                 finding.reason = Some("no folder there can have its id as its name".into());
+                finding.hint = another_id();
+            }
+            _ if one.is_taken => {
+                finding.reason = Some(format!("{} is there already, and is left as it is", folder.display()));
                 finding.hint = another_id();
             }
             Err(why) => finding.reason = Some(why.clone()),
@@ -134,7 +139,8 @@ fn model_json(id: &str, model: &Loadable) -> String {
         settings.insert("prompt_template".into(), template.clone().into());
     }
     if let Some(projector) = &model.projector {
-        settings.insert("mmproj".into(), name_of(projector).into());
+        // Unlike the weights it is not looked for among the sources.
+        settings.insert("mmproj".into(), projector.clone().into());
         settings.insert("vision_model".into(), true.into());
         settings.insert("text_model".into(), false.into());
     }
@@ -201,14 +207,16 @@ mod tests {
         let yaml = "name: Mine\nctx_len: 2048\nngl: 9\ntemperature: 0.25\nstop: [<end>]\nsize: 12\nseed: 3\n";
         let listed = |id: &str| Listed {
             id: ModelId::existing(id),
+            is_taken: id == "taken",
             model: Ok(Loadable {
                 weights: "/new/w (1).gguf".into(),
-                projector: None,
+                projector: Some("/new/mmproj.gguf".into()),
                 yaml: ModelYaml::parse(yaml).unwrap(),
                 prompt_template: Some("<u>{prompt}<a>".into()),
             }),
         };
-        let gone = Listed { id: ModelId::existing("gone"), model: Err("its file is not there".into()) };
+        let gone =
+            Listed { id: ModelId::existing("gone"), is_taken: false, model: Err("its file is not there".into()) };
         let scan = Scan {
             folders: vec![
                 folder("shown", &json!({"id": "shown", "sources": [{"url": "/x.gguf"}]}), &[]),
@@ -216,7 +224,15 @@ mod tests {
                 folder("theirs", &json!({"id": "theirs"}), &[]),
             ],
         };
-        let all = [listed("shown"), listed("offered"), listed("a/b"), listed("config"), gone, listed("pulled:it.gguf")];
+        let all = [
+            listed("shown"),
+            listed("offered"),
+            listed("a/b"),
+            listed("config"),
+            listed("taken"),
+            gone,
+            listed("pulled:it.gguf"),
+        ];
         let (files, findings) = plan(&all, &scan, Path::new("/old/models"));
         let told: Vec<_> = findings.iter().map(|it| (it.id.as_deref().unwrap(), it.result)).collect();
         assert_eq!(
@@ -226,6 +242,7 @@ mod tests {
                 ("offered", Outcome::Skipped),
                 ("a/b", Outcome::Skipped),
                 ("config", Outcome::Skipped),
+                ("taken", Outcome::Skipped),
                 ("gone", Outcome::Skipped),
                 ("pulled:it.gguf", Outcome::Registered),
                 ("theirs", Outcome::AlreadyKnown),
@@ -238,6 +255,7 @@ mod tests {
         let read = model_json::parse(file.text.as_bytes()).unwrap();
         assert_eq!((read.id.as_deref(), read.name.as_deref()), (Some("pulled:it.gguf"), Some("Mine")));
         assert_eq!((read.sources[0].url.as_str(), read.weights.as_deref()), ("/new/w (1).gguf", Some("w (1).gguf")));
+        assert_eq!(read.projector.as_deref(), Some("/new/mmproj.gguf"));
         assert_eq!(
             Value::Object(read.settings),
             json!({"ctx_len": 2048, "ngl": 9, "temperature": 0.25, "stop": ["<end>"], "prompt_template": "<u>{prompt}<a>"})

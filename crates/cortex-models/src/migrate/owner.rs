@@ -105,13 +105,10 @@ impl Migrations {
     fn first_look(&self, has_list: bool) {
         let store = &self.0.store;
         store.opened();
-        let journals = self.journals();
-        for journal in journals.iter().filter(|journal| journal.state == State::Begun) {
-            tracing::info!(migration = journal.id, "an unfinished migration goes on");
-            if let Err(error) = self.finish(journal) {
-                tracing::error!(%error, migration = journal.id, "a migration cannot be ended");
-            }
+        if let Err(error) = self.end_unfinished() {
+            tracing::error!(%error, "a migration cannot be ended");
         }
+        let journals = self.journals();
         let own = store.data_folder();
         let was_undone = |journal: &Journal| journal.state == State::Undone && journal.from.as_deref() == Some(own);
         if has_list || journals.iter().any(was_undone) {
@@ -139,6 +136,9 @@ impl Migrations {
     /// Migrates a folder. Blocks until it is done.
     pub fn migrate(&self, request: &Migrate) -> Result<MigrationReport, MigrateError> {
         let mut reports = self.lock();
+        if !request.dry_run {
+            self.end_unfinished()?;
+        }
         let (keeper, from) = match &request.from {
             None => (None, self.0.store.data_folder().to_owned()),
             // The folder of one model.
@@ -178,6 +178,9 @@ impl Migrations {
         prompt_template: impl Fn(&Model) -> Option<String>,
     ) -> Result<MigrationReport, MigrateError> {
         let mut reports = self.lock();
+        if request.write {
+            self.end_unfinished()?;
+        }
         let store = &self.0.store;
         let folder = request.folder.clone().unwrap_or_else(|| store.data_folder().to_owned());
         if !folder.is_absolute() {
@@ -193,7 +196,8 @@ impl Migrations {
             // To make a template takes a while, and those that are shown need none.
             let template =
                 |model: &Model| if shown.contains(model.id.as_str()) { None } else { prompt_template(model) };
-            listed.push(Listed { id: model.id.clone(), model: loadable(store, &model, template) });
+            let is_taken = fs_err::symlink_metadata(models.join(model.id.as_str())).is_ok();
+            listed.push(Listed { id: model.id.clone(), is_taken, model: loadable(store, &model, template) });
         }
         let (files, findings) = old_app::plan(&listed, &scan, &models);
         let plan = Plan { findings, files, ..Plan::default() };
@@ -203,6 +207,9 @@ impl Migrations {
     /// Registers models that a client knows: their files are looked for, and nothing else.
     pub fn take_list(&self, models: Vec<GivenModel>, dry_run: bool) -> Result<MigrationReport, MigrateError> {
         let mut reports = self.lock();
+        if !dry_run {
+            self.end_unfinished()?;
+        }
         let known = self.known(false)?;
         let mut plan = Plan::default();
         let mut taken: HashSet<ModelId> = HashSet::new();
@@ -289,27 +296,65 @@ impl Migrations {
             to,
             made_the_list: !store.0.layout.list().exists(),
             plan,
+            not_written: vec![],
             state: State::Begun,
         };
         journal::begin(&store.0.config.files, &folder, &journal).map_err(MigrateError::Journal)?;
-        self.finish(&journal)?;
-        Ok(self.report(&Journal { state: State::Done, ..journal }))
+        let not_written = self.finish(&journal)?;
+        Ok(self.report(&Journal { state: State::Done, not_written, ..journal }))
     }
 
-    /// Does what a journal says, and says that it is done.
-    fn finish(&self, journal: &Journal) -> Result<(), MigrateError> {
+    /// Ends what a crash or a failure left, in the order in which it was begun: undone one after the other, each then
+    /// takes back what it did.
+    fn end_unfinished(&self) -> Result<(), MigrateError> {
+        for journal in self.journals() {
+            let ended = match journal.state {
+                State::Begun => self.finish(&journal).map(drop),
+                State::Undoing => self.take_back(&journal).map(drop),
+                State::Done | State::Undone => continue,
+            };
+            ended.map_err(|source| MigrateError::Unfinished { id: journal.id.clone(), source: Box::new(source) })?;
+            tracing::info!(migration = journal.id, "an unfinished migration was ended");
+        }
+        Ok(())
+    }
+
+    /// Does what a journal says, and says that it is done. Returns the files that could not be written, and why.
+    fn finish(&self, journal: &Journal) -> Result<Vec<(ModelId, String)>, MigrateError> {
         let store = &self.0.store;
+        let (files, folder) = (&store.0.config.files, store.0.layout.migrations());
         store.register_all(&journal.plan.models)?;
-        store.write_all(&journal.plan.files)?;
-        journal::note(&store.0.config.files, &store.0.layout.migrations(), &journal.id, State::Done)
-            .map_err(MigrateError::Journal)
+        let not_written = store.write_all(&journal.plan.files);
+        for one in &not_written {
+            journal::note_not_written(files, &folder, &journal.id, one).map_err(MigrateError::Journal)?;
+        }
+        journal::note(files, &folder, &journal.id, State::Done).map_err(MigrateError::Journal)?;
+        Ok(not_written)
+    }
+
+    /// Takes back what a journal says, and says that it is undone. Returns the models that stay.
+    fn take_back(&self, journal: &Journal) -> Result<Vec<ModelId>, MigrateError> {
+        let store = &self.0.store;
+        let note = |state| {
+            journal::note(&store.0.config.files, &store.0.layout.migrations(), &journal.id, state)
+                .map_err(MigrateError::Journal)
+        };
+        // What cannot be seen now would be taken for gone.
+        if let Some(to) = journal.to.as_ref().filter(|to| !to.is_dir()) {
+            let source = io::Error::new(io::ErrorKind::NotFound, "it is not there now");
+            return Err(MigrateError::Unreadable { path: to.clone(), source });
+        }
+        note(State::Undoing)?;
+        let mut left = store.unregister_all(&journal.plan.models, journal.made_the_list)?;
+        left.extend(store.unwrite_all(&journal.plan.files)?);
+        note(State::Undone)?;
+        Ok(left)
     }
 
     /// Takes a migration back: its entries, and the files that it wrote. Models that are others by now stay.
     /// Without an id, the last one that can be.
     pub fn undo(&self, id: Option<&str>) -> Result<MigrationReport, MigrateError> {
         let _one_at_a_time = self.lock();
-        let store = &self.0.store;
         let journals = self.journals();
         let journal = match id {
             Some(id) => journals.iter().find(|journal| journal.id == id),
@@ -320,10 +365,7 @@ impl Migrations {
         if journal.state == State::Undone {
             return Err(MigrateError::NothingToUndo { id: journal.id.clone() });
         }
-        let mut left = store.unregister_all(&journal.plan.models, journal.made_the_list)?;
-        left.extend(store.unwrite_all(&journal.plan.files)?);
-        journal::note(&store.0.config.files, &store.0.layout.migrations(), &journal.id, State::Undone)
-            .map_err(MigrateError::Journal)?;
+        let left = self.take_back(journal)?;
         Ok(MigrationReport { left, ..self.report(&Journal { state: State::Undone, ..journal.clone() }) })
     }
 
@@ -377,11 +419,20 @@ impl Migrations {
                 }
             }
         }
+        for (id, why) in &journal.not_written {
+            let is_it = |finding: &&mut Finding| {
+                finding.result == Outcome::Registered && finding.id.as_deref() == Some(id.as_str())
+            };
+            if let Some(finding) = findings.iter_mut().find(is_it) {
+                finding.result = Outcome::Skipped;
+                finding.reason = Some(format!("its model.json cannot be written: {why}"));
+            }
+        }
         MigrationReport {
             id: Some(journal.id.clone()),
             state: match journal.state {
                 // One that runs is seen by nobody: they come one after the other.
-                State::Begun => "unfinished",
+                State::Begun | State::Undoing => "unfinished",
                 State::Done => "done",
                 State::Undone => "undone",
             },

@@ -1,5 +1,6 @@
 //! Where data folders of Jan lie. Source: what its versions did on each system. Pure but for [`found`].
 
+use super::scan::read_short;
 use std::path::{Path, PathBuf};
 
 /// Names under which the app was installed.
@@ -38,7 +39,7 @@ fn pointed(text: &str) -> Option<PathBuf> {
 /// The data folders that are there and hold models, without `own`, each once.
 pub(crate) fn found(homes: &Homes, own: &Path) -> Vec<PathBuf> {
     let (pointers, defaults) = candidates(homes);
-    let named = pointers.iter().filter_map(|path| pointed(&fs_err::read_to_string(path).ok()?));
+    let named = pointers.iter().filter_map(|path| pointed(&String::from_utf8_lossy(&read_short(path).ok()?)));
     let mut folders: Vec<PathBuf> = Vec::new();
     let real = |path: &Path| fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     for folder in named.chain(defaults) {
@@ -70,6 +71,19 @@ mod tests {
         assert_eq!(found(&homes, &place("own")), [place("moved"), place("home/jan"), place("home/.config/Jan/data")]);
         assert_eq!(found(&homes, &place("moved")), [place("home/jan"), place("home/.config/Jan/data")]);
         assert_eq!(found(&Homes::default(), &place("own")), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_pointer_file_that_is_none_holds_up_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let homes = Homes { settings: Some(root.path().to_owned()), ..Homes::default() };
+        for app in ["Jan", "Jan-beta"] {
+            fs_err::create_dir_all(root.path().join(app)).unwrap();
+        }
+        let pipe = root.path().join("Jan/settings.json");
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        std::os::unix::fs::symlink("/dev/zero", root.path().join("Jan-beta/settings.json")).unwrap();
+        assert_eq!(found(&homes, Path::new("/own")), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -478,6 +478,13 @@ fn weights_of(
         return Err(unresolved(troubles.0.join("; "), hint));
     }
     Err(match json {
+        None if !folder.deeper.is_empty() => {
+            let there: Vec<String> = folder.deeper.iter().map(|path| path.display().to_string()).collect();
+            unresolved(
+                format!("its GGUF files lie in folders below it, where the app did not see them: {}", there.join(", ")),
+                "import those that you want with `cortex import FILE`",
+            )
+        }
         None => skipped("it holds no model"),
         Some(json) if json.sources.iter().any(super::model_json::Source::is_remote) || json.sources.is_empty() => {
             skipped("it was never downloaded")

@@ -11,6 +11,8 @@ use std::{
 
 /// Folders below that of a model that are searched for its model.json.
 const DEEPEST: usize = 6;
+/// GGUF files in deeper folders that are told.
+const MOST_DEEPER: usize = 8;
 /// Bytes of a model.json; one that is longer is none.
 const LONGEST_JSON: u64 = 4 << 20;
 /// Folders of `models/` that belong to cortex, of this or an earlier kind.
@@ -34,6 +36,8 @@ pub(crate) struct Folder {
     pub(crate) json: Option<(PathBuf, Result<ModelJson, String>)>,
     /// The files in it, and in the folder of a model.json that is deeper, by their names.
     pub(crate) files: BTreeMap<String, File>,
+    /// When it holds nothing else, GGUF files in folders below it.
+    pub(crate) deeper: Vec<PathBuf>,
     /// The files that its sources name elsewhere, by what stands there.
     pub(crate) elsewhere: BTreeMap<String, Elsewhere>,
     /// It holds nothing for us: this is why.
@@ -103,7 +107,10 @@ pub(crate) fn services_with_keys(data: &Path) -> HashSet<String> {
     let below = |folder: PathBuf| -> Vec<PathBuf> {
         fs_err::read_dir(folder).map_or_else(|_| vec![], |entries| entries.flatten().map(|it| it.path()).collect())
     };
-    let read = |path: &Path| serde_json::from_slice::<Value>(&read_short(path).ok()?).ok();
+    let read = |path: &Path| {
+        let text = String::from_utf8_lossy(&read_short(path).ok()?).into_owned();
+        serde_json::from_str::<Value>(text.trim_start_matches('\u{feff}')).ok()
+    };
     let has_text = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
     let mut found = HashSet::new();
     for extension in below(data.join("settings/@janhq")) {
@@ -149,6 +156,10 @@ fn folder(path: PathBuf, name: String, home: Option<&Path>) -> Folder {
         folder.nothing = Some("it holds settings of the app, and no model");
         return folder;
     }
+    if leads_above(&folder.path) {
+        folder.nothing = Some("it is a link to a folder in which it lies itself");
+        return folder;
+    }
     if let Err(error) = fs_err::read_dir(&folder.path) {
         folder.unreadable = Some(error.to_string());
         return folder;
@@ -179,6 +190,9 @@ fn folder(path: PathBuf, name: String, home: Option<&Path>) -> Folder {
             }
         }
     }
+    if json.is_none() && folder.files.is_empty() {
+        deeper(&folder.path, 0, &mut folder.deeper);
+    }
     let sources = json.map(|json| json.sources.clone()).unwrap_or_default();
     let base = folder.json.as_ref().and_then(|(path, _)| path.parent()).unwrap_or(&folder.path).to_owned();
     for source in sources.iter().filter(|source| !source.is_remote() && !source.url.trim().is_empty()) {
@@ -189,11 +203,37 @@ fn folder(path: PathBuf, name: String, home: Option<&Path>) -> Folder {
     folder
 }
 
+/// Whether a link leads to a folder above itself: everything would be found in it, and itself once more.
+pub(super) fn leads_above(path: &Path) -> bool {
+    let is_link = fs_err::symlink_metadata(path).is_ok_and(|it| it.is_symlink());
+    let above = path.parent().and_then(|parent| fs_err::canonicalize(parent).ok());
+    is_link && above.zip(fs_err::canonicalize(path).ok()).is_some_and(|(above, to)| above.starts_with(to))
+}
+
+/// The first GGUF files below a folder, in folders of their own.
+fn deeper(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    let mut paths: Vec<PathBuf> = fs_err::read_dir(folder)
+        .map_or_else(|_| vec![], |entries| entries.flatten().map(|entry| entry.path()).collect());
+    paths.sort();
+    for path in paths {
+        if found.len() == MOST_DEEPER {
+            return;
+        }
+        let is_link = fs_err::symlink_metadata(&path).is_ok_and(|it| it.is_symlink());
+        if path.is_dir() && !is_link && depth < DEEPEST {
+            deeper(&path, depth + 1, found);
+        } else if depth > 0 && path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) {
+            found.push(path);
+        }
+    }
+}
+
 /// The model.json of a folder, or else the first one below it. Links are not followed further down: they may
 /// lead in a circle.
 fn find_json(folder: &Path, depth: usize) -> Option<PathBuf> {
     let own = folder.join("model.json");
-    if own.is_file() {
+    // Whatever it is: that it cannot be read is told.
+    if fs_err::symlink_metadata(&own).is_ok() {
         return Some(own);
     }
     if depth == DEEPEST {

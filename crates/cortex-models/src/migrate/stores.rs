@@ -1,11 +1,15 @@
 //! Models that other programs keep: Ollama, LM Studio, the Hugging Face cache, `GPT4All`. Looked at, never changed.
 //! Sources: how each of them lays out its files.
 
-use super::plan::{Candidate, Found, Refusal, skipped, unresolved};
+use super::{
+    plan::{Candidate, Found, Refusal, skipped, unresolved},
+    scan::leads_above,
+};
 use crate::{shards::Shard, update::fitting_values};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::{
+    collections::HashSet,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -221,10 +225,11 @@ fn ollama_settings(given: &Map<String, Value>) -> (Map<String, Value>, String) {
 }
 
 /// Every GGUF below a folder, by its path there: `publisher/repository/file`, or the name alone. Links to folders are
-/// not followed: they may lead in a circle.
+/// followed, because people keep models on other drives, but for those that lead in a circle.
 fn gguf_tree(folder: &Path) -> Vec<Candidate> {
     let mut found = Vec::new();
     let mut below = vec![(folder.to_owned(), String::new(), 0)];
+    let mut seen: HashSet<PathBuf> = fs_err::canonicalize(folder).into_iter().collect();
     while let Some((place, prefix, depth)) = below.pop() {
         let models = models_in(&place);
         // The folder of a model of another kind. In the first one, any program may keep anything.
@@ -237,9 +242,9 @@ fn gguf_tree(folder: &Path) -> Vec<Candidate> {
             found.push(of_file(file, id));
         }
         for folder in folders_in(&place).into_iter().rev() {
-            let is_link = fs_err::symlink_metadata(&folder).is_ok_and(|it| it.is_symlink());
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if depth < DEEPEST && !is_link {
+            let is_new = fs_err::canonicalize(&folder).is_ok_and(|real| seen.insert(real));
+            if depth < DEEPEST && is_new && !leads_above(&folder) {
                 below.push((folder, format!("{prefix}{name}/"), depth + 1));
             }
         }

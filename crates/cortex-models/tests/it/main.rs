@@ -9,6 +9,7 @@ mod legacy;
 mod migrate;
 mod migrate_back;
 mod migrate_cortex;
+mod migrate_crash;
 mod migrate_stores;
 mod proxy;
 mod pull;

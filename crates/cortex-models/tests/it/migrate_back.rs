@@ -6,7 +6,10 @@ use crate::{
 };
 use cortex_models::{Down, Files, Import, Migrate, MigrateError, MigrationReport, Mode, Model, ModelId, Outcome};
 use serde_json::Value;
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 #[expect(clippy::unnecessary_wraps, reason = "of others, none can be made")]
 fn template(model: &Model) -> Option<String> {
@@ -85,6 +88,76 @@ fn what_was_changed_in_the_old_app_stays_after_an_undo() {
     assert!(!legacy.path("models/same/model.json").exists());
     let nowhere = Down { folder: Some(older.path().join("nowhere")), write: true };
     assert!(matches!(world.migrations.migrate_down(&nowhere, template), Err(MigrateError::NoModels { .. })));
+}
+
+#[test]
+fn what_lies_in_the_way_is_left_as_it_is_and_stops_nobody() {
+    use std::os::unix::fs::symlink;
+    let (older, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let legacy = Legacy::new(older.path());
+    let weights = Legacy::new(data.path()).file("../w.gguf", gguf()).canonicalize().unwrap();
+    let world = first_start(data.path(), Files::default());
+    let taken = ["empty", "file", "pipe", "device", "lost", "loop", "own"];
+    for id in taken.iter().chain(&["last"]) {
+        import(&world, id, &weights);
+    }
+    fs_err::create_dir(legacy.path("models/empty")).unwrap();
+    legacy.file("file", "mine");
+    legacy.file("own/notes.txt", "mine");
+    for folder in ["pipe", "device"] {
+        fs_err::create_dir(legacy.path("models").join(folder)).unwrap();
+    }
+    let pipe = legacy.path("models/pipe/model.json");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    symlink("/dev/null", legacy.path("models/device/model.json")).unwrap();
+    symlink("/no/such/folder", legacy.path("models/lost")).unwrap();
+    symlink("loop", legacy.path("models/loop")).unwrap();
+    let before = tree(older.path());
+    let down = Down { folder: Some(older.path().to_owned()), write: true };
+    let done = world.migrations.migrate_down(&down, template).unwrap();
+    assert_eq!(registered(&done), ["last"]);
+    for id in taken {
+        let told = finding(&done, &format!("models/{id}"));
+        assert!(told.result == Outcome::Skipped && told.reason.is_some(), "{told:?}");
+    }
+    // While the drive is away nothing can be said, and so nothing is.
+    let away = older.path().with_extension("away");
+    fs_err::rename(older.path(), &away).unwrap();
+    let error = world.migrations.undo(None).unwrap_err();
+    assert!(matches!(error, MigrateError::Unreadable { .. }), "{error}");
+    fs_err::rename(&away, older.path()).unwrap();
+    assert_eq!(world.migrations.undo(None).unwrap().left, []);
+    assert_eq!(tree(older.path()), before);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_told_and_the_others_are() {
+    let mut partly = None;
+    for room in (0..20_000).step_by(200) {
+        let folder = tempfile::tempdir().unwrap();
+        let legacy = Legacy::new(folder.path());
+        let weights = legacy.file("../w.gguf", gguf()).canonicalize().unwrap();
+        let world = first_start(folder.path(), Files::default());
+        for id in ["first", "last"] {
+            import(&world, id, &weights);
+        }
+        drop(world);
+        // The disk has room for the journal and for one of them.
+        let world = first_start(folder.path(), Files::with_room(Arc::new(AtomicU64::new(room))));
+        let done = world.migrations.migrate_down(&Down { write: true, folder: None }, template);
+        let Ok(done) = done else { continue };
+        if registered(&done) == ["first"] {
+            partly = Some(done);
+            assert_eq!(seen_by_the_old_app(folder.path()), ["first"]);
+            world.migrations.undo(None).unwrap();
+            assert_eq!(seen_by_the_old_app(folder.path()), Vec::<String>::new());
+            break;
+        }
+    }
+    let done = partly.expect("a room in which one fits");
+    let last = finding(&done, "models/last");
+    assert_eq!((done.state, last.result), ("done", Outcome::Skipped));
+    assert!(last.reason.as_ref().unwrap().contains("No space left"), "{last:?}");
 }
 
 #[test]

@@ -141,10 +141,17 @@ fn every_gguf_below_a_folder_is_found_and_told() {
     }
     fs_err::write(theirs.path().join("incomplete-b.gguf"), gguf()).unwrap();
     std::os::unix::fs::symlink("/no/such.gguf", theirs.path().join("gone.gguf")).unwrap();
+    // A folder on another drive, and links that lead in a circle.
+    let drive = tempfile::tempdir().unwrap();
+    fs_err::create_dir(drive.path().join("repo")).unwrap();
+    fs_err::write(drive.path().join("repo/far.gguf"), gguf()).unwrap();
+    std::os::unix::fs::symlink(drive.path(), theirs.path().join("zdrive")).unwrap();
+    std::os::unix::fs::symlink("../..", theirs.path().join("pub/repo/up")).unwrap();
+    std::os::unix::fs::symlink(theirs.path(), drive.path().join("back")).unwrap();
     let world = first_start(data.path(), Files::default());
     let report =
         world.migrations.migrate(&Migrate { from: Some(theirs.path().to_owned()), ..Migrate::default() }).unwrap();
-    assert_eq!(ids(&world.store), ["a", "pub/loose", "pub/repo/x-Q4", "s/t/u/v/deep"]);
+    assert_eq!(ids(&world.store), ["a", "pub/loose", "pub/repo/x-Q4", "s/t/u/v/deep", "zdrive/repo/far"]);
     for name in ["incomplete-b.gguf", "gone.gguf"] {
         assert_eq!(finding(&report, name).result, Outcome::Unresolved);
     }

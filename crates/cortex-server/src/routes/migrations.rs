@@ -42,6 +42,9 @@ pub(crate) async fn create(
         let report = blocking(move || migrations.migrate_down(&down, older_template)).await?;
         return report.map(|report| Json(shown(report))).map_err(|error| refused(&error));
     }
+    if request.folder.is_some() || request.write {
+        return Err(ApiError::field("to", "folder and write are for the way back, and need `to`"));
+    }
     let report = if let Some(models) = request.models {
         if models.len() > MOST_IN_LIST {
             let message = format!("models has {} entries; {MOST_IN_LIST} are possible", models.len());
@@ -113,7 +116,7 @@ fn refused(error: &MigrateError) -> ApiError {
         MigrateError::Unreadable { .. } => "unreadable",
         MigrateError::Unknown { .. } => "migration_not_found",
         MigrateError::NothingToUndo { .. } | MigrateError::NoneLeft => "nothing_to_undo",
-        MigrateError::Journal(_) | MigrateError::Store(_) => "migration_failed",
+        MigrateError::Journal(_) | MigrateError::Store(_) | MigrateError::Unfinished { .. } => "migration_failed",
     };
     let answer = ApiError::told(error.kind(), code, error, error.hint());
     if matches!(error, MigrateError::NoModels { .. }) { bad_request(answer) } else { answer }

@@ -225,6 +225,8 @@ async fn an_older_jan_is_told_of_newer_models_on_request() {
     let daemon = on(data.path());
     crate::http::import(&daemon).await;
     let folder = older.path().to_str().unwrap().to_owned();
+    let (status, refused) = post(&daemon, "/v1/migrations", &json!({"folder": folder, "write": true})).await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("to")), "nothing is migrated by mistake");
     let (status, refused) = post(&daemon, "/v1/migrations", &json!({"to": "ollama"})).await;
     assert_eq!((status, &refused["error"]["param"]), (400, &json!("to")));
     let work = move || {
