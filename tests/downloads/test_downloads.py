@@ -179,7 +179,7 @@ def test_a_person_chooses_and_watches(daemon):
     assert f"Model {ID} downloaded successfully!" in end, end
     # One bar, redrawn in its place.
     assert end.count("/93.8 MiB") == 1 and "100%" in end, end
-    assert daemon.cortex("run", REPO, "What is the capital of France? Answer in one sentence.").stdout.count("Paris") == 1
+    assert daemon.cortex("run", "--temperature", "0", REPO, "What is the capital of France? Answer in one sentence.").stdout.count("Paris") == 1
 
 
 def test_ctrl_d_chooses_nothing(daemon):
