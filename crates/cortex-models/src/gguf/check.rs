@@ -10,6 +10,9 @@ const WIDEST: u64 = 1 << 20;
 const LONGEST_CONTEXT: u64 = 1 << 28;
 const LARGEST_VOCABULARY: u64 = 1 << 24;
 
+/// Of these, a model may have none.
+const MAY_BE_NONE: &[&str] = &["head_count", "head_count_kv", "feed_forward_length", "rope.dimension_count"];
+
 fn inconsistent<T>(what: impl Into<String>) -> Result<T, GgufError> {
     Err(GgufError::Inconsistent { what: what.into() })
 }
@@ -38,8 +41,8 @@ pub(super) fn consistency(gguf: &Gguf) -> Result<(), GgufError> {
         match gguf.values.get(&key) {
             None | Some(Value::Numbers(_) | Value::Array { .. }) => {}
             Some(Value::Unsigned(number)) if (1..=most).contains(number) => {}
-            // Layers without attention have no heads.
-            Some(Value::Unsigned(0)) if key.ends_with("head_count") || key.ends_with("head_count_kv") => {}
+            // Layers without attention have no heads, those of Mamba nothing inside.
+            Some(Value::Unsigned(0)) if MAY_BE_NONE.iter().any(|ending| key.ends_with(ending)) => {}
             Some(value) => return inconsistent(format!("`{key}` is {value:?}; it must be between 1 and {most}")),
         }
     }
