@@ -38,6 +38,67 @@ pub struct LoadedModel {
     pub context_length: u32,
     /// The worker's process id.
     pub pid: u32,
+    /// What the worker has allocated, in bytes.
+    #[serde(default)]
+    pub memory: MemoryUse,
+}
+
+/// Memory of a model by what it is for, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Its weights.
+    pub weights: u64,
+    /// Keys and values of the context, and the states of recurrent layers.
+    pub cache: u64,
+    /// What a step computes with.
+    pub compute: u64,
+    /// The results of a step.
+    pub output: u64,
+}
+
+/// `POST /v1/models/fit`: whether a model fits this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FitRequest {
+    /// Id of the model.
+    pub model: Option<String>,
+    /// Tokens that one request may use; what a load would take when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctx_len: Option<i64>,
+    /// Requests at the same time; what a load would take when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_parallel: Option<i64>,
+}
+
+/// How a model fits this machine. Amounts are bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FitResponse {
+    /// `fit`.
+    pub object: String,
+    /// Id of the model.
+    pub model: String,
+    /// Tokens that one request may use.
+    pub context_length: u32,
+    /// Requests at the same time, each with a context of its own.
+    pub parallel: u32,
+    /// Memory by what it is for.
+    pub memory: MemoryUse,
+    /// What the worker process takes besides.
+    pub process: u64,
+    /// All of it.
+    pub needed: u64,
+    /// What is free now; of a model that is loaded, with what it has.
+    pub available: u64,
+    /// What a model may have of that: the rest is for what else runs.
+    pub budget: u64,
+    /// Whether it fits.
+    pub fits: bool,
+    /// The largest context that fits with as many requests at the same time; `null` when none does.
+    pub largest_context: Option<u32>,
+    /// Context that the model was trained with; `null` when it does not say.
+    pub trained_context: Option<u32>,
+    /// For a person: whether it fits, and by how much it does not.
+    pub verdict: String,
 }
 
 /// `POST /v1/models/import`: one model, or many in `models`.

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -233,6 +233,33 @@ pub struct Loaded {
     pub backend: String,
     /// Bytes of weights.
     pub model_bytes: u64,
+    /// What the engine has allocated.
+    pub buffers: Vec<Buffer>,
+}
+
+/// A block of memory of the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Where it is, as the engine calls it: `CPU`, `Vulkan0`.
+    pub device: String,
+    /// What it is for.
+    pub kind: BufferKind,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What a block of memory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BufferKind {
+    /// The weights.
+    Weights,
+    /// Keys and values, and the states of recurrent layers.
+    Cache,
+    /// What a step computes with.
+    Compute,
+    /// The results of a step.
+    Output,
 }
 
 /// Why a request cannot be answered.

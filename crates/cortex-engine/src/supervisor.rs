@@ -8,7 +8,7 @@ use crate::{
     variants::{VariantReport, Variants},
     worker::{Launch, Session, load},
 };
-use cortex_api::worker::Load;
+use cortex_api::worker::{Buffer, Load};
 use cortex_hardware::{Cpu, Memory};
 use cortex_models::ModelId;
 use std::{
@@ -65,6 +65,8 @@ pub struct LoadedModel {
     pub parallel: u32,
     /// Bytes of weights.
     pub model_bytes: u64,
+    /// What its worker has allocated.
+    pub buffers: Vec<Buffer>,
     /// The worker's process id.
     pub pid: u32,
     /// Whether it stays until it is stopped.
@@ -488,6 +490,7 @@ impl Supervisor {
                     context_length: facts.map_or(0, |facts| facts.context_length),
                     parallel: facts.map_or(0, |facts| facts.parallel),
                     model_bytes: facts.map_or(0, |facts| facts.model_bytes),
+                    buffers: facts.map(|facts| facts.buffers.clone()).unwrap_or_default(),
                     pid: session.map_or(0, |session| session.pid),
                     kept: entry.kept,
                     phase,

@@ -12,7 +12,7 @@ mod monitor;
 mod system;
 
 pub use cpu::{Cache, Cpu, Topology};
-pub use fit::{Attention, Fit, ModelShape, fit};
+pub use fit::{Architecture, CacheType, Fit, Layer, ModelShape, fit};
 pub use gpu::{Gpu, Gpus};
 pub use memory::{Memory, process_resident_bytes};
 pub use monitor::{Facts, Machine, Monitor};

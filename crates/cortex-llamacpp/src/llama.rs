@@ -5,8 +5,8 @@
 
 #![expect(unsafe_code, reason = "the one file that calls C; each block says why it is sound")]
 
-use crate::{room::CellShape, sampling};
-use cortex_api::worker::{Load, Sampling, Segment};
+use crate::{buffers, room::CellShape, sampling};
+use cortex_api::worker::{Buffer, Load, Sampling, Segment};
 use llama_cpp_2::{
     context::{LlamaContext, params::LlamaContextParams},
     llama_backend::LlamaBackend,
@@ -19,9 +19,10 @@ use llama_cpp_2::{
 use std::{
     ffi::{CStr, CString},
     fs::File,
-    io,
+    io::{self, Write},
     num::NonZeroU32,
     os::fd::FromRawFd,
+    sync::{Mutex, PoisonError},
 };
 
 /// A token id of the loaded model.
@@ -74,6 +75,47 @@ pub(crate) fn load_backend(path: &str) -> Result<(), LlamaError> {
 /// The engine, started once in a process.
 pub(crate) fn start() -> Result<LlamaBackend, LlamaError> {
     LlamaBackend::init().map_err(|why| LlamaError(why.to_string()))
+}
+
+/// Where the buffers that the log tells of are gathered.
+pub(crate) struct BufferLog(Mutex<Vec<Buffer>>);
+
+impl BufferLog {
+    /// Listens from now on to what llama.cpp and its modules say; all of it goes on to standard error.
+    pub(crate) fn listen() -> &'static Self {
+        // llama.cpp may say something until the process ends.
+        let log: &'static Self = Box::leak(Box::new(Self(Mutex::default())));
+        let data = std::ptr::from_ref(log).cast_mut().cast();
+        // SAFETY: the callback has the right type, and what the pointer leads to is never freed.
+        unsafe {
+            llama_cpp_sys_2::llama_log_set(Some(heard), data);
+        }
+        log
+    }
+
+    /// What was heard so far.
+    pub(crate) fn buffers(&self) -> Vec<Buffer> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Called by llama.cpp with a piece of its log.
+unsafe extern "C" fn heard(
+    _level: llama_cpp_sys_2::ggml_log_level,
+    text: *const std::os::raw::c_char,
+    log: *mut std::os::raw::c_void,
+) {
+    if text.is_null() || log.is_null() {
+        return;
+    }
+    // SAFETY: a NUL-terminated text for the time of the call, and the log of [`BufferLog::listen`], which is never freed.
+    let (text, log) = unsafe { (CStr::from_ptr(text), &*log.cast::<BufferLog>()) };
+    // What cannot be written is lost; a panic must not leave this function.
+    let _ = io::stderr().write_all(text.to_bytes());
+    // Each of these lines comes in one piece.
+    if let Some(buffer) = buffers::of_line(&text.to_string_lossy()) {
+        log.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
 }
 
 /// Loads the weights. `progress` gets 0 to 1.

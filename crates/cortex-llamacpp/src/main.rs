@@ -2,6 +2,7 @@
 //!
 //! Never speaks HTTP, never knows OpenAI, never reads settings or the data folder.
 
+mod buffers;
 mod generation;
 mod llama;
 mod room;

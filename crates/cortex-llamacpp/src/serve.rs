@@ -70,6 +70,7 @@ pub(crate) fn serve(mut lines: Lines) -> ExitCode {
 
 /// Loads and serves. An error is one of the load.
 fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(), LlamaError> {
+    let log = llama::BufferLog::listen();
     for backend in &load.backends {
         llama::load_backend(backend)?;
     }
@@ -91,6 +92,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
         control_tokens: vocabulary.control_texts(),
         backend: load.backends.first().cloned().unwrap_or_default(),
         model_bytes: vocabulary.weight_bytes(),
+        buffers: log.buffers(),
     })));
     Worker::new(&vocabulary, context).run(lines, inbox);
     Ok(())

@@ -18,6 +18,8 @@ pub(crate) struct Weights {
     pub(crate) files: Vec<PathBuf>,
     /// Bytes of all of them.
     pub(crate) bytes: u64,
+    /// Bytes of all tensors.
+    pub(crate) tensor_bytes: u64,
     /// Weights in all tensors.
     pub(crate) parameters: u64,
 }
@@ -75,11 +77,12 @@ pub(crate) fn read(path: &Path) -> Result<Weights, WeightsError> {
         return Ok(Weights {
             files: vec![path.to_owned()],
             bytes: header.file_bytes,
+            tensor_bytes: header.tensor_bytes(),
             parameters: header.parameter_count(),
             header,
         });
     };
-    let (mut first, mut bytes, mut parameters) = (None, 0u64, 0u64);
+    let (mut first, mut bytes, mut tensor_bytes, mut parameters) = (None, 0u64, 0u64, 0u64);
     for (at, file) in shard.all().enumerate() {
         let number = u32::try_from(at + 1).unwrap_or(u32::MAX);
         if !file.is_file() {
@@ -96,11 +99,12 @@ pub(crate) fn read(path: &Path) -> Result<Weights, WeightsError> {
             return Err(WeightsError::Part { path: file, reason });
         }
         bytes = bytes.saturating_add(header.file_bytes);
+        tensor_bytes = tensor_bytes.saturating_add(header.tensor_bytes());
         parameters = parameters.saturating_add(header.parameter_count());
         first.get_or_insert(header);
     }
     let Some(header) = first else { return Err(WeightsError::NotAFile { path: path.to_owned() }) };
-    Ok(Weights { header, files: shard.all().collect(), bytes, parameters })
+    Ok(Weights { header, files: shard.all().collect(), bytes, tensor_bytes, parameters })
 }
 
 fn of_file(path: &Path, source: GgufError) -> WeightsError {

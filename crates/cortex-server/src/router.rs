@@ -4,7 +4,7 @@ use crate::{
     App,
     edge::{self, Admitted},
     error::ApiError,
-    routes::{chat, completions, events, hardware, list, migrations, models, pulls, registry, sources, system},
+    routes::{chat, completions, events, fit, hardware, list, migrations, models, pulls, registry, sources, system},
 };
 use axum::{
     Router,
@@ -46,6 +46,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/migrations", get(migrations::list).post(migrations::create))
         .route("/v1/migrations/{id}", get(migrations::get))
         .route("/v1/migrations/{id}/undo", post(migrations::undo))
+        .route("/v1/models/fit", post(fit::fit))
         .route("/v1/models/start", post(models::start))
         .route("/v1/models/stop", post(models::stop))
         .route("/v1/models/status", get(models::status_by_id))
@@ -162,6 +163,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("/hardware/hardware", "/v1/hardware"),
     ("/models", "/v1/models"),
     ("/models/import", "/v1/models/import"),
+    ("/models/fit", "/v1/models/fit"),
     ("/models/start", "/v1/models/start"),
     ("/models/stop", "/v1/models/stop"),
     ("/models/status", "/v1/models/status"),
@@ -196,6 +198,7 @@ const FIXED: &[&str] = &[
     "/v1/models/hub",
     "/v1/models/hub/search",
     "/v1/migrations",
+    "/v1/models/fit",
     "/v1/models/start",
     "/v1/models/stop",
     "/v1/models/status",

@@ -17,6 +17,8 @@ pub enum Value {
     Floats(Vec<f32>),
     /// Type 9 of type 5.
     Ints(Vec<i32>),
+    /// Type 9 of type 7.
+    Bools(Vec<bool>),
     /// Any type, its bytes as they are.
     Raw(u32, Vec<u8>),
 }
@@ -34,6 +36,25 @@ pub struct Tensor {
     pub data: Vec<u8>,
     /// Another offset than the right one.
     pub offset: Option<u64>,
+}
+
+/// How large a model is.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Tokens that it knows.
+    pub vocabulary: u64,
+    /// Width between the layers.
+    pub embedding: u64,
+    /// Width inside of a layer.
+    pub feed_forward: u64,
+    /// Layers.
+    pub layers: u64,
+    /// Heads of attention.
+    pub heads: u64,
+    /// Heads that have keys and values of their own.
+    pub kept_heads: u64,
+    /// Context that it was trained with.
+    pub context: u64,
 }
 
 /// Builds a file. All fields may be changed before [`GgufBuilder::build`].
@@ -107,6 +128,46 @@ impl GgufBuilder {
             ("blk.0.ffn_down.weight", vec![64, 32]),
         ] {
             builder = builder.tensor(name, dimensions);
+        }
+        builder
+    }
+
+    /// One that llama.cpp loads, of this size. Its weights are zeros.
+    pub fn llama_of(size: Size) -> Self {
+        let number = |number: u64| Value::U32(u32::try_from(number).unwrap_or(u32::MAX));
+        let tokens = || 0..size.vocabulary;
+        let mut builder = Self::loadable_llama()
+            .with("llama.block_count", number(size.layers))
+            .with("llama.context_length", number(size.context))
+            .with("llama.embedding_length", number(size.embedding))
+            .with("llama.feed_forward_length", number(size.feed_forward))
+            .with("llama.attention.head_count", number(size.heads))
+            .with("llama.attention.head_count_kv", number(size.kept_heads))
+            .with("llama.rope.dimension_count", number(size.embedding / size.heads))
+            .with("tokenizer.ggml.tokens", Value::Texts(tokens().map(|token| format!("t{token}")).collect()))
+            .with("tokenizer.ggml.scores", Value::Floats(tokens().map(|_| 0.0).collect()))
+            .with("tokenizer.ggml.token_type", Value::Ints(tokens().map(|_| 1).collect()));
+        builder.tensors.clear();
+        let (width, inside) = (size.embedding, size.feed_forward);
+        let kept = width / size.heads * size.kept_heads;
+        builder = builder
+            .tensor("token_embd.weight", vec![width, size.vocabulary])
+            .tensor("output_norm.weight", vec![width])
+            .tensor("output.weight", vec![width, size.vocabulary]);
+        for layer in 0..size.layers {
+            for (name, dimensions) in [
+                ("attn_norm", vec![width]),
+                ("attn_q", vec![width, width]),
+                ("attn_k", vec![width, kept]),
+                ("attn_v", vec![width, kept]),
+                ("attn_output", vec![width, width]),
+                ("ffn_norm", vec![width]),
+                ("ffn_gate", vec![width, inside]),
+                ("ffn_up", vec![width, inside]),
+                ("ffn_down", vec![inside, width]),
+            ] {
+                builder = builder.tensor(&format!("blk.{layer}.{name}.weight"), dimensions);
+            }
         }
         builder
     }
@@ -215,6 +276,10 @@ fn put_value(value: &Value, file: &mut Vec<u8>) {
         Value::Ints(numbers) => {
             array(5, numbers.len(), file);
             file.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        }
+        Value::Bools(truths) => {
+            array(7, truths.len(), file);
+            file.extend(truths.iter().map(|&truth| u8::from(truth)));
         }
         Value::Raw(kind, bytes) => {
             file.extend(kind.to_le_bytes());

@@ -76,6 +76,8 @@ pub(crate) enum Command {
     /// Models: list, get, start, stop, status, import, update, alias, delete, reindex, sources.
     #[command(subcommand, arg_required_else_help = true)]
     Models(ModelsCommand),
+    /// Say whether a model fits this machine, and with how much context.
+    Fit(FitArguments),
     /// List the loaded models.
     Ps,
     /// The machine: list.
@@ -245,6 +247,19 @@ pub(crate) struct MigrateArguments {
     /// Show what was migrated, and older data folders on this machine.
     #[arg(long, conflicts_with_all = ["from", "dry_run", "include_deleted", "undo", "to", "folder", "write"])]
     pub(crate) list: bool,
+}
+
+/// Arguments of `cortex fit`.
+#[derive(Debug, Args)]
+pub(crate) struct FitArguments {
+    /// Id of the model.
+    pub(crate) model: String,
+    /// Tokens that one request may use.
+    #[arg(long = "ctx", value_name = "TOKENS")]
+    pub(crate) context: Option<i64>,
+    /// Requests at the same time.
+    #[arg(long)]
+    pub(crate) parallel: Option<i64>,
 }
 
 /// `cortex hardware …`.

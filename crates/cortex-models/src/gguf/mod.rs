@@ -6,6 +6,7 @@
 
 mod check;
 mod read;
+mod shape;
 mod types;
 
 pub use read::{Gguf, GgufError, TensorInfo, Value};

@@ -41,7 +41,7 @@ pub enum Value {
     Bool(bool),
     /// A text; `None` when it is too long to be kept.
     Text(Option<String>),
-    /// A short array of numbers.
+    /// A short array of numbers; true and false are 1 and 0.
     Numbers(Vec<u64>),
     /// Any other array: its element type (as GGUF numbers them) and length.
     Array {
@@ -341,12 +341,13 @@ impl<R: Read + Seek> Input<R> {
             return Ok(Value::Array { kind, length, offset });
         };
         self.need(length.saturating_mul(width))?;
-        let whole = matches!(kind, 0 | 2 | 4 | 5 | 10 | 11);
+        let whole = matches!(kind, 0 | 2 | 4 | 5 | 7 | 10 | 11);
         if whole && length <= LONGEST_KEPT_ARRAY {
             let mut numbers = Vec::new();
             for _ in 0..length {
                 match self.value(kind)? {
                     Value::Unsigned(number) => numbers.push(number),
+                    Value::Bool(yes) => numbers.push(u64::from(yes)),
                     _ => numbers.push(0),
                 }
             }

@@ -505,7 +505,7 @@ fn find_wanted<'offers>(
 }
 
 fn shape(offer: &Offer) -> ModelShape {
-    ModelShape { weight_bytes: offer.bytes(), attention: None, context: CONTEXT }
+    ModelShape { weight_bytes: offer.bytes(), context: CONTEXT, ..ModelShape::default() }
 }
 
 fn fits(offer: &Offer, hardware: &Hardware) -> bool {

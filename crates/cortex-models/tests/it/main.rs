@@ -15,5 +15,6 @@ mod proxy;
 mod pull;
 mod pull_resume;
 mod pull_world;
+mod shape;
 mod sources;
 mod store;

@@ -3,6 +3,7 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod events;
+pub(crate) mod fit;
 pub(crate) mod hardware;
 pub(crate) mod list;
 pub(crate) mod migrations;

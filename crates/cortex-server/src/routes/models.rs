@@ -16,7 +16,10 @@ use axum::{
     extract::{Path, State},
     http::HeaderMap,
 };
-use cortex_api::native::{List, LoadedModel, Message, ModelRequest};
+use cortex_api::{
+    native::{List, LoadedModel, MemoryUse, Message, ModelRequest},
+    worker::{Buffer, BufferKind},
+};
 use cortex_engine::{LoadSettings, Phase};
 use cortex_models::{ErrorKind, Model, ModelId};
 use std::sync::Arc;
@@ -32,7 +35,7 @@ pub(crate) async fn start(State(app): State<App>, headers: HeaderMap, body: Byte
 }
 
 /// What a start request orders.
-fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<LoadSettings, ApiError> {
+pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<LoadSettings, ApiError> {
     let order = |field: &str, given: Option<i64>, stored: u32, most: u32| match given {
         None => Ok(stored),
         Some(number) => match u32::try_from(number) {
@@ -85,6 +88,16 @@ async fn loaded_status(app: &App, name: &str) -> Result<Json<Message>, ApiError>
     Err(ApiError::new(ErrorKind::Invalid, "model_not_loaded", format!("the model `{}` is not loaded", model.id)))
 }
 
+fn memory_use(buffers: &[Buffer]) -> MemoryUse {
+    let of = |kind: BufferKind| buffers.iter().filter(|it| it.kind == kind).map(|it| it.bytes).sum();
+    MemoryUse {
+        weights: of(BufferKind::Weights),
+        cache: of(BufferKind::Cache),
+        compute: of(BufferKind::Compute),
+        output: of(BufferKind::Output),
+    }
+}
+
 /// The loaded models.
 pub(crate) async fn loaded(State(app): State<App>) -> Json<List<LoadedModel>> {
     let mut data: Vec<LoadedModel> = app
@@ -108,6 +121,7 @@ pub(crate) async fn loaded(State(app): State<App>) -> Json<List<LoadedModel>> {
             requests: model.requests,
             context_length: model.context_length,
             pid: model.pid,
+            memory: memory_use(&model.buffers),
         })
         .collect();
     data.sort_by(|left, right| left.id.cmp(&right.id));

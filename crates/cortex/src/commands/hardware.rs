@@ -1,8 +1,15 @@
 //! `cortex hardware …`: what this machine has. The tables are those of cortex.cpp.
 
 use super::{Context, daemon::ensure_running};
-use crate::{cli::HardwareArguments, error::CliError};
-use cortex_api::hardware::Hardware;
+use crate::{
+    cli::{FitArguments, HardwareArguments},
+    error::CliError,
+    output::bytes,
+};
+use cortex_api::{
+    hardware::Hardware,
+    native::{FitRequest, FitResponse},
+};
 
 /// Shows the machine, or parts of it.
 pub(crate) async fn list(context: &Context<'_>, arguments: &HardwareArguments) -> Result<(), CliError> {
@@ -29,6 +36,31 @@ pub(crate) async fn list(context: &Context<'_>, arguments: &HardwareArguments) -
         }
     }
     Ok(())
+}
+
+/// Says whether a model fits.
+pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Result<(), CliError> {
+    ensure_running(context).await?;
+    let request =
+        FitRequest { model: Some(arguments.model), ctx_len: arguments.context, n_parallel: arguments.parallel };
+    let fit: FitResponse = context.client.post("/v1/models/fit", &request).await?;
+    if context.printer.json {
+        return context.printer.line(&serde_json::json!(fit).to_string());
+    }
+    let tokens = format!("context, {} × {} tokens", fit.parallel, fit.context_length);
+    let rows: Vec<Vec<String>> = [
+        ("weights", fit.memory.weights),
+        (tokens.as_str(), fit.memory.cache),
+        ("computation", fit.memory.compute + fit.memory.output),
+        ("process", fit.process),
+        ("together", fit.needed),
+        ("available", fit.available),
+        ("for models", fit.budget),
+    ]
+    .map(|(what, amount)| vec![what.to_owned(), bytes(amount)])
+    .to_vec();
+    context.printer.table(&["MEMORY", "BYTES"], &rows)?;
+    context.printer.line(&fit.verdict)
 }
 
 /// A table and what stands above it.

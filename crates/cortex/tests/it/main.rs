@@ -5,6 +5,7 @@ mod api;
 mod cli;
 mod edge;
 mod faults;
+mod fit;
 mod hardware;
 mod http;
 mod migrate;

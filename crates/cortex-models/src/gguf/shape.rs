@@ -1,0 +1,175 @@
+//! How a model is built, from the keys of its header. Pure. Sources: the GGUF specification, and how llama.cpp 0.6 reads each
+//! architecture (`load_arch_hparams`).
+
+use super::{Gguf, read::Value};
+use cortex_hardware::{Architecture, Layer};
+
+/// Architectures of which every so many-th layer has full attention and the others a window, when the header does not say
+/// which: the period, and whether the full one comes first.
+const WINDOWED: &[(&str, u64, bool)] = &[
+    ("gemma2", 2, false),
+    ("gemma3", 6, false),
+    ("gemma3n", 5, false),
+    ("gpt-oss", 2, false),
+    ("cohere2", 4, false),
+    ("llama4", 4, false),
+    ("exaone4", 4, false),
+    ("olmo2", 4, false),
+    ("smallthinker", 4, true),
+    ("afmoe", 4, false),
+];
+/// Those whose window is not in every header.
+const WINDOWS: &[(&str, u64)] = &[("gemma2", 4096), ("llama4", 8192)];
+/// Architectures that keep nothing between tokens: they read a text as a whole.
+const WITHOUT_CACHE: &[&str] = &[
+    "bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "neo-bert",
+    "eurobert",
+    "modern-bert",
+    "gemma-embedding",
+    "dream",
+    "llada",
+    "llada-moe",
+];
+/// Architectures of which every fourth layer has attention and the others a state (delta networks).
+const DELTA: &[&str] = &["qwen3next", "qwen35", "qwen35moe"];
+/// Layers of a model at most; a header that says more is nonsense.
+const MOST_LAYERS: u64 = 4096;
+
+impl Gguf {
+    /// Bytes of its tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes).fold(0, u64::saturating_add)
+    }
+
+    /// How the model is built; `None` when the header says too little.
+    pub fn shape(&self) -> Option<Architecture> {
+        let count = self.of_architecture("block_count").filter(|count| (1..=MOST_LAYERS).contains(count))?;
+        let embedding = self.of_architecture("embedding_length")?;
+        let experts = self.of_architecture("expert_used_count").unwrap_or(0);
+        let of_expert = self.of_architecture("expert_feed_forward_length");
+        let dense = self.largest("feed_forward_length").unwrap_or(0);
+        let of_experts = of_expert.unwrap_or(dense).saturating_mul(experts);
+        let layers: Vec<Layer> = (0..count).map(|at| self.layer(at, embedding)).collect();
+        Some(Architecture {
+            vocabulary: self.vocabulary(),
+            embedding,
+            feed_forward: if experts > 0 { of_experts.max(dense) } else { dense },
+            trained_context: u32::try_from(self.of_architecture("context_length").unwrap_or(0)).unwrap_or(u32::MAX),
+            layers,
+        })
+    }
+
+    fn vocabulary(&self) -> u64 {
+        match self.values.get("tokenizer.ggml.tokens") {
+            Some(Value::Array { length, .. }) => *length,
+            _ => self.of_architecture("vocab_size").unwrap_or(0),
+        }
+    }
+
+    fn layer(&self, at: u64, embedding: u64) -> Layer {
+        let architecture = self.architecture();
+        if WITHOUT_CACHE.contains(&architecture) {
+            return Layer::default();
+        }
+        let heads = self.of_layer("attention.head_count", at).unwrap_or(0);
+        let kept_heads = self.of_layer("attention.head_count_kv", at).unwrap_or(heads);
+        let usual = embedding.checked_div(heads).unwrap_or(0);
+        // Of latent attention the keys hold what the values are made of, once for all heads.
+        let is_latent = self.of_architecture("attention.key_length_mla").is_some_and(|length| length > 0);
+        let window = self.window(at);
+        let (key, value) = match window {
+            // A few models have other widths where they look back less far.
+            Some(_) => ("attention.key_length_swa", "attention.value_length_swa"),
+            None => ("attention.key_length", "attention.value_length"),
+        };
+        let length = |key: &str, otherwise: &str| {
+            self.of_architecture(key).or_else(|| self.of_architecture(otherwise)).unwrap_or(usual)
+        };
+        let keys = kept_heads.saturating_mul(length(key, "attention.key_length"));
+        let values = kept_heads.saturating_mul(length(value, "attention.value_length"));
+        let attention = Layer { keys, values: if is_latent { 0 } else { values }, window, state: 0 };
+        let state = self.state(embedding);
+        match architecture {
+            "mamba" | "mamba2" | "rwkv6" | "rwkv6qwen2" | "rwkv7" | "arwkv7" => Layer { state, ..Layer::default() },
+            // Both in each layer.
+            "falcon-h1" => Layer { state, ..attention },
+            name if DELTA.contains(&name) => {
+                let period = self.of_architecture("full_attention_interval").unwrap_or(4).max(1);
+                if (at + 1).is_multiple_of(period) { attention } else { Layer { state, ..Layer::default() } }
+            }
+            // A layer without heads is a recurrent one, where the model has such; or one that only computes.
+            _ if kept_heads == 0 => {
+                let only_computes = architecture.starts_with("nemotron_h")
+                    && self.of_layer("feed_forward_length", at).is_some_and(|width| width > 0);
+                if only_computes { Layer::default() } else { Layer { state, ..Layer::default() } }
+            }
+            _ => attention,
+        }
+    }
+
+    /// How far a layer looks back; `None` is all the way.
+    fn window(&self, at: u64) -> Option<u32> {
+        let architecture = self.architecture();
+        let preset = WINDOWS.iter().find(|(name, _)| *name == architecture).map(|(_, window)| *window);
+        let window = self.of_architecture("attention.sliding_window").or(preset).filter(|window| *window > 0)?;
+        let key = format!("{architecture}.attention.sliding_window_pattern");
+        let is_windowed = match self.values.get(&key) {
+            Some(Value::Numbers(pattern)) => pattern.get(usize::try_from(at).ok()?).is_some_and(|&is_one| is_one > 0),
+            said => {
+                // Phi-3 and others state a window that llama.cpp does not use.
+                let (_, preset, full_first) = *WINDOWED.iter().find(|(name, ..)| *name == architecture)?;
+                let period = match said {
+                    Some(Value::Unsigned(period)) => *period,
+                    _ => preset,
+                };
+                match period {
+                    0 => true,
+                    period if full_first => !at.is_multiple_of(period),
+                    period => at % period < period - 1,
+                }
+            }
+        };
+        is_windowed.then(|| u32::try_from(window).unwrap_or(u32::MAX))
+    }
+
+    /// Numbers that a recurrent layer keeps of a sequence: what the convolution has seen, and its state.
+    fn state(&self, embedding: u64) -> u64 {
+        let number = |key: &str| self.of_architecture(key).unwrap_or(0);
+        let wkv = number("wkv.head_size");
+        if wkv > 0 {
+            let shifted = self.of_architecture("token_shift_count").unwrap_or(2);
+            return embedding.saturating_mul(shifted.saturating_add(wkv));
+        }
+        let short = number("shortconv.l_cache");
+        if short > 0 {
+            return embedding.saturating_mul(short - 1);
+        }
+        let (inner, state) = (number("ssm.inner_size"), number("ssm.state_size"));
+        let groups = number("ssm.group_count").saturating_mul(2).saturating_mul(state);
+        let seen = number("ssm.conv_kernel").saturating_sub(1).saturating_mul(inner.saturating_add(groups));
+        seen.saturating_add(state.saturating_mul(inner))
+    }
+
+    /// A number of a layer: one for all, or one for each.
+    fn of_layer(&self, key: &str, at: u64) -> Option<u64> {
+        match self.values.get(&format!("{}.{key}", self.architecture()))? {
+            Value::Unsigned(number) => Some(*number),
+            Value::Numbers(numbers) => numbers.get(usize::try_from(at).ok()?).copied(),
+            _ => None,
+        }
+    }
+
+    /// The largest of a number of all layers.
+    fn largest(&self, key: &str) -> Option<u64> {
+        match self.values.get(&format!("{}.{key}", self.architecture()))? {
+            Value::Unsigned(number) => Some(*number),
+            Value::Numbers(numbers) => numbers.iter().max().copied(),
+            _ => None,
+        }
+    }
+}
