@@ -59,12 +59,21 @@ pub(crate) fn serve(mut lines: Lines) -> ExitCode {
         Ok(ToWorker::Shutdown) | Err(_) => return ExitCode::SUCCESS,
         Ok(_) => return stdio::fail("the first line must be `load`"),
     };
+    volunteer();
     match run(&load, &mut lines, &inbox) {
         Ok(()) => ExitCode::SUCCESS,
         Err(LlamaError(message)) => {
             lines.send(&FromWorker::LoadFailed { message });
             ExitCode::FAILURE
         }
+    }
+}
+
+/// When memory runs out, the kernel takes this process and not the daemon or a program of the user's: here is most of the
+/// memory, and the next request loads the model again. Source: proc(5), `oom_score_adj`.
+fn volunteer() {
+    if let Err(error) = fs_err::write("/proc/self/oom_score_adj", "1000") {
+        stdio::warn(&format!("the kernel was not told to take this process first: {error}"));
     }
 }
 

@@ -51,6 +51,20 @@ async fn what_is_predicted_of_the_small_model_is_what_it_takes() {
 }
 
 #[tokio::test]
+async fn when_memory_runs_out_the_kernel_takes_a_worker_and_not_the_daemon() {
+    let daemon = TestDaemon::start();
+    import(&daemon).await;
+    let (status, started) = post(&daemon, "/v1/models/start", &json!({"model": MODEL, "ctx_len": 512})).await;
+    assert_eq!(status, 200, "{started}");
+    let (_, loaded) = get(&daemon, "/inferences/server/models").await;
+    let adjustment = |pid: u64| -> i32 {
+        fs_err::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    assert_eq!(adjustment(loaded["data"][0]["pid"].as_u64().unwrap()), 1000);
+    assert!(adjustment(daemon.pid().into()) < 1000);
+}
+
+#[tokio::test]
 async fn models_of_other_proportions_are_predicted_too() {
     let daemon = TestDaemon::start();
     let usual = Size {
