@@ -246,6 +246,29 @@ const CASES: &[Case] = {
         ),
         ("nothing", |it| drop(it.file("nothing/notes.txt", "x")), Skipped, None, None, "holds no model"),
         (
+            "modèle 日本 (1)",
+            |it| drop(it.downloaded("modèle 日本 (1)", "modèle 日本 (1)", "größe.Q4.gguf")),
+            Registered,
+            Some("modèle 日本 (1)"),
+            Some("modèle 日本 (1)/größe.Q4.gguf"),
+            "",
+        ),
+        (
+            "linked",
+            |it| {
+                // On another drive.
+                let real = it.path("drive/real");
+                fs_err::create_dir_all(&real).unwrap();
+                fs_err::write(real.join("model.json"), downloadable("linked", "l.gguf").to_string()).unwrap();
+                fs_err::write(real.join("l.gguf"), gguf()).unwrap();
+                drop(std::os::unix::fs::symlink(real, it.path("models/linked")));
+            },
+            Registered,
+            Some("linked"),
+            Some("linked/l.gguf"),
+            "",
+        ),
+        (
             "copied import",
             |it| {
                 it.json("copied import", &json!({"id": "copied import", "engine": "nitro", "sources": [{"url": "C.gguf", "filename": "C.gguf"}], "metadata": {"author": "User"}}));
