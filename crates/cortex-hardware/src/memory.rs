@@ -26,12 +26,7 @@ impl Memory {
 }
 
 fn from_meminfo(text: &str) -> Memory {
-    let bytes = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-            .map_or(0, |kibibytes| kibibytes.saturating_mul(1024))
-    };
-    Memory { total: bytes("MemTotal:"), available: bytes("MemAvailable:") }
+    Memory { total: kibibytes(text, "MemTotal:"), available: kibibytes(text, "MemAvailable:") }
 }
 
 fn within(machine: Memory, group: Option<(u64, u64)>) -> Memory {
@@ -41,13 +36,24 @@ fn within(machine: Memory, group: Option<(u64, u64)>) -> Memory {
 
 /// Bytes of memory that a process holds; 0 when the system does not tell.
 pub fn process_resident_bytes(pid: u32) -> u64 {
-    fs_err::read_to_string(format!("/proc/{pid}/status"))
-        .ok()
-        .and_then(|text| {
-            text.lines()
-                .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-        })
-        .map_or(0, |kibibytes| kibibytes.saturating_mul(1024))
+    of_process(pid, "VmRSS:")
+}
+
+/// Of these, the bytes that only its end gives back: without files that it has mapped, which count as available
+/// while they are mapped. 0 when the system does not tell.
+pub fn process_anonymous_bytes(pid: u32) -> u64 {
+    of_process(pid, "RssAnon:")
+}
+
+/// A line of `proc_pid_status(5)`.
+fn of_process(pid: u32, name: &str) -> u64 {
+    let text = fs_err::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    kibibytes(&text, name)
+}
+
+fn kibibytes(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB"));
+    line.and_then(|number| number.trim().parse::<u64>().ok()).map_or(0, |number| number.saturating_mul(1024))
 }
 
 #[cfg(test)]
@@ -58,6 +64,9 @@ mod tests {
     fn a_control_group_narrows_the_machine() {
         let machine = from_meminfo("MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    600 kB\n");
         assert_eq!(machine, Memory { total: 1_024_000, available: 614_400 });
+        assert_eq!(kibibytes("VmRSS:\t  12 kB\nRssAnon:\t   5 kB\n", "RssAnon:"), 5 * 1024);
+        assert!(process_resident_bytes(std::process::id()) >= process_anonymous_bytes(std::process::id()));
+        assert!(process_anonymous_bytes(std::process::id()) > 0);
         assert_eq!(within(machine, None), machine);
         assert_eq!(within(machine, Some((100, 40))), Memory { total: 100, available: 60 });
     }

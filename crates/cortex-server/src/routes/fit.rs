@@ -8,7 +8,7 @@ use super::{
 use crate::{App, convert::load_settings, error::ApiError, json};
 use axum::{Json, body::Bytes, extract::State, http::HeaderMap};
 use cortex_api::native::{FitRequest, FitResponse, MemoryUse, ModelRequest};
-use cortex_hardware::{CacheType, Hardware, ModelShape, fit as fit_of, process_resident_bytes};
+use cortex_hardware::{CacheType, Hardware, ModelShape, fit as fit_of, process_anonymous_bytes};
 use cortex_models::ErrorKind;
 
 /// Says what a model needs, and whether there is room for it. Loads nothing.
@@ -27,7 +27,7 @@ pub(crate) async fn fit(
     let store = app.models.clone();
     let (shape, hardware) = blocking(move || {
         let mut hardware = Hardware::probe();
-        hardware.memory.available += pid.map_or(0, process_resident_bytes);
+        hardware.memory.available += pid.map_or(0, process_anonymous_bytes);
         (store.shape(&weights), hardware)
     })
     .await?;
