@@ -8,6 +8,7 @@ mod gguf;
 mod legacy;
 mod migrate;
 mod migrate_back;
+mod migrate_cases;
 mod migrate_cortex;
 mod migrate_crash;
 mod migrate_stores;
