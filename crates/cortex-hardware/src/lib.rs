@@ -10,6 +10,8 @@ mod gpu;
 mod memory;
 mod monitor;
 mod system;
+#[cfg(test)]
+mod tree;
 
 pub use cpu::{Cache, Cpu, Topology};
 pub use fit::{Architecture, CacheType, Fit, Layer, ModelShape, fit};

@@ -106,16 +106,7 @@ impl Power {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().expect("a folder");
-        for (path, text) in files {
-            let path = root.path().join(path);
-            fs_err::create_dir_all(path.parent().expect("a folder above")).expect("made");
-            fs_err::write(path, text).expect("written");
-        }
-        root
-    }
+    use crate::tree::tree;
 
     #[test]
     fn the_system_says_its_name() {

@@ -57,15 +57,7 @@ pub(crate) fn candidates(data: &Path) -> Vec<Candidate> {
     let mut rows = Vec::new();
     let mut is_damaged = false;
     if fs_err::symlink_metadata(&database).is_ok() {
-        let told = |why: String, hint: &str| Candidate {
-            place: database.clone(),
-            id: None,
-            name: String::new(),
-            found: Err(unresolved(why, hint)),
-            settings: Map::new(),
-            aliases: vec![],
-            left_out: String::new(),
-        };
+        let told = |why: String, hint: &str| Candidate::refused(&database, None, unresolved(why, hint));
         match read_database(&database) {
             Ok(read) => {
                 let nameless = read.iter().filter(|row| row.id.is_empty()).count();
@@ -98,15 +90,7 @@ pub(crate) fn candidates(data: &Path) -> Vec<Candidate> {
 }
 
 fn of_row(data: &Path, database: &Path, row: &Row) -> Candidate {
-    let refused = |refusal| Candidate {
-        place: database.to_owned(),
-        id: Some(row.id.clone()),
-        name: row.id.clone(),
-        found: Err(refusal),
-        settings: Map::new(),
-        aliases: vec![],
-        left_out: String::new(),
-    };
+    let refused = |refusal| Candidate::refused(database, Some(&row.id), refusal);
     match row.status.to_lowercase().as_str() {
         "remote" => return refused(skipped("it is a model on another machine: there are no weights")),
         "downloadable" => return refused(skipped("it was never downloaded")),
@@ -121,18 +105,8 @@ fn of_row(data: &Path, database: &Path, row: &Row) -> Candidate {
 
 /// The model of a model.yml; `None` when that names none.
 fn of_yaml(data: &Path, path: &Path, id: Option<&str>, aliases: Vec<String>) -> Option<Candidate> {
-    let refused = |why: String| {
-        let id = id.map(str::to_owned);
-        Candidate {
-            place: path.to_owned(),
-            name: id.clone().unwrap_or_default(),
-            id,
-            found: Err(unresolved(why, "import its weights with `cortex import`")),
-            settings: Map::new(),
-            aliases: vec![],
-            left_out: String::new(),
-        }
-    };
+    let refused =
+        |why: String| Candidate::refused(path, id, unresolved(why, "import its weights with `cortex import`"));
     let text = match read_short(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(why) => return Some(refused(format!("its model.yml cannot be read: {why}"))),

@@ -123,6 +123,21 @@ pub(crate) struct Candidate {
     pub(crate) left_out: String,
 }
 
+impl Candidate {
+    /// A place that brings no model.
+    pub(crate) fn refused(place: &Path, id: Option<&str>, refusal: Refusal) -> Self {
+        Self {
+            place: place.to_owned(),
+            id: id.map(str::to_owned),
+            name: id.unwrap_or_default().to_owned(),
+            found: Err(refusal),
+            settings: Map::new(),
+            aliases: vec![],
+            left_out: String::new(),
+        }
+    }
+}
+
 /// The weights of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {

@@ -294,15 +294,7 @@ fn hub_cache(folder: &Path) -> Vec<Candidate> {
 
 /// A folder that holds nothing for us.
 fn without_gguf(folder: &Path) -> Candidate {
-    Candidate {
-        place: folder.to_owned(),
-        id: None,
-        name: String::new(),
-        found: Err(skipped("it holds no GGUF file")),
-        settings: Map::new(),
-        aliases: vec![],
-        left_out: String::new(),
-    }
+    Candidate::refused(folder, None, skipped("it holds no GGUF file"))
 }
 
 fn is_hidden(path: &Path) -> bool {
