@@ -60,6 +60,8 @@ impl ModelStore {
         if present || is_yaml(&model.path) {
             match self.read_details(&mut found) {
                 Ok(details) => found.details = details,
+                // It went away while it was read: that is no damage, and it is read when it comes back.
+                Err(_) if present && !self.observe(model).0 => found.present = false,
                 Err(reason) => {
                     let (_, stamps) = self.observe(&found);
                     tracing::debug!(model = %model.id, reason, "cannot be used");
