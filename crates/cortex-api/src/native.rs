@@ -34,13 +34,64 @@ pub struct LoadedModel {
     pub object: String,
     /// Requests that hold it now.
     pub requests: usize,
+    /// Requests that wait until it is loaded.
+    #[serde(default)]
+    pub waiting: usize,
+    /// `loaded`; with `?all=true` also `waiting` (for room), `loading` and `leaving`.
+    #[serde(default)]
+    pub state: String,
     /// Tokens that one request may use.
     pub context_length: u32,
+    /// Tokens that were asked for; more than `context_length` when memory is short or the model was trained with less.
+    #[serde(default)]
+    pub requested_context_length: u32,
+    /// Requests that it answers at the same time.
+    #[serde(default)]
+    pub parallel: u32,
+    /// Requests at the same time that were asked for.
+    #[serde(default)]
+    pub requested_parallel: u32,
     /// The worker's process id.
     pub pid: u32,
     /// What the worker has allocated, in bytes.
     #[serde(default)]
     pub memory: MemoryUse,
+    /// Bytes of memory that are set aside for it: predicted while it loads, then what it has reported.
+    #[serde(default)]
+    pub reserved: u64,
+    /// It never leaves to make room for another.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Unix milliseconds at which it leaves if nobody uses it; `null` while it is used, or when it stays.
+    #[serde(default)]
+    pub leaves_at: Option<i64>,
+}
+
+/// `GET /inferences/server/models`: the loaded models, and the memory that they have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadedModels {
+    /// `list`.
+    pub object: String,
+    /// The models.
+    pub data: Vec<LoadedModel>,
+    /// Memory for models.
+    #[serde(default)]
+    pub memory: MemoryLedger,
+}
+
+/// Memory for models, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemoryLedger {
+    /// Of the machine, or of the container.
+    pub total: u64,
+    /// Not in use now; what models have mapped from their files counts as not in use.
+    pub available: u64,
+    /// Never given to models: it is for what else runs.
+    pub kept_free: u64,
+    /// Set aside for models.
+    pub reserved: u64,
+    /// What a further model could have without any other leaving.
+    pub free: u64,
 }
 
 /// Memory of a model by what it is for, in bytes.
@@ -315,6 +366,13 @@ pub struct ModelRequest {
     /// Threads for single tokens; `models/start` only.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_integer")]
     pub cpu_threads: Option<i64>,
+    /// How long it stays when nobody uses it: seconds, a duration such as `5m`, 0, or -1 for ever, the default;
+    /// `models/start` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<Value>,
+    /// It never leaves to make room for another; `models/start` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin: Option<bool>,
 }
 
 /// Clients of other languages send `4096.0` or `"4096"` where a whole number is meant.

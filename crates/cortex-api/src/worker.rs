@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -49,14 +49,14 @@ pub struct Load {
     pub context_length: u32,
     /// Requests that run at the same time; each has its own `context_length` cells.
     pub parallel: u32,
+    /// Less of either is no use: the load fails when the system does not give the memory.
+    pub is_exact: bool,
     /// Threads for single tokens.
     pub threads: u32,
     /// Threads for prompts.
     pub threads_batch: u32,
     /// Most prompt tokens computed in one step.
     pub batch: u32,
-    /// Bytes that the cells of the context may take; `None` is not known.
-    pub memory: Option<u64>,
 }
 
 /// A piece of a prompt. Pieces are tokenised separately, so that text of a user can never join

@@ -1,5 +1,7 @@
 //! What the engine is told by the settings.
 
+use cortex_api::worker::Loaded;
+use cortex_models::KeepAlive;
 use std::{path::PathBuf, time::Duration};
 
 /// Settings of the engine. Durations and counts are what a user may change.
@@ -9,10 +11,16 @@ pub struct Config {
     pub worker_program: PathBuf,
     /// A folder whose content may be deleted at any time.
     pub cache_folder: PathBuf,
-    /// Loaded models at most.
-    pub max_loaded: usize,
-    /// A model that nobody used for this long leaves.
-    pub idle_unload: Duration,
+    /// Loaded models at most; `None` is as many as fit into memory.
+    pub max_loaded: Option<usize>,
+    /// Bytes that all models may take together; `None` is what the machine has, but for what is kept free.
+    pub memory_limit: Option<u64>,
+    /// Requests that may wait at a time: for a model, or for a place in one.
+    pub max_queued: usize,
+    /// How long a request waits for models in use before they have to make room.
+    pub patience: Duration,
+    /// How long a model stays that nobody uses, where neither it nor a request says otherwise.
+    pub keep_alive: KeepAlive,
     /// A busy or loading worker that is silent for longer is taken for dead.
     pub silence_limit: Duration,
     /// Room and threads of a load, where the model does not say otherwise.
@@ -23,8 +31,8 @@ pub struct Config {
     pub variant_trial: bool,
 }
 
-/// How a model is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a model is loaded, and kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoadSettings {
     /// Tokens that one request may use; the model's trained context is the upper bound.
     pub context_length: u32,
@@ -32,4 +40,21 @@ pub struct LoadSettings {
     pub parallel: u32,
     /// Threads; 0 is one for each core.
     pub threads: u32,
+    /// A shorter context is no use.
+    pub fixed_context: bool,
+    /// Fewer requests at the same time are no use.
+    pub fixed_parallel: bool,
+    /// How long it stays when nobody uses it, as its settings say.
+    pub keep_alive: Option<KeepAlive>,
+    /// It never leaves to make room for another.
+    pub pin: bool,
+}
+
+impl LoadSettings {
+    /// Whether a model that was loaded like this is what is wanted: all that is fixed is as it should be.
+    pub(crate) fn is_met_by(&self, facts: &Loaded) -> bool {
+        let trained = if facts.trained_context_length == 0 { u32::MAX } else { facts.trained_context_length };
+        let has_context = facts.context_length == self.context_length.min(trained);
+        (!self.fixed_context || has_context) && (!self.fixed_parallel || facts.parallel == self.parallel)
+    }
 }

@@ -3,12 +3,18 @@
 use crate::{
     Answer, Config, EngineError, LoadSettings, Prompt, Tasks, answer,
     lease::Lease,
-    supervisor::{Command, LoadedModel, Supervisor},
+    ledger::{self, Holding},
+    supervisor::{Command, Counts, LoadedModel, Phase, Supervisor, Wanted},
     variants::VariantReport,
 };
 use cortex_api::worker::{Generate, Sampling};
-use cortex_models::ModelId;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use cortex_hardware::{Memory, process_anonymous_bytes};
+use cortex_models::{KeepAlive, ModelId};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// One request, complete: it can be sent again.
@@ -32,6 +38,8 @@ pub struct Job {
     pub ignore_eos: bool,
     /// Bit-identical on repetition.
     pub deterministic: bool,
+    /// How long the model stays after this answer; `None` is as it was, or as its settings say.
+    pub keep_alive: Option<KeepAlive>,
 }
 
 /// The engine. Cheap to clone.
@@ -42,15 +50,24 @@ pub struct Engines {
     supervisor: mpsc::UnboundedSender<Command>,
     loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
     variants: watch::Receiver<Arc<VariantReport>>,
+    counts: Arc<Counts>,
     load: LoadSettings,
+    memory_limit: Option<u64>,
 }
 
 impl Engines {
     /// Starts the supervisor. No worker runs until a request needs one.
     pub fn start(config: Config, tasks: &Tasks) -> Self {
-        let load = config.load;
-        let (supervisor, loaded, variants) = Supervisor::start(config, tasks);
-        Self { supervisor, loaded, variants, load }
+        let (load, memory_limit) = (config.load, config.memory_limit);
+        let views = Supervisor::start(config, tasks);
+        Self {
+            supervisor: views.commands,
+            loaded: views.loaded,
+            variants: views.report,
+            counts: views.counts,
+            load,
+            memory_limit,
+        }
     }
 
     /// How models are loaded that do not say otherwise.
@@ -108,30 +125,64 @@ impl Engines {
     }
 
     async fn acquire(&self, job: &Job) -> Result<Lease, EngineError> {
-        self.acquire_for(&job.model, &job.weights, job.load, false).await
+        self.acquire_for(Wanted {
+            id: job.model.clone(),
+            weights: job.weights.clone(),
+            load: job.load,
+            keep_alive: job.keep_alive,
+            is_order: false,
+        })
+        .await
     }
 
-    async fn acquire_for(
-        &self,
-        id: &ModelId,
-        weights: &std::path::Path,
-        load: LoadSettings,
-        keep: bool,
-    ) -> Result<Lease, EngineError> {
+    async fn acquire_for(&self, wanted: Wanted) -> Result<Lease, EngineError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Acquire { id: id.clone(), weights: weights.to_owned(), load, keep, reply };
+        let command = Command::Acquire(Box::new(wanted), reply);
         self.supervisor.send(command).map_err(|_| EngineError::ShuttingDown)?;
         answer.await.map_err(|_| EngineError::ShuttingDown)?
     }
 
-    /// Loads a model and keeps it until [`Engines::stop`].
-    pub async fn keep_loaded(
+    /// Loads a model and keeps it for that time, or until [`Engines::stop`]. One that is loaded with another size than
+    /// is ordered is loaded anew.
+    pub async fn start_model(
         &self,
         id: &ModelId,
-        weights: &std::path::Path,
+        weights: &Path,
         load: LoadSettings,
+        keep_alive: KeepAlive,
     ) -> Result<(), EngineError> {
-        self.acquire_for(id, weights, load, true).await.map(drop)
+        let (id, weights) = (id.clone(), weights.to_owned());
+        self.acquire_for(Wanted { id, weights, load, keep_alive: Some(keep_alive), is_order: true }).await.map(drop)
+    }
+
+    /// The memory that a model could have beside those that are pinned, all others gone; `id` itself counts as gone.
+    pub fn memory_for(&self, id: &ModelId) -> Memory {
+        self.memory_beside(|model| model.pinned && model.id != *id)
+    }
+
+    /// The memory that a further model could have beside all that are loaded.
+    pub fn memory_left(&self) -> Memory {
+        self.memory_beside(|_| true)
+    }
+
+    fn memory_beside(&self, stays: impl Fn(&LoadedModel) -> bool) -> Memory {
+        let mut memory = Memory::probe();
+        let mut staying = Vec::new();
+        for model in self.loaded().iter().filter(|model| model.phase != Phase::Waiting) {
+            let taken = if model.pid == 0 { 0 } else { process_anonymous_bytes(model.pid) };
+            if stays(model) {
+                staying.push(Holding { reserved: model.reserved, taken });
+            } else {
+                memory.available = memory.available.saturating_add(taken).min(memory.total);
+            }
+        }
+        let free = u64::try_from(ledger::free(memory, self.memory_limit, &staying)).unwrap_or(0);
+        Memory { available: free.saturating_add(memory.kept_free()), ..memory }
+    }
+
+    /// What happened since the start.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Unloads a model now: running answers end with [`EngineError::Stopped`]. False when it was not loaded.

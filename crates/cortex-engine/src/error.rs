@@ -92,11 +92,44 @@ pub enum EngineError {
         /// The template's words.
         message: String,
     },
-    /// Every place for a loaded model is taken by one that is in use.
-    #[error("{loaded} models are loaded and in use, and no more are allowed at a time")]
+    /// Every place for a loaded model is taken by a pinned one.
+    #[error("{loaded} models are loaded and pinned, and no more are allowed at a time")]
     Overloaded {
         /// How many.
         loaded: usize,
+    },
+    /// Too many requests wait already.
+    #[error("{waiting} requests wait already, and no more may")]
+    QueueFull {
+        /// How many.
+        waiting: usize,
+    },
+    /// There is no room for the model, and there will be none.
+    #[error(
+        "the model `{model}` does not fit into memory: {parallel} × {context} tokens need {}, and it can have {}{}",
+        mebibytes(needed.div_ceil(1 << 20)), mebibytes(*available >> 20), pinned_models(pinned)
+    )]
+    DoesNotFit {
+        /// Which model.
+        model: String,
+        /// Tokens that one request may use, the least that would do.
+        context: u32,
+        /// Requests at the same time, the least that would do.
+        parallel: u32,
+        /// Bytes that it needs for that.
+        needed: u64,
+        /// Bytes that it can have when all leave that may.
+        available: u64,
+        /// Models that are pinned.
+        pinned: Vec<String>,
+    },
+    /// It could not be loaded a moment ago, and is not tried yet again.
+    #[error("{error}; it is tried again in {seconds} s")]
+    FailedBefore {
+        /// The failure.
+        error: Box<EngineError>,
+        /// When a request is worth another try.
+        seconds: u32,
     },
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
@@ -107,6 +140,14 @@ fn last_lines(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; its last words: {stderr}") }
 }
 
+fn mebibytes(count: u64) -> String {
+    format!("{count} MiB")
+}
+
+fn pinned_models(pinned: &[String]) -> String {
+    if pinned.is_empty() { String::new() } else { format!(" beside what is pinned ({})", pinned.join(", ")) }
+}
+
 impl EngineError {
     /// The family, which decides the HTTP status and the exit code.
     pub fn kind(&self) -> ErrorKind {
@@ -114,7 +155,9 @@ impl EngineError {
             Self::ContextExceeded { .. } | Self::EmptyPrompt | Self::InvalidRequest { .. } | Self::Template { .. } => {
                 ErrorKind::Invalid
             }
-            Self::Overloaded { .. } => ErrorKind::Busy,
+            Self::Overloaded { .. } | Self::QueueFull { .. } => ErrorKind::Busy,
+            Self::DoesNotFit { .. } => ErrorKind::DoesNotFit,
+            Self::FailedBefore { error, .. } => error.kind(),
             Self::WorkerMissing { .. }
             | Self::WorkerNotStarted { .. }
             | Self::WorkerMismatch { .. }
@@ -145,6 +188,9 @@ impl EngineError {
             Self::InvalidRequest { .. } => "invalid_value",
             Self::Template { .. } => "template_failed",
             Self::Overloaded { .. } => "overloaded",
+            Self::QueueFull { .. } => "queue_full",
+            Self::DoesNotFit { .. } => "does_not_fit",
+            Self::FailedBefore { error, .. } => error.code(),
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -161,6 +207,17 @@ impl EngineError {
                 Some("shorten the prompt, or start the model with a larger `ctx_len` if it was trained with one".into())
             }
             Self::Overloaded { .. } => Some("stop a model with `cortex models stop ID`, or try again later".into()),
+            Self::QueueFull { .. } => {
+                Some("try again later; `maxQueuedRequests` in the settings is how many may wait".into())
+            }
+            Self::DoesNotFit { pinned, .. } => Some(format!(
+                "{}choose a smaller quantisation or context: `cortex fit` says what fits; other programs may be closed",
+                if pinned.is_empty() { "" } else { "stop a pinned model with `cortex models stop ID`, or " }
+            )),
+            Self::FailedBefore { error, .. } => {
+                let more = "`cortex models start ID` tries at once";
+                Some(error.hint().map_or_else(|| more.into(), |hint| format!("{hint}; {more}")))
+            }
             Self::WorkerDied { .. } | Self::WorkerStuck { .. } => {
                 Some("the next request loads the model again; `cortex logs` shows more".into())
             }
@@ -172,6 +229,14 @@ impl EngineError {
             | Self::InvalidRequest { .. }
             | Self::Template { .. }
             | Self::ShuttingDown => None,
+        }
+    }
+
+    /// After how many seconds it may be different; `None` when waiting is no use.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::FailedBefore { seconds, .. } => Some(*seconds),
+            _ => matches!(self.kind(), ErrorKind::Busy | ErrorKind::Unavailable).then_some(1),
         }
     }
 

@@ -3,12 +3,16 @@
 //! Never parses HTTP, never links C++, never awaits IO inside the supervisor's loop.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod answer;
 mod chat;
 mod config;
 mod engines;
 mod error;
+mod failures;
 mod lease;
+mod ledger;
+mod need;
 mod slot_state;
 mod supervisor;
 mod variants;
@@ -17,8 +21,8 @@ mod worker;
 pub use answer::{Answer, AnswerEvent};
 pub use chat::{ChatTurn, Prompt, PromptTemplateUse, legacy_prompt_template, prompt_template_use};
 pub use config::{Config, LoadSettings};
-pub use cortex_models::{Shutdown, Tasks, tasks};
+pub use cortex_models::{KeepAlive, Shutdown, Tasks, tasks};
 pub use engines::{Engines, Job};
 pub use error::EngineError;
-pub use supervisor::{LoadedModel, Phase};
+pub use supervisor::{Count, Counts, LoadedModel, Phase};
 pub use variants::{Dropped, VariantReport};

@@ -11,6 +11,8 @@ pub(crate) enum State {
     /// No worker. Nothing is held.
     #[default]
     Idle,
+    /// No worker yet: `waiting` requests wait until there is room for one.
+    Queued { waiting: usize },
     /// A worker is loading; `waiting` requests share this one load.
     Loading { generation: Generation, waiting: usize },
     /// Answering; `leases` requests hold it.
@@ -22,12 +24,18 @@ pub(crate) enum State {
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A request wants the model. A new worker would get this generation.
-    Acquire { next: Generation },
+    /// A request wants the model.
+    Acquire,
+    /// A request that waited for room has left.
+    Left,
+    /// There is room: a worker of this generation may start.
+    Admitted(Generation),
+    /// There will be no room.
+    Refused,
     /// The worker is ready.
     Loaded(Generation),
-    /// The worker is gone, or could not be loaded. A new one would get the second generation.
-    Exited(Generation, Generation),
+    /// The worker is gone, or could not be loaded.
+    Exited(Generation),
     /// A lease came back. It names its worker: one that outlived a crash must not count against the next.
     Released(Generation),
     /// The model should leave.
@@ -51,29 +59,35 @@ pub(crate) enum Action {
 
 /// The only place where a model changes state.
 pub(crate) fn step(state: State, event: Event) -> (State, Vec<Action>) {
-    use State::{Draining, Idle, Loading, Ready};
+    use State::{Draining, Idle, Loading, Queued, Ready};
     match (state, event) {
-        (Idle, Event::Acquire { next }) => (Loading { generation: next, waiting: 1 }, vec![Action::Start(next)]),
-        (Loading { generation, waiting }, Event::Acquire { .. }) => {
-            (Loading { generation, waiting: waiting + 1 }, vec![])
-        }
-        (Ready { generation, leases }, Event::Acquire { .. }) => {
+        (Idle, Event::Acquire) => (Queued { waiting: 1 }, vec![]),
+        (Queued { waiting }, Event::Acquire) => (Queued { waiting: waiting + 1 }, vec![]),
+        (Loading { generation, waiting }, Event::Acquire) => (Loading { generation, waiting: waiting + 1 }, vec![]),
+        (Ready { generation, leases }, Event::Acquire) => {
             (Ready { generation, leases: leases + 1 }, vec![Action::GrantOne])
         }
-        (Draining { generation, leases, waiting }, Event::Acquire { .. }) => {
+        (Draining { generation, leases, waiting }, Event::Acquire) => {
             (Draining { generation, leases, waiting: waiting + 1 }, vec![])
         }
+
+        (Queued { waiting: ..=1 }, Event::Left) => (Idle, vec![]),
+        (Queued { waiting }, Event::Left) => (Queued { waiting: waiting - 1 }, vec![]),
+        (Queued { waiting }, Event::Admitted(generation)) => {
+            (Loading { generation, waiting }, vec![Action::Start(generation)])
+        }
+        (Queued { .. }, Event::Refused | Event::Unload) => (Idle, vec![Action::FailWaiting]),
 
         (Loading { generation, waiting }, Event::Loaded(loaded)) if loaded == generation => {
             (Ready { generation, leases: waiting }, vec![Action::GrantWaiting])
         }
-        (Loading { generation, .. }, Event::Exited(exited, _)) if exited == generation => {
+        (Loading { generation, .. }, Event::Exited(exited)) if exited == generation => {
             (Idle, vec![Action::FailWaiting])
         }
-        (Ready { generation, .. }, Event::Exited(exited, _)) if exited == generation => (Idle, vec![]),
-        (Draining { generation, waiting: 0, .. }, Event::Exited(exited, _)) if exited == generation => (Idle, vec![]),
-        (Draining { generation, waiting, .. }, Event::Exited(exited, next)) if exited == generation => {
-            (Loading { generation: next, waiting }, vec![Action::Start(next)])
+        (Ready { generation, .. }, Event::Exited(exited)) if exited == generation => (Idle, vec![]),
+        (Draining { generation, waiting: 0, .. }, Event::Exited(exited)) if exited == generation => (Idle, vec![]),
+        (Draining { generation, waiting, .. }, Event::Exited(exited)) if exited == generation => {
+            (Queued { waiting }, vec![])
         }
 
         (Ready { generation, leases }, Event::Released(released)) if released == generation && leases > 0 => {
@@ -96,8 +110,18 @@ pub(crate) fn step(state: State, event: Event) -> (State, Vec<Action>) {
         }
         (Ready { generation, leases }, Event::Unload) => (Draining { generation, leases, waiting: 0 }, vec![]),
 
-        // Late news of an older worker, a lease returned after a crash, or a second unload.
-        (_, Event::Loaded(_) | Event::Exited(..) | Event::Released(_) | Event::Unload) => (state, vec![]),
+        // Late news of an older worker, a lease returned after a crash, a second unload, or a decision about a model
+        // that waits no longer.
+        (
+            _,
+            Event::Loaded(_)
+            | Event::Exited(..)
+            | Event::Released(_)
+            | Event::Unload
+            | Event::Left
+            | Event::Admitted(_)
+            | Event::Refused,
+        ) => (state, vec![]),
     }
 }
 
@@ -119,23 +143,30 @@ mod tests {
         assert_eq!((state, seen.as_slice()), (expected, actions));
     }
 
-    const fn acquire(next: Generation) -> Event {
-        Event::Acquire { next }
-    }
+    const ACQUIRE: Event = Event::Acquire;
 
     #[test]
     fn two_requests_share_one_load() {
         check(
-            &[acquire(1), acquire(2), Event::Loaded(1)],
+            &[ACQUIRE, Event::Admitted(1), ACQUIRE, Event::Loaded(1)],
             State::Ready { generation: 1, leases: 2 },
             &[Action::Start(1), Action::GrantWaiting],
         );
     }
 
     #[test]
+    fn nothing_is_loaded_before_there_is_room_or_for_nobody() {
+        check(&[ACQUIRE, ACQUIRE], State::Queued { waiting: 2 }, &[]);
+        check(&[ACQUIRE, ACQUIRE, Event::Left], State::Queued { waiting: 1 }, &[]);
+        check(&[ACQUIRE, Event::Left, Event::Admitted(1)], State::Idle, &[]);
+        check(&[ACQUIRE, Event::Refused], State::Idle, &[Action::FailWaiting]);
+        check(&[ACQUIRE, Event::Unload], State::Idle, &[Action::FailWaiting]);
+    }
+
+    #[test]
     fn a_crash_while_loading_fails_every_waiter_and_allows_another_try() {
         check(
-            &[acquire(1), acquire(2), Event::Exited(1, 2), acquire(3)],
+            &[ACQUIRE, ACQUIRE, Event::Admitted(1), Event::Exited(1), ACQUIRE, Event::Admitted(3)],
             State::Loading { generation: 3, waiting: 1 },
             &[Action::Start(1), Action::FailWaiting, Action::Start(3)],
         );
@@ -144,25 +175,50 @@ mod tests {
     #[test]
     fn the_exit_of_an_older_worker_changes_nothing() {
         check(
-            &[acquire(1), Event::Exited(1, 2), acquire(2), Event::Loaded(2), Event::Exited(1, 3)],
+            &[
+                ACQUIRE,
+                Event::Admitted(1),
+                Event::Exited(1),
+                ACQUIRE,
+                Event::Admitted(2),
+                Event::Loaded(2),
+                Event::Exited(1),
+            ],
             State::Ready { generation: 2, leases: 1 },
             &[Action::Start(1), Action::FailWaiting, Action::Start(2), Action::GrantWaiting],
         );
     }
 
     #[test]
-    fn unload_waits_for_the_last_lease_and_later_requests_get_the_next_worker() {
+    fn unload_waits_for_the_last_lease_and_later_requests_wait_for_room_again() {
         check(
-            &[acquire(1), Event::Loaded(1), Event::Unload, acquire(2), Event::Released(1), Event::Exited(1, 3)],
-            State::Loading { generation: 3, waiting: 1 },
-            &[Action::Start(1), Action::GrantWaiting, Action::Stop(1), Action::Start(3)],
+            &[
+                ACQUIRE,
+                Event::Admitted(1),
+                Event::Loaded(1),
+                Event::Unload,
+                ACQUIRE,
+                Event::Released(1),
+                Event::Exited(1),
+            ],
+            State::Queued { waiting: 1 },
+            &[Action::Start(1), Action::GrantWaiting, Action::Stop(1)],
         );
     }
 
     #[test]
     fn a_lease_that_outlived_a_crash_does_not_count_against_the_next_worker() {
         check(
-            &[acquire(1), Event::Loaded(1), Event::Exited(1, 2), acquire(2), Event::Loaded(2), Event::Released(1)],
+            &[
+                ACQUIRE,
+                Event::Admitted(1),
+                Event::Loaded(1),
+                Event::Exited(1),
+                ACQUIRE,
+                Event::Admitted(2),
+                Event::Loaded(2),
+                Event::Released(1),
+            ],
             State::Ready { generation: 2, leases: 1 },
             &[Action::Start(1), Action::GrantWaiting, Action::Start(2), Action::GrantWaiting],
         );
@@ -171,21 +227,27 @@ mod tests {
     proptest! {
         /// Whatever happens in whatever order: every request is granted, failed or waits, and no lease is counted twice.
         #[test]
-        fn every_request_is_accounted_for(choices in prop::collection::vec((0u8..5, 0u64..6), 0..60)) {
+        fn every_request_is_accounted_for(choices in prop::collection::vec((0u8..8, 0u64..6), 0..60)) {
             let mut state = State::default();
-            let (mut asked, mut granted, mut failed) = (0usize, 0usize, 0usize);
+            let (mut asked, mut granted, mut failed, mut left) = (0usize, 0usize, 0usize, 0usize);
             let mut waiting = 0usize;
             for (at, (choice, generation)) in choices.into_iter().enumerate() {
                 let next = 100 + at as u64;
                 let current = match state {
-                    State::Idle => generation,
+                    State::Idle | State::Queued { .. } => generation,
                     State::Loading { generation, .. } | State::Ready { generation, .. } | State::Draining { generation, .. } => generation,
                 };
                 let event = match choice {
-                    0 => { asked += 1; waiting += 1; acquire(next) }
+                    0 => { asked += 1; waiting += 1; ACQUIRE }
                     1 => Event::Loaded(current),
-                    2 => Event::Exited(current, next),
+                    2 => Event::Exited(current),
                     3 => Event::Released(current),
+                    4 => Event::Admitted(next),
+                    5 => Event::Refused,
+                    6 => {
+                        if matches!(state, State::Queued { .. }) { left += 1; waiting -= 1; }
+                        Event::Left
+                    }
                     _ => Event::Unload,
                 };
                 let (after, actions) = step(state, event);
@@ -199,11 +261,11 @@ mod tests {
                     }
                 }
                 let held = match state {
-                    State::Loading { waiting, .. } | State::Draining { waiting, .. } => waiting,
+                    State::Queued { waiting } | State::Loading { waiting, .. } | State::Draining { waiting, .. } => waiting,
                     State::Idle | State::Ready { .. } => 0,
                 };
                 prop_assert_eq!(held, waiting);
-                prop_assert_eq!(asked, granted + failed + waiting);
+                prop_assert_eq!(asked, granted + failed + left + waiting);
             }
         }
     }

@@ -34,14 +34,14 @@ pub(crate) fn limits(root: &Path) -> Limits {
     for folder in unified.iter().flat_map(|path| upwards(&mount, path)) {
         let memory = number(&folder.join("memory.max")).map(|limit| {
             let used = number(&folder.join("memory.current")).unwrap_or(0);
-            (limit, used.saturating_sub(kept_pages(&folder.join("memory.stat"), "inactive_file")))
+            (limit, used.saturating_sub(file_pages(&folder, "")))
         });
         narrow(memory, quota(&fs_err::read_to_string(folder.join("cpu.max")).unwrap_or_default()));
     }
     for folder in memory.iter().flat_map(|path| upwards(&mount.join("memory"), path)) {
         let memory = number(&folder.join("memory.limit_in_bytes")).map(|limit| {
             let used = number(&folder.join("memory.usage_in_bytes")).unwrap_or(0);
-            (limit, used.saturating_sub(kept_pages(&folder.join("memory.stat"), "total_inactive_file")))
+            (limit, used.saturating_sub(file_pages(&folder, "total_")))
         });
         narrow(memory, None);
     }
@@ -99,10 +99,15 @@ fn number(path: &Path) -> Option<u64> {
     fs_err::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Bytes of a line of memory.stat.
-fn kept_pages(path: &Path, name: &str) -> u64 {
-    let text = fs_err::read_to_string(path).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
+/// Bytes of files in the memory of a group: the kernel gives them up before it kills anybody. What a model has mapped is
+/// among them, active or not; who counts on it (the engine's ledger) counts it by itself.
+fn file_pages(group: &Path, prefix: &str) -> u64 {
+    let text = fs_err::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let of = |name: &str| {
+        let value = |line: &str| line.strip_prefix(prefix)?.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+        text.lines().find_map(value).unwrap_or(0_u64)
+    };
+    of("inactive_file").saturating_add(of("active_file"))
 }
 
 /// `200000 100000` are two processors; `max 100000` is no limit.
@@ -128,7 +133,7 @@ mod tests {
             ("proc/self/cgroup", "0::/a/b\n"),
             ("sys/fs/cgroup/a/memory.max", "1000\n"),
             ("sys/fs/cgroup/a/memory.current", "900\n"),
-            ("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 300\n"),
+            ("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 200\nactive_file 100\n"),
             ("sys/fs/cgroup/a/cpu.max", "150000 100000\n"),
             ("sys/fs/cgroup/a/b/memory.max", "max\n"),
             ("sys/fs/cgroup/a/b/cpu.max", "max 100000\n"),
@@ -145,11 +150,12 @@ mod tests {
             ("proc/self/cgroup", "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n"),
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "2000\n"),
             ("sys/fs/cgroup/memory/memory.usage_in_bytes", "500\n"),
+            ("sys/fs/cgroup/memory/memory.stat", "active_file 1\ntotal_inactive_file 30\ntotal_active_file 20\n"),
             ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "200000\n"),
             ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
         ]);
         let found = limits(root.path());
-        assert_eq!((found.memory, found.processors), (Some((2000, 500)), Some(2.0)));
+        assert_eq!((found.memory, found.processors), (Some((2000, 450)), Some(2.0)));
         let free = tree(&[
             ("proc/self/cgroup", "4:memory:/\n1:cpu:/\n"),
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),

@@ -5,8 +5,6 @@
 
 use crate::Hardware;
 
-/// Share of the available memory that a model may take, in percent: the rest is for what else runs.
-const SHARE: u64 = 70;
 /// llama.cpp gives each sequence a multiple of so many cells.
 const CELLS: u64 = 256;
 /// Most tokens that are computed at once (`n_ubatch`): the buffers of the computation grow with it.
@@ -113,53 +111,68 @@ impl Fit {
 }
 
 /// How a model fits a machine.
-///
-/// Before the header is known, the buffers are taken for a tenth of the weights, and the cache for 1/8 of
-/// the weights at 4096 tokens: 1/9 is right for Llama-3.1-8B in `Q4_K_M`, less for most newer models.
 pub fn fit(shape: &ModelShape, hardware: &Hardware) -> Fit {
-    let budget = hardware.memory.available / 100 * SHARE;
-    let Some(architecture) = &shape.architecture else {
-        let cache = (shape.weight_bytes / 8 / 4096).saturating_mul(shape.context.into());
-        let compute = shape.weight_bytes / 10;
-        let needed = shape.weight_bytes.saturating_add(compute).saturating_add(cache);
-        return Fit {
-            weights: shape.weight_bytes,
-            cache,
-            compute,
-            output: 0,
-            process: 0,
-            needed,
-            budget,
-            largest_context: None,
-        };
-    };
-    let of_context = |context: u32| sum(&ModelShape { context, ..shape.clone() }, architecture, budget);
-    let fit = of_context(shape.context);
-    // More tokens never need less, so the largest that fits is found by halving.
-    let most = if architecture.trained_context == 0 { shape.context } else { architecture.trained_context };
-    let (mut fitting, mut too_many) = (0, most / 256 + 1);
-    while fitting + 1 < too_many {
-        let middle = u32::midpoint(fitting, too_many);
-        if of_context(middle * 256).fits() { fitting = middle } else { too_many = middle }
-    }
-    Fit { largest_context: (fitting > 0).then_some(fitting * 256), ..fit }
+    let budget = hardware.memory.for_models();
+    let trained = shape.architecture.as_ref().map(|it| it.trained_context);
+    let most = trained.map(|trained| if trained == 0 { shape.context } else { trained });
+    let largest_context = most.and_then(|most| shape.largest_context(most, budget));
+    Fit { budget, largest_context, ..shape.sum() }
 }
 
-fn sum(shape: &ModelShape, architecture: &Architecture, budget: u64) -> Fit {
-    let cache = cache(shape, architecture);
-    let compute = compute(shape, architecture);
-    let output = architecture.vocabulary.saturating_mul(4).saturating_mul(shape.parallel.max(1).into());
-    let process = PROCESS.saturating_add(architecture.vocabulary.saturating_mul(PROCESS_TOKEN));
-    let parts = [shape.weight_bytes, cache, compute, output, process];
-    Fit {
-        weights: shape.weight_bytes,
-        cache,
-        compute,
-        output,
-        process,
-        needed: parts.into_iter().fold(0, u64::saturating_add),
-        budget,
-        largest_context: None,
+impl ModelShape {
+    /// Bytes that it needs.
+    pub fn needed(&self) -> u64 {
+        self.sum().needed
+    }
+
+    /// Of which what the worker process takes beside the engine's buffers.
+    pub fn process_bytes(&self) -> u64 {
+        let vocabulary = self.architecture.as_ref().map(|it| it.vocabulary);
+        vocabulary.map_or(0, |tokens| PROCESS.saturating_add(tokens.saturating_mul(PROCESS_TOKEN)))
+    }
+
+    /// The largest context, in steps of 256 tokens and not more than `most`, with which it needs no more than so many
+    /// bytes; `None` when not even 256 tokens fit.
+    pub fn largest_context(&self, most: u32, bytes: u64) -> Option<u32> {
+        let of_context = |context: u32| ModelShape { context, ..self.clone() }.needed();
+        // More tokens never need less, so the largest that fits is found by halving.
+        let (mut fitting, mut too_many) = (0, most / 256 + 1);
+        while fitting + 1 < too_many {
+            let middle = u32::midpoint(fitting, too_many);
+            if of_context(middle * 256) <= bytes { fitting = middle } else { too_many = middle }
+        }
+        (fitting > 0).then_some(fitting * 256)
+    }
+
+    /// What it needs.
+    ///
+    /// Before the header is known, the buffers are taken for a tenth of the weights, and the cache for 1/8 of
+    /// the weights at 4096 tokens: 1/9 is right for Llama-3.1-8B in `Q4_K_M`, less for most newer models.
+    fn sum(&self) -> Fit {
+        let sequences = u64::from(self.parallel.max(1));
+        let process = self.process_bytes();
+        let (cache, compute, output) = match &self.architecture {
+            None => {
+                let of_one = (self.weight_bytes / 8 / 4096).saturating_mul(self.context.into());
+                (of_one.saturating_mul(sequences), self.weight_bytes / 10, 0)
+            }
+            Some(architecture) => (
+                cache(self, architecture),
+                compute(self, architecture),
+                architecture.vocabulary.saturating_mul(4).saturating_mul(sequences),
+            ),
+        };
+        let parts = [self.weight_bytes, cache, compute, output, process];
+        Fit {
+            weights: self.weight_bytes,
+            cache,
+            compute,
+            output,
+            process,
+            needed: parts.into_iter().fold(0, u64::saturating_add),
+            budget: 0,
+            largest_context: None,
+        }
     }
 }
 
@@ -274,7 +287,7 @@ mod tests {
     fn the_largest_context_is_the_last_that_fits() {
         let all = fit(&of(smollm2(), 8192, 1), &machine(1 << 40));
         assert_eq!(all.largest_context, Some(8192));
-        for available in [300 * MIB, 400 * MIB, 450 * MIB, 500 * MIB] {
+        for available in [300 * MIB, 550 * MIB, 600 * MIB, 650 * MIB] {
             let found = fit(&of(smollm2(), 8192, 1), &machine(available)).largest_context;
             let fits = |context| fit(&of(smollm2(), context, 1), &machine(available)).fits();
             match found {
@@ -291,9 +304,12 @@ mod tests {
         let shape = |weight_bytes, context| ModelShape { weight_bytes, context, ..ModelShape::default() };
         assert_eq!(fit(&shape(8 * gib, 4096), &machine(0)).needed, 8 * gib + 8 * gib / 10 + gib);
         let needed = fit(&shape(gib, 4096), &machine(0)).needed;
-        // Within the rounding of a hundredth.
-        assert!(fit(&shape(gib, 4096), &machine(needed / 70 * 100 + 1000)).fits());
-        assert!(!fit(&shape(gib, 4096), &machine(needed / 70 * 99)).fits());
+        let with = |available: u64| Memory { total: available, available };
+        let enough = needed + with(needed).kept_free() + needed / 8;
+        assert!(fit(&shape(gib, 4096), &machine(enough)).fits());
+        assert!(!fit(&shape(gib, 4096), &machine(needed + needed / 20)).fits());
+        let four = ModelShape { parallel: 4, ..shape(gib, 4096) };
+        assert_eq!(four.needed() - needed, 3 * (gib / 8));
     }
 
     #[test]

@@ -12,7 +12,20 @@ pub struct Memory {
     pub available: u64,
 }
 
+/// Of the memory at least so much stays free for what else runs, and so much at most.
+const KEPT_FREE: std::ops::RangeInclusive<u64> = (256 << 20)..=(2 << 30);
+
 impl Memory {
+    /// Bytes that stay free beside all models: a tenth of the memory, within bounds.
+    pub fn kept_free(self) -> u64 {
+        (self.total / 10).clamp(*KEPT_FREE.start(), *KEPT_FREE.end())
+    }
+
+    /// What models may have of what is available.
+    pub fn for_models(self) -> u64 {
+        self.available.saturating_sub(self.kept_free())
+    }
+
     /// Asks the system; a control group's limit counts when it is smaller.
     pub fn probe() -> Self {
         let root = Path::new("/");

@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "the one file that calls C; each block says why it is sound")]
 
-use crate::{buffers, room::CellShape, sampling};
+use crate::{buffers, sampling};
 use cortex_api::worker::{Buffer, Load, Sampling, Segment};
 use llama_cpp_2::{
     context::{LlamaContext, params::LlamaContextParams},
@@ -168,22 +168,6 @@ impl<'model> Vocabulary<'model> {
             .and_then(|architecture| text(&format!("{architecture}.attention.sliding_window")))
             .and_then(|number| number.parse().ok())
             .map_or(0, |number: i32| number.max(0))
-    }
-
-    /// What one token of context takes.
-    pub(crate) fn cell_shape(&self) -> CellShape {
-        let architecture = self.model.meta_val_str("general.architecture").unwrap_or_default();
-        let number = |key: &str| -> Option<u64> {
-            self.model.meta_val_str(&format!("{architecture}.attention.{key}")).ok()?.parse().ok()
-        };
-        let heads = u64::from(self.model.n_head()).max(1);
-        let usual = u64::try_from(self.model.n_embd()).unwrap_or(0) / heads;
-        CellShape {
-            layers: u64::from(self.model.n_layer()),
-            heads: u64::from(self.model.n_head_kv()),
-            key_length: number("key_length").unwrap_or(usual),
-            value_length: number("value_length").unwrap_or(usual),
-        }
     }
 
     /// Whether the state of a sequence cannot be cut back to an earlier position.

@@ -5,7 +5,6 @@
 mod buffers;
 mod generation;
 mod llama;
-mod room;
 mod sampling;
 mod schedule;
 mod serve;

@@ -7,7 +7,6 @@
 use crate::{
     generation::Generation,
     llama::{self, Context, Entry, LlamaError, Token, Vocabulary},
-    room::{self, Room},
     sampling::Chooser,
     schedule::{self, Pace, Share, Want},
     slot::{Slot, choose_slot},
@@ -119,7 +118,7 @@ fn load_with_progress(engine: &LlamaBackend, load: &Load, lines: &Lines) -> Resu
     })
 }
 
-/// Allocates the context that fits. The system may still refuse what was predicted to fit; then less is tried.
+/// Allocates the context. The system may refuse what was predicted to fit; then less is tried, unless that is no use.
 fn room_for<'model>(
     engine: &LlamaBackend,
     model: &'model LlamaModel,
@@ -130,27 +129,16 @@ fn room_for<'model>(
         0 => u32::MAX,
         trained => trained,
     };
-    let wanted = Room { length: load.context_length.clamp(1, trained), sequences: load.parallel.clamp(1, 64) };
-    let cell_bytes = vocabulary.cell_shape().bytes();
-    let Some(Room { mut length, mut sequences }) = room::fitting(wanted, cell_bytes, load.memory) else {
-        return Err(LlamaError(format!(
-            "not enough memory: a token of context takes {cell_bytes} bytes, and beside the weights {} bytes are left",
-            load.memory.unwrap_or_default()
-        )));
-    };
-    if (Room { length, sequences }) != wanted {
-        stdio::warn(&format!(
-            "memory is short: {sequences} × {length} tokens of context instead of {} × {}",
-            wanted.sequences, wanted.length
-        ));
-    }
+    let (mut length, mut sequences) = (load.context_length.clamp(1, trained), load.parallel.clamp(1, 64));
     loop {
         match Context::new(engine, model, load, (length, sequences)) {
             Ok(context) => return Ok(context),
+            Err(error) if load.is_exact => return Err(error),
             Err(_) if sequences > 1 => sequences /= 2,
             Err(_) if length > 512 => length /= 2,
             Err(error) => return Err(error),
         }
+        stdio::warn(&format!("memory is short: {sequences} × {length} tokens of context are tried"));
     }
 }
 

@@ -45,7 +45,7 @@ fn measure(backend: &str, scratch: &str) -> Result<TrialResult, LlamaError> {
         threads: 1,
         threads_batch: 1,
         batch: 64,
-        memory: None,
+        is_exact: true,
     };
     llama::load_backend(backend)?;
     let engine = llama::start()?;

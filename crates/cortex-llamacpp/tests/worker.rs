@@ -2,10 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use cortex_api::worker::{FinishReason, FromWorker, Generate, Rejection, Segment, ToWorker};
-use cortex_test::{
-    dist,
-    worker::{TestWorker, generate, text_of},
-};
+use cortex_test::worker::{TestWorker, generate, text_of};
 
 const QUESTION: &str = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
 
@@ -61,20 +58,6 @@ fn many_requests_run_together_and_one_can_be_cancelled() {
     for id in [1, 3, 4, 5] {
         assert_eq!(ended[&id], (FinishReason::Length, 60));
     }
-}
-
-#[test]
-fn a_context_that_does_not_fit_is_made_smaller_and_one_that_cannot_fit_is_refused() {
-    for (cells, expected) in [(5000, (2048, 2)), (1500, (1280, 1))] {
-        let mut worker = TestWorker::start();
-        worker.memory = Some(cells * 23_040);
-        let FromWorker::Loaded(facts) = worker.load(&dist::model(), 2048, 4) else { panic!("not loaded") };
-        assert_eq!((facts.context_length, facts.parallel), expected);
-    }
-    let mut worker = TestWorker::start();
-    worker.memory = Some(1000);
-    let FromWorker::LoadFailed { message } = worker.load(&dist::model(), 2048, 4) else { panic!("loaded") };
-    assert!(message.contains("23040 bytes"), "{message}");
 }
 
 #[test]

@@ -9,7 +9,6 @@ use crate::{
     store::{HALF_WRITTEN, TICK, age},
     weights::{self, WeightsError},
 };
-use cortex_hardware::Architecture;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -184,12 +183,6 @@ impl ModelStore {
             return Ok(());
         }
         weights::read(first).map(|_| ()).map_err(|error| error.to_string())
-    }
-
-    /// How a model is built and how many bytes its weights have, from the headers of its files. Reads them.
-    pub fn shape(&self, weights: &Path) -> Result<(Option<Architecture>, u64), WeightsError> {
-        let read = weights::read(weights)?;
-        Ok((read.header.shape(), read.tensor_bytes))
     }
 
     /// What the headers of weights say.

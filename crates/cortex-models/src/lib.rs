@@ -14,6 +14,7 @@ mod error;
 mod files;
 mod gguf;
 mod import;
+mod keep_alive;
 mod layout;
 mod migrate;
 mod model;
@@ -39,6 +40,7 @@ pub use error::ErrorKind;
 pub use files::{Files, write_atomically};
 pub use gguf::{Gguf, GgufError, TensorInfo, Value as GgufValue};
 pub use import::{BatchEntry, BatchOutcome, Import, ImportError, Imported, Mode};
+pub use keep_alive::KeepAlive;
 pub use migrate::{
     Down, Finding, GivenModel, Homes, Migrate, MigrateError, MigrationReport, Migrations, Outcome, Template,
 };
@@ -59,4 +61,4 @@ pub use store::{Config, ModelStore};
 pub use store_error::{DescribeError, ResolveError, StoreError};
 pub use tasks::{Shutdown, Tasks, tasks};
 pub use update::{UpdateError, check_settings, is_read_only, is_setting, settings};
-pub use weights::{WeightsError, is_first_of_model};
+pub use weights::{WeightsError, is_first_of_model, shape};

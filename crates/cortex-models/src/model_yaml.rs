@@ -73,6 +73,8 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
             ("ctx_len", "most tokens that one request may use; the trained context is the limit"),
             ("n_parallel", "requests at the same time; absent: the daemon decides"),
             ("cpu_threads", "absent: one for each core"),
+            ("keep_alive", "how long it stays after its last answer: seconds, 5m, 0, -1 (for ever)"),
+            ("pin", "never leaves to make room for another"),
             ("ngl", "layers on the GPU"),
             ("created", "unix seconds"),
         ],

@@ -1,6 +1,6 @@
 //! Changes of a model's settings: which fields there are, and what each may be.
 
-use crate::{DescribeError, ErrorKind, Model, ModelId, ModelStore, ModelYaml, ResolveError, StoreError};
+use crate::{DescribeError, ErrorKind, KeepAlive, Model, ModelId, ModelStore, ModelYaml, ResolveError, StoreError};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ enum Field {
     Number(f64, f64),
     /// A whole number from the first to the second.
     Whole(i64, i64),
+    /// A duration: [`KeepAlive::parse`].
+    KeepAlive,
 }
 
 const TOKENS: Field = Field::Whole(0, 1 << 28);
@@ -50,6 +52,8 @@ const FIELDS: &[(&str, Field)] = &[
     ("ctx_len", TOKENS),
     ("n_parallel", Field::Whole(1, 64)),
     ("cpu_threads", Field::Whole(-1, 512)),
+    ("keep_alive", Field::KeepAlive),
+    ("pin", Field::Truth),
     ("engine", Field::Text),
     ("prompt_template", Field::Text),
     ("system_template", Field::Text),
@@ -233,6 +237,13 @@ fn fitting(field: Field, value: &Value) -> Result<Value, String> {
             match number {
                 Some(number) if (low..=high).contains(&number) => Ok(number.into()),
                 _ => Err(format!("a whole number from {low} to {high}")),
+            }
+        }
+        Field::KeepAlive => {
+            if KeepAlive::parse(value).is_some() {
+                Ok(value.clone())
+            } else {
+                Err(KeepAlive::EXPECTED.into())
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The files of one model's weights: one GGUF or a whole set, and the vision part beside them.
 
 use crate::{Gguf, GgufError, shards};
+use cortex_hardware::Architecture;
 use std::{
     collections::HashMap,
     io,
@@ -60,6 +61,12 @@ pub enum WeightsError {
     /// It is the vision part of a model, not a model.
     #[error("it is the projector (mmproj) of a model, not a model")]
     Projector,
+}
+
+/// How a model is built and how many bytes its weights have, from the headers of its files. Reads them.
+pub fn shape(weights: &Path) -> Result<(Option<Architecture>, u64), WeightsError> {
+    let read = read(weights)?;
+    Ok((read.header.shape(), read.tensor_bytes))
 }
 
 /// Reads the headers of a file, or of all files of its set.

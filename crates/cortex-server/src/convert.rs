@@ -6,7 +6,7 @@ use cortex_api::{
     worker::Sampling,
 };
 use cortex_engine::{ChatTurn, Job, LoadSettings, Prompt};
-use cortex_models::{ModelId, ModelYaml};
+use cortex_models::{KeepAlive, ModelId, ModelYaml};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -189,6 +189,7 @@ fn job(prompt: Prompt, fields: SamplingFields, target: Target<'_>) -> Result<Job
         max_tokens,
         ignore_eos: fields.ignore_eos.unwrap_or(false),
         deterministic: fields.deterministic.unwrap_or(false),
+        keep_alive: keep_alive(fields.keep_alive.as_ref())?,
     })
 }
 
@@ -202,6 +203,20 @@ pub(crate) fn load_settings(yaml: &ModelYaml, defaults: LoadSettings) -> LoadSet
             .map_or(defaults.context_length, |stored| stored.min(defaults.context_length)),
         parallel: positive("n_parallel").unwrap_or(defaults.parallel),
         threads: positive("cpu_threads").unwrap_or(defaults.threads),
+        keep_alive: yaml.values().get("keep_alive").and_then(KeepAlive::parse),
+        pin: yaml.values().get("pin").and_then(Value::as_bool).unwrap_or(false),
+        ..defaults
+    }
+}
+
+/// How long a model stays after a request, as the request says it.
+pub(crate) fn keep_alive(given: Option<&Value>) -> Result<Option<KeepAlive>, ApiError> {
+    let wrong = |value: &Value| {
+        ApiError::field("keep_alive", format!("keep_alive is {value}; it must be {}", KeepAlive::EXPECTED))
+    };
+    match given {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => KeepAlive::parse(value).map(Some).ok_or_else(|| wrong(value)),
     }
 }
 
@@ -227,7 +242,7 @@ mod tests {
             id: &ModelId::existing("m"),
             weights: "/m.gguf".into(),
             yaml: &yaml,
-            load: LoadSettings { context_length: 8192, parallel: 4, threads: 0 },
+            load: LoadSettings { context_length: 8192, parallel: 4, ..LoadSettings::default() },
         };
         chat(request, target)
     }

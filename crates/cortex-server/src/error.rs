@@ -68,9 +68,8 @@ fn of_kind(kind: ErrorKind) -> (StatusCode, &'static str) {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
-        let kind = error.kind();
-        let mut answer = Self::told(kind, error.code(), &error, error.hint());
-        answer.retry_after = matches!(kind, ErrorKind::Busy | ErrorKind::Unavailable).then_some(1);
+        let mut answer = Self::told(error.kind(), error.code(), &error, error.hint());
+        answer.retry_after = error.retry_after();
         if let EngineError::InvalidRequest { message } = &error {
             // The worker's message begins with the name of the field.
             answer.body.error.param = message.split_whitespace().next().map(str::to_owned);

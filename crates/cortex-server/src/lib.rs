@@ -15,4 +15,5 @@ mod sse;
 
 pub use app::{App, Config};
 pub use router::router;
+pub use routes::models::preload;
 pub use serve::serve;

@@ -1,6 +1,9 @@
 //! The worker without an engine: what it can be asked to do, and where it is.
 
-use crate::{dist, gguf::GgufBuilder};
+use crate::{
+    dist,
+    gguf::{GgufBuilder, Size},
+};
 use std::path::{Path, PathBuf};
 
 /// What the fake worker does wrong when its word is in a prompt (for that request) or in the name of
@@ -15,6 +18,8 @@ pub enum Misbehaviour {
     Exit,
     /// `[endless]`: a line that never ends.
     Endless,
+    /// `[hold]`: is accepted and answered with nothing until it is cancelled. No misbehaviour, but a slow one.
+    Hold,
     /// `[old]`: greets with another version of the protocol.
     OldProtocol,
 }
@@ -27,6 +32,7 @@ impl Misbehaviour {
             ("[garbage]", Self::Garbage),
             ("[exit]", Self::Exit),
             ("[endless]", Self::Endless),
+            ("[hold]", Self::Hold),
             ("[old]", Self::OldProtocol),
         ]
         .into_iter()
@@ -46,12 +52,15 @@ pub fn lay_out(folder: &Path) -> PathBuf {
     program
 }
 
-/// Writes a model that the fake worker loads; its path.
+/// Writes a model that the fake worker loads; its path. By its header it needs 2 KiB for each token of context, of which it
+/// was trained with 8192.
 ///
 /// # Panics
 /// When it cannot be written.
 pub fn model(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(format!("{name}.gguf"));
-    fs_err::write(&path, GgufBuilder::llama().build()).expect("written");
+    let size =
+        Size { vocabulary: 64, embedding: 64, feed_forward: 64, layers: 8, heads: 2, kept_heads: 2, context: 8192 };
+    fs_err::write(&path, GgufBuilder::llama_of(size).build()).expect("written");
     path
 }

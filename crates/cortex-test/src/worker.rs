@@ -13,8 +13,6 @@ use std::{
 pub struct TestWorker {
     /// The process.
     pub child: Child,
-    /// Bytes that it is told it may take for the context.
-    pub memory: Option<u64>,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
@@ -62,7 +60,7 @@ impl TestWorker {
             .expect("the worker starts");
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut worker = Self { child, memory: None, stdin, stdout };
+        let mut worker = Self { child, stdin, stdout };
         assert!(matches!(worker.receive(), Some(FromWorker::Hello { .. })), "the worker greets first");
         worker
     }
@@ -93,7 +91,7 @@ impl TestWorker {
             threads: 1,
             threads_batch: 1,
             batch: 512,
-            memory: self.memory,
+            is_exact: true,
         }));
         loop {
             match self.receive().expect("the worker is alive") {

@@ -404,4 +404,13 @@ pub(crate) struct StartArguments {
     /// Tokens that one request may use.
     #[arg(long, alias = "ctx_len")]
     pub(crate) ctx_len: Option<i64>,
+    /// Requests that it answers at the same time.
+    #[arg(long, alias = "n_parallel")]
+    pub(crate) parallel: Option<i64>,
+    /// How long it stays when nobody uses it: seconds, a duration such as 5m, or -1 for ever, the default.
+    #[arg(long, alias = "keep_alive", allow_hyphen_values = true)]
+    pub(crate) keep_alive: Option<String>,
+    /// Never let it leave to make room for another.
+    #[arg(long)]
+    pub(crate) pin: bool,
 }

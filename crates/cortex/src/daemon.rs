@@ -4,7 +4,7 @@ use crate::{
     env, logging,
     settings::{Settings, SettingsError},
 };
-use cortex_engine::{Engines, LoadSettings, Shutdown, Tasks, tasks};
+use cortex_engine::{Engines, KeepAlive, LoadSettings, Shutdown, Tasks, tasks};
 use cortex_hardware::Monitor;
 use cortex_models::{Homes, Migrations, ModelStore, Outbound, Pulls, Sources, write_atomically};
 use cortex_server::App;
@@ -142,6 +142,7 @@ impl Daemon {
             stop: stop.clone(),
         };
         let accepting = tasks.child();
+        accepting.spawn(cortex_server::preload(app.clone(), settings.preload.clone()));
         accepting.spawn(cortex_server::serve(listener, cortex_server::router(app), tasks.child()));
 
         let note = settings.data_folder.join("daemon.json");
@@ -203,13 +204,17 @@ fn engine_config(settings: &Settings) -> cortex_engine::Config {
     cortex_engine::Config {
         worker_program: settings.worker_program.clone(),
         cache_folder: settings.data_folder.join("cache"),
-        max_loaded: settings.max_loaded,
-        idle_unload: settings.idle_unload,
+        max_loaded: Some(settings.max_loaded).filter(|&most| most > 0),
+        memory_limit: settings.memory_limit,
+        max_queued: settings.max_queued,
+        patience: settings.patience,
+        keep_alive: KeepAlive::For(settings.idle_unload),
         silence_limit: settings.worker_silence,
         load: LoadSettings {
             context_length: settings.context_length,
             parallel: settings.parallel,
             threads: settings.threads,
+            ..LoadSettings::default()
         },
         batch: 512,
         variant_trial: settings.variant_trial,

@@ -36,7 +36,12 @@ pub(crate) struct Settings {
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) log: String,
     pub(crate) worker_program: PathBuf,
+    /// 0 is as many as fit into memory.
     pub(crate) max_loaded: usize,
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) max_queued: usize,
+    pub(crate) patience: Duration,
+    pub(crate) preload: Vec<String>,
     pub(crate) idle_unload: Duration,
     pub(crate) worker_silence: Duration,
     pub(crate) context_length: u32,
@@ -112,6 +117,10 @@ const OUR_KEYS: &[&str] = &[
     "apiKeys",
     "workerPath",
     "maxLoadedModels",
+    "memoryLimitBytes",
+    "maxQueuedRequests",
+    "swapAfterSeconds",
+    "preloadModels",
     "idleUnloadSeconds",
     "workerSilenceSeconds",
     "contextLength",
@@ -183,7 +192,11 @@ impl Settings {
             worker_program: env::path(env::CORTEX_WORKER)
                 .or(file.text("workerPath")?.filter(|path| !path.is_empty()).map(PathBuf::from))
                 .unwrap_or_else(worker_beside_us),
-            max_loaded: usize::try_from(file.number("maxLoadedModels", 3, (1, 64))?).unwrap_or(3),
+            max_loaded: usize::try_from(file.number("maxLoadedModels", 0, (0, 1024))?).unwrap_or(0),
+            memory_limit: Some(file.number("memoryLimitBytes", 0, (0, 1 << 50))?).filter(|&bytes| bytes > 0),
+            max_queued: usize::try_from(file.number("maxQueuedRequests", 512, (1, 1 << 20))?).unwrap_or(512),
+            patience: Duration::from_secs(file.number("swapAfterSeconds", 5, (0, 86_400))?),
+            preload: file.texts("preloadModels")?.unwrap_or_default(),
             idle_unload: Duration::from_secs(file.number("idleUnloadSeconds", 300, (1, 31_536_000))?),
             worker_silence: Duration::from_secs(file.number("workerSilenceSeconds", 30, (1, 3600))?),
             context_length: u32::try_from(file.number("contextLength", 8192, (1, 1 << 24))?).unwrap_or(8192),
@@ -495,7 +508,8 @@ mod tests {
             ("apiServerPort: never\n", "apiServerPort"),
             ("apiServerHost: example.com\n", "apiServerHost"),
             ("apiKeys: 5\n", "apiKeys"),
-            ("maxLoadedModels: 0\n", "maxLoadedModels"),
+            ("maxLoadedModels: many\n", "maxLoadedModels"),
+            ("maxQueuedRequests: 0\n", "maxQueuedRequests"),
             ("a: [\n", "not valid"),
         ] {
             let error = load(text, &Overrides::default()).expect_err(text).to_string();

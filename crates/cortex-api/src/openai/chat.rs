@@ -30,6 +30,8 @@ pub struct ChatCompletionRequest {
     pub max_completion_tokens: Option<i64>,
     pub ignore_eos: Option<bool>,
     pub deterministic: Option<bool>,
+    /// How long the model stays in memory after the answer: seconds, a duration such as `5m`, 0, or -1 for ever.
+    pub keep_alive: Option<Value>,
     pub n: Option<i64>,
     pub logprobs: Option<bool>,
     pub tools: Option<Vec<Value>>,
@@ -57,6 +59,7 @@ impl ChatCompletionRequest {
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
             ignore_eos: self.ignore_eos,
             deterministic: self.deterministic,
+            keep_alive: self.keep_alive.clone(),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct CompletionRequest {
     pub max_tokens: Option<i64>,
     pub ignore_eos: Option<bool>,
     pub deterministic: Option<bool>,
+    /// How long the model stays in memory after the answer: seconds, a duration such as `5m`, 0, or -1 for ever.
+    pub keep_alive: Option<Value>,
     pub n: Option<i64>,
     pub best_of: Option<i64>,
     pub echo: Option<bool>,
@@ -54,6 +56,7 @@ impl CompletionRequest {
             max_tokens: self.max_tokens,
             ignore_eos: self.ignore_eos,
             deterministic: self.deterministic,
+            keep_alive: self.keep_alive.clone(),
         }
     }
 }

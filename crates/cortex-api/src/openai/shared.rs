@@ -1,6 +1,7 @@
 //! What chat and text completions have in common.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One text or several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,4 +107,6 @@ pub struct SamplingFields {
     pub ignore_eos: Option<bool>,
     /// Bit-identical on repetition.
     pub deterministic: Option<bool>,
+    /// How long the model stays in memory after the answer, as Ollama's clients say it.
+    pub keep_alive: Option<Value>,
 }

@@ -33,16 +33,18 @@ pub(crate) struct Launch {
     pub(crate) silence_limit: Duration,
 }
 
-/// Starts the worker and loads the model. `on_exit` is called once when a worker that became ready is
+/// Starts the worker and loads the model. `on_start` is told its process id at once. `on_exit` is called once when a worker that became ready is
 /// gone; the receiver ends the worker when its sender is used or dropped.
 pub(crate) async fn load(
     launch: Launch,
     tasks: &Tasks,
     stop: oneshot::Receiver<()>,
+    on_start: impl FnOnce(u32) + Send,
     on_exit: impl FnOnce(Option<EngineError>) + Send + 'static,
 ) -> Result<Arc<Session>, EngineError> {
     let mut child = spawn(&launch)?;
     let pid = child.id().unwrap_or(0);
+    on_start(pid);
     let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(EngineError::WorkerNotStarted { program: launch.program, reason: "it has no pipes".into() });

@@ -600,8 +600,8 @@ mod tests {
         for (available, expected) in [
             (32, Some("m-Q4_K_M.gguf")),
             (8, Some("m-Q4_K_M.gguf")),
-            (6, Some("m-Q3_K_S.gguf")),
-            (4, Some("m-Q2_K.gguf")),
+            (5, Some("m-Q3_K_S.gguf")),
+            (3, Some("m-Q2_K.gguf")),
             (2, None),
         ] {
             let (at, why) = choose(&offers, &machine(available * GIB));
@@ -609,7 +609,7 @@ mod tests {
         }
         let repository = Repository { author: "a".into(), name: "b".into() };
         let error = nothing_fits(&offers, &repository, &machine(2 * GIB));
-        assert!(error.to_string().contains("needs 2.4 GiB, and 1.3 GiB can be used"), "{error}");
+        assert!(error.to_string().contains("needs 2.4 GiB, and 1.8 GiB can be used"), "{error}");
         assert!(error.hint().is_some_and(|hint| hint.ends_with("a:b:m-Q2_K.gguf")), "{error:?}");
     }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::{App, convert::load_settings, error::ApiError, json};
 use axum::{Json, body::Bytes, extract::State, http::HeaderMap};
 use cortex_api::native::{FitRequest, FitResponse, MemoryUse, ModelRequest};
-use cortex_hardware::{CacheType, Hardware, ModelShape, fit as fit_of, process_anonymous_bytes};
+use cortex_hardware::{CacheType, Cpu, Hardware, ModelShape, fit as fit_of};
 use cortex_models::ErrorKind;
 
 /// Says what a model needs, and whether there is room for it. Loads nothing.
@@ -22,13 +22,10 @@ pub(crate) async fn fit(
     let (model, yaml, weights) = find(&app, &name).await?;
     let order = ModelRequest { ctx_len: request.ctx_len, n_parallel: request.n_parallel, ..ModelRequest::default() };
     let load = ordered(&order, load_settings(&yaml, app.engines.load_settings()))?;
-    // What it has already it need not get.
-    let pid = app.engines.loaded().iter().find(|loaded| loaded.id == model.id).map(|loaded| loaded.pid);
-    let store = app.models.clone();
+    let (engines, id) = (app.engines.clone(), model.id.clone());
     let (shape, hardware) = blocking(move || {
-        let mut hardware = Hardware::probe();
-        hardware.memory.available += pid.map_or(0, process_anonymous_bytes);
-        (store.shape(&weights), hardware)
+        let hardware = Hardware { cpu: Cpu::probe(), memory: engines.memory_for(&id) };
+        (cortex_models::shape(&weights), hardware)
     })
     .await?;
     let (architecture, weight_bytes) =

@@ -138,7 +138,7 @@ fn engine_states(loaded: &[LoadedModel]) -> HashMap<ModelId, &'static str> {
         .iter()
         .map(|model| {
             let state = match model.phase {
-                Phase::Loading => "loading",
+                Phase::Waiting | Phase::Loading => "loading",
                 Phase::Ready | Phase::Leaving => "loaded",
             };
             (model.id.clone(), state)

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     App,
-    convert::load_settings,
+    convert::{keep_alive, load_settings},
     error::ApiError,
     json::{self, Asked},
 };
@@ -17,24 +17,28 @@ use axum::{
     http::HeaderMap,
 };
 use cortex_api::{
-    native::{List, LoadedModel, MemoryUse, Message, ModelRequest},
+    native::{LoadedModel, LoadedModels, MemoryLedger, MemoryUse, Message, ModelRequest},
     worker::{Buffer, BufferKind},
 };
 use cortex_engine::{LoadSettings, Phase};
-use cortex_models::{ErrorKind, Model, ModelId};
-use std::sync::Arc;
+use cortex_hardware::Memory;
+use cortex_models::{ErrorKind, KeepAlive, Model, ModelId};
+use serde::Deserialize;
+use std::{sync::Arc, time::SystemTime};
 
-/// Loads a model and keeps it.
+/// Loads a model and keeps it until it is stopped, or for the time that the request says.
 pub(crate) async fn start(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Json<Message>, ApiError> {
     let request: ModelRequest = json::required(&headers, &body)?;
     let name = request.model.clone().ok_or_else(|| missing_field("model"))?;
     let (model, yaml, weights) = find(&app, &name).await.map_err(bad_request)?;
     let load = ordered(&request, load_settings(&yaml, app.engines.load_settings()))?;
-    app.engines.keep_loaded(&model.id, &weights, load).await?;
+    let keep_alive = keep_alive(request.keep_alive.as_ref())?.unwrap_or(KeepAlive::Forever);
+    app.engines.start_model(&model.id, &weights, load, keep_alive).await?;
     Ok(Json(Message { message: "Started successfully!".into() }))
 }
 
-/// What a start request orders.
+/// What a start request orders. What differs from the stored settings is an order, and is not cut to what fits; clients
+/// send the settings back as they read them.
 pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<LoadSettings, ApiError> {
     let order = |field: &str, given: Option<i64>, stored: u32, most: u32| match given {
         None => Ok(stored),
@@ -43,11 +47,31 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
             _ => Err(ApiError::field(field, format!("{field} is {number}; it must be between 1 and {most}"))),
         },
     };
+    let context_length = order("ctx_len", request.ctx_len, stored.context_length, 1 << 24)?;
+    let parallel = order("n_parallel", request.n_parallel, stored.parallel, 64)?;
     Ok(LoadSettings {
-        context_length: order("ctx_len", request.ctx_len, stored.context_length, 1 << 24)?,
-        parallel: order("n_parallel", request.n_parallel, stored.parallel, 64)?,
+        context_length,
+        parallel,
         threads: order("cpu_threads", request.cpu_threads.filter(|&threads| threads > 0), stored.threads, 512)?,
+        fixed_context: context_length != stored.context_length,
+        fixed_parallel: parallel != stored.parallel,
+        pin: request.pin.unwrap_or(stored.pin),
+        ..stored
     })
+}
+
+/// Loads the models that should be there from the start, one after the other. What cannot be loaded is told in the log.
+pub async fn preload(app: App, names: Vec<String>) {
+    for name in names {
+        let loaded = async {
+            let (model, yaml, weights) = find(&app, &name).await?;
+            let load = load_settings(&yaml, app.engines.load_settings());
+            app.engines.start_model(&model.id, &weights, load, KeepAlive::Forever).await.map_err(ApiError::from)
+        };
+        if let Err(error) = loaded.await {
+            tracing::warn!(model = %name, error = %error.body.message, "of preloadModels cannot be loaded");
+        }
+    }
 }
 
 /// Unloads a model.
@@ -98,32 +122,66 @@ fn memory_use(buffers: &[Buffer]) -> MemoryUse {
     }
 }
 
-/// The loaded models.
-pub(crate) async fn loaded(State(app): State<App>) -> Json<List<LoadedModel>> {
-    let mut data: Vec<LoadedModel> = app
-        .engines
-        .loaded()
+/// Which of the models.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Which {
+    /// Also those that are not loaded yet, or leave.
+    all: bool,
+}
+
+/// The loaded models, and the memory that they have.
+pub(crate) async fn loaded(State(app): State<App>, Asked(which): Asked<Which>) -> Json<LoadedModels> {
+    let models = app.engines.loaded();
+    let mut data: Vec<LoadedModel> = models
         .iter()
-        .filter(|model| model.phase != Phase::Loading)
-        .map(|model| LoadedModel {
-            id: model.id.to_string(),
-            engine: "llama-cpp".into(),
-            start_time: model
-                .since
-                .duration_since(std::time::UNIX_EPOCH)
-                .ok()
-                .and_then(|age| i64::try_from(age.as_millis()).ok())
-                .unwrap_or(0),
-            model_size: model.model_bytes,
-            vram: 0,
-            ram: cortex_hardware::process_resident_bytes(model.pid),
-            object: "model".into(),
-            requests: model.requests,
-            context_length: model.context_length,
-            pid: model.pid,
-            memory: memory_use(&model.buffers),
-        })
+        .filter(|model| which.all || matches!(model.phase, Phase::Ready | Phase::Leaving))
+        .map(wire)
         .collect();
     data.sort_by(|left, right| left.id.cmp(&right.id));
-    Json(List { object: "list".into(), data, result: None })
+    let (now, left) = (Memory::probe(), app.engines.memory_left());
+    let memory = MemoryLedger {
+        total: now.total,
+        available: now.available,
+        kept_free: now.kept_free(),
+        reserved: models.iter().map(|model| model.reserved).sum(),
+        free: left.for_models(),
+    };
+    Json(LoadedModels { object: "list".into(), data, memory })
+}
+
+fn wire(model: &cortex_engine::LoadedModel) -> LoadedModel {
+    LoadedModel {
+        id: model.id.to_string(),
+        engine: "llama-cpp".into(),
+        start_time: milliseconds(model.since),
+        model_size: model.model_bytes,
+        vram: 0,
+        ram: if model.pid == 0 { 0 } else { cortex_hardware::process_resident_bytes(model.pid) },
+        object: "model".into(),
+        requests: model.requests,
+        waiting: model.waiting,
+        state: match model.phase {
+            Phase::Waiting => "waiting",
+            Phase::Loading => "loading",
+            Phase::Ready => "loaded",
+            Phase::Leaving => "leaving",
+        }
+        .into(),
+        context_length: model.context_length,
+        requested_context_length: model.requested_context,
+        parallel: model.parallel,
+        requested_parallel: model.requested_parallel,
+        pid: model.pid,
+        memory: memory_use(&model.buffers),
+        reserved: model.reserved,
+        pinned: model.pinned,
+        leaves_at: model.leaves_at.map(milliseconds),
+    }
+}
+
+/// Unix milliseconds.
+fn milliseconds(moment: SystemTime) -> i64 {
+    let age = moment.duration_since(std::time::UNIX_EPOCH).ok();
+    age.and_then(|age| i64::try_from(age.as_millis()).ok()).unwrap_or(0)
 }

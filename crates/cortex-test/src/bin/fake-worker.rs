@@ -42,7 +42,10 @@ fn serve(inbox: &Receiver<ToWorker>) {
             ToWorker::Stats => tell(&FromWorker::Stats(Stats::default())),
             ToWorker::Tokenize { id, .. } => tell(&FromWorker::Tokens { id, tokens: vec![] }),
             ToWorker::Shutdown => exit(0),
-            ToWorker::Cancel { .. } | ToWorker::Load(_) => {}
+            ToWorker::Cancel { id } => {
+                tell(&FromWorker::Finished { id, reason: FinishReason::Cancelled, timings: Timings::default() });
+            }
+            ToWorker::Load(_) => {}
         }
     }
 }
@@ -61,7 +64,12 @@ fn answer(request: &Generate) {
     }
     let id = request.id;
     tell(&FromWorker::Accepted { id, prompt_tokens: u32::try_from(prompt.split_whitespace().count()).unwrap_or(0) });
-    misbehave(Misbehaviour::asked_by(&prompt));
+    let misbehaviour = Misbehaviour::asked_by(&prompt);
+    misbehave(misbehaviour);
+    if misbehaviour == Some(Misbehaviour::Hold) {
+        tell(&FromWorker::Text { id, text: "word ".into(), tokens: 1 });
+        return;
+    }
     let tokens = request.max_tokens.unwrap_or(4);
     let mut lines = String::new();
     for _ in 0..tokens {
@@ -74,7 +82,7 @@ fn answer(request: &Generate) {
 
 fn misbehave(how: Option<Misbehaviour>) {
     match how {
-        None | Some(Misbehaviour::OldProtocol) => {}
+        None | Some(Misbehaviour::OldProtocol | Misbehaviour::Hold) => {}
         Some(Misbehaviour::Hang) => loop {
             std::thread::park();
         },

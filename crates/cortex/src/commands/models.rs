@@ -8,7 +8,8 @@ use crate::{
     output::bytes,
 };
 use cortex_api::native::{
-    DeleteResponse, List, LoadedModel, Message, ModelRequest, ReindexRequest, ReindexResponse, UpdateResponse,
+    DeleteResponse, List, LoadedModel, LoadedModels, Message, ModelRequest, ReindexRequest, ReindexResponse,
+    UpdateResponse,
 };
 use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -99,7 +100,14 @@ pub(crate) async fn get(context: &Context<'_>, id: &str) -> Result<(), CliError>
 pub(crate) async fn start(context: &Context<'_>, arguments: StartArguments) -> Result<(), CliError> {
     ensure_running(context).await?;
     let id = arguments.id;
-    let request = ModelRequest { model: Some(id.clone()), ctx_len: arguments.ctx_len, ..ModelRequest::default() };
+    let request = ModelRequest {
+        model: Some(id.clone()),
+        ctx_len: arguments.ctx_len,
+        n_parallel: arguments.parallel,
+        keep_alive: arguments.keep_alive.map(Into::into),
+        pin: arguments.pin.then_some(true),
+        ..ModelRequest::default()
+    };
     let answer: Message = context.client.post("/v1/models/start", &request).await?;
     if context.printer.json {
         return context.printer.line(&serde_json::json!(answer).to_string());
@@ -128,7 +136,7 @@ pub(crate) async fn status(context: &Context<'_>, id: &str) -> Result<(), CliErr
 
 /// Prints the loaded models.
 pub(crate) async fn ps(context: &Context<'_>) -> Result<(), CliError> {
-    let models: List<LoadedModel> = context.client.get("/inferences/server/models").await?;
+    let models: LoadedModels = context.client.get("/inferences/server/models?all=true").await?;
     if context.printer.json {
         return context.printer.line(&serde_json::json!(models).to_string());
     }
@@ -142,21 +150,52 @@ pub(crate) async fn ps(context: &Context<'_>) -> Result<(), CliError> {
             vec![
                 model.id.clone(),
                 model.engine.clone(),
+                model.state.clone(),
+                bytes(model.reserved),
                 bytes(model.ram),
                 bytes(model.vram),
-                model.context_length.to_string(),
-                model.requests.to_string(),
+                format!("{} × {}", model.parallel, model.context_length),
+                match model.waiting {
+                    0 => model.requests.to_string(),
+                    waiting => format!("{} (+{waiting} waiting)", model.requests),
+                },
                 age(model.start_time),
+                leaves(model),
             ]
         })
         .collect();
-    context.printer.table(&["MODEL", "ENGINE", "RAM", "VRAM", "CONTEXT", "REQUESTS", "UP TIME"], &rows)
+    let head = ["MODEL", "ENGINE", "STATE", "RESERVED", "RAM", "VRAM", "CONTEXT", "REQUESTS", "UP TIME", "LEAVES"];
+    context.printer.table(&head, &rows)?;
+    let memory = models.memory;
+    context.printer.note(&format!(
+        "{} are set aside for models, {} are left",
+        bytes(memory.reserved),
+        bytes(memory.free)
+    ));
+    Ok(())
+}
+
+/// When a model leaves by itself.
+fn leaves(model: &LoadedModel) -> String {
+    match model.leaves_at {
+        _ if model.pinned => "never (pinned)".into(),
+        Some(moment) => {
+            let moment = UNIX_EPOCH + Duration::from_millis(u64::try_from(moment).unwrap_or(0));
+            format!("in {}", duration(moment.duration_since(SystemTime::now()).unwrap_or_default()))
+        }
+        None if model.requests > 0 || model.state != "loaded" => "-".into(),
+        None => "when stopped".into(),
+    }
 }
 
 /// How long ago a moment in unix milliseconds was.
 fn age(start: i64) -> String {
     let start = UNIX_EPOCH + Duration::from_millis(u64::try_from(start).unwrap_or(0));
-    let seconds = SystemTime::now().duration_since(start).unwrap_or_default().as_secs();
+    duration(SystemTime::now().duration_since(start).unwrap_or_default())
+}
+
+fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),

@@ -106,7 +106,7 @@ async fn with_fake_worker(folder: &Path) -> TestDaemon {
     daemon
 }
 
-async fn import_fake(daemon: &TestDaemon, id: &str, name: &str) {
+pub(crate) async fn import_fake(daemon: &TestDaemon, id: &str, name: &str) {
     let path = fake_worker::model(daemon.scratch(), name);
     let (status, body) = post(daemon, "/v1/models/import", &json!({"model": id, "modelPath": path})).await;
     assert_eq!(status, 200, "{body}");

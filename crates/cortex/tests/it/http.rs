@@ -20,6 +20,23 @@ pub(crate) async fn get(daemon: &TestDaemon, path: &str) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
+/// Asks again until the answer is as it should be.
+pub(crate) async fn until(daemon: &TestDaemon, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let asking = async {
+        loop {
+            let (_, body) = get(daemon, path).await;
+            if is_so(&body) {
+                return body;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    if let Ok(body) = tokio::time::timeout(std::time::Duration::from_secs(20), asking).await {
+        return body;
+    }
+    panic!("{path} still says {}", get(daemon, path).await.1)
+}
+
 /// Takes the small model in.
 pub(crate) async fn import(daemon: &TestDaemon) {
     let (status, body) = post(daemon, "/v1/models/import", &json!({"model": MODEL, "modelPath": dist::model()})).await;

@@ -8,6 +8,7 @@ mod faults;
 mod fit;
 mod hardware;
 mod http;
+mod memory;
 mod migrate;
 mod pulls;
 mod registry;

@@ -30,7 +30,7 @@ async fn import(daemon: &TestDaemon, id: &str, path: &Path) {
     assert_eq!(status, 200, "{body}");
 }
 
-async fn send(daemon: &TestDaemon, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+pub(crate) async fn send(daemon: &TestDaemon, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
     let mut request = client().request(method.parse().unwrap(), daemon.url(path));
     if let Some(body) = body {
         request = request.json(body);

@@ -1,0 +1,615 @@
+//! The one owner of loaded models. Its loop takes a command, asks [`step`] what follows for the model and
+//! [`admission::plan`] what follows for memory, and starts the actions in tasks of their own; it never awaits IO.
+
+mod entry;
+mod view;
+
+pub use view::{Count, Counts, LoadedModel, Phase};
+
+use crate::{
+    Config, EngineError, LoadSettings, Tasks,
+    admission::{self, Room, Shortage},
+    failures::Failures,
+    lease::Lease,
+    ledger,
+    need::{Need, Size},
+    slot_state::{Action, Event, Generation, State, step},
+    variants::{VariantReport, Variants},
+    worker::{Launch, Session, load},
+};
+use cortex_api::worker::Load;
+use cortex_hardware::{Cpu, Memory, ModelShape};
+use cortex_models::{KeepAlive, ModelId};
+use entry::{Entry, Measure};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot, watch},
+    time::Instant,
+};
+
+/// A request for a loaded model.
+pub(crate) struct Wanted {
+    pub(crate) id: ModelId,
+    pub(crate) weights: PathBuf,
+    pub(crate) load: LoadSettings,
+    /// How long it stays after this request.
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// A person or a program ordered this load: it is tried whatever happened before, and made anew when it is loaded
+    /// otherwise.
+    pub(crate) is_order: bool,
+}
+
+/// What the supervisor is told.
+pub(crate) enum Command {
+    /// A request wants a model.
+    Acquire(Box<Wanted>, Waiter),
+    /// What the header of a model says.
+    Measured { id: ModelId, number: u64, shape: ModelShape },
+    /// A worker has begun to load.
+    Started { id: ModelId, generation: Generation, pid: u32 },
+    /// A worker is ready, or could not be.
+    Loaded { id: ModelId, generation: Generation, result: Result<Arc<Session>, EngineError> },
+    /// A worker that was ready is gone; the reason when nobody asked for it.
+    Exited { id: ModelId, generation: Generation, error: Option<EngineError> },
+    /// A lease came back.
+    Released { id: ModelId, generation: Generation },
+    /// A model should leave.
+    Unload { id: ModelId, reply: oneshot::Sender<bool> },
+    /// A compute module should be chosen now.
+    ChooseVariant { reply: oneshot::Sender<()> },
+    /// The daemon is stopping.
+    ShutDown { streams: Duration, workers: Duration, reply: oneshot::Sender<()> },
+}
+
+/// Where a request waits for its model.
+pub(crate) type Waiter = oneshot::Sender<Result<Lease, EngineError>>;
+
+/// The owner of everything that is loaded.
+pub(crate) struct Supervisor {
+    config: Config,
+    tasks: Tasks,
+    cores: usize,
+    commands: mpsc::UnboundedSender<Command>,
+    entries: HashMap<ModelId, Entry>,
+    failures: Failures,
+    /// The last number that was given to a worker or a measurement.
+    generation: Generation,
+    /// When admission has to be asked again, if nothing happens before.
+    look_again: Option<Instant>,
+    began: Instant,
+    counts: Arc<Counts>,
+    /// Shared with the loads, which choose a module before they start a worker.
+    variants: Arc<Mutex<Variants>>,
+    loaded: watch::Sender<Arc<Vec<LoadedModel>>>,
+    report: watch::Sender<Arc<VariantReport>>,
+    /// Why the module in use must not be used again; the next choice is told.
+    variant_died: Option<String>,
+    closing: bool,
+}
+
+/// What others may look at.
+pub(crate) struct Views {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
+    pub(crate) report: watch::Receiver<Arc<VariantReport>>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+impl Supervisor {
+    pub(crate) fn start(config: Config, tasks: &Tasks) -> Views {
+        let (commands, mut inbox) = mpsc::unbounded_channel();
+        let (loaded, loaded_view) = watch::channel(Arc::default());
+        let (report, report_view) = watch::channel(Arc::default());
+        let mut supervisor = Self {
+            variants: Arc::new(Mutex::new(Variants::new(&config))),
+            cores: Cpu::probe().cores,
+            config,
+            tasks: tasks.child(),
+            commands: commands.clone(),
+            entries: HashMap::new(),
+            failures: Failures::default(),
+            generation: 0,
+            look_again: None,
+            began: Instant::now(),
+            counts: Arc::default(),
+            loaded,
+            report,
+            variant_died: None,
+            closing: false,
+        };
+        let counts = Arc::clone(&supervisor.counts);
+        tasks.spawn(async move {
+            loop {
+                let wake = supervisor.next_idle().into_iter().chain(supervisor.look_again).min();
+                tokio::select! {
+                    command = inbox.recv() => match command {
+                        Some(command) => supervisor.take(command),
+                        None => return,
+                    },
+                    () = sleep_until(wake) => supervisor.unload_idle(),
+                }
+                supervisor.admit();
+                supervisor.publish();
+            }
+        });
+        Views { commands, loaded: loaded_view, report: report_view, counts }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Acquire(wanted, reply) => self.acquire(*wanted, reply),
+            Command::Measured { id, number, shape } => {
+                if let Some(entry) = self.entries.get_mut(&id)
+                    && matches!(entry.measure, Measure::Asked(asked) if asked == number)
+                {
+                    entry.measure = Measure::Known(Need::new(shape, entry.load));
+                }
+            }
+            Command::Started { id, generation, pid } => {
+                if let Some(entry) = self.entries.get_mut(&id)
+                    && matches!(entry.state, State::Loading { generation: current, .. } if current == generation)
+                {
+                    entry.pid = pid;
+                }
+            }
+            Command::Loaded { id, generation, result } => self.loaded(&id, generation, result),
+            Command::Exited { id, generation, error } => {
+                if error.is_some() {
+                    self.counts.lost_workers.add();
+                }
+                self.exited(&id, generation, error);
+            }
+            Command::Released { id, generation } => {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.used();
+                }
+                self.apply(&id, Event::Released(generation), None);
+            }
+            Command::Unload { id, reply } => self.unload(&id, reply),
+            Command::ChooseVariant { reply } => {
+                let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
+                let died = self.variant_died.take();
+                self.tasks.spawn(async move {
+                    let mut variants = variants.lock().await;
+                    variants.choose(died.as_deref()).await;
+                    report.send_replace(Arc::new(variants.report().clone()));
+                    let _ = reply.send(());
+                });
+            }
+            Command::ShutDown { streams, workers, reply } => self.shut_down(streams, workers, reply),
+        }
+    }
+
+    fn acquire(&mut self, wanted: Wanted, reply: Waiter) {
+        let Wanted { id, weights, load, keep_alive, is_order } = wanted;
+        if let Err(error) = self.may_wait(&id, &weights, is_order) {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(weights.clone(), load));
+        entry.keep_alive = keep_alive.or(entry.keep_alive);
+        entry.pinned |= load.pin;
+        entry.demand.asked(self.began.elapsed());
+        // An order for another size than it has: what runs ends as it began, and then it is loaded anew.
+        let is_other = is_order && entry.session.as_ref().is_some_and(|session| !load.is_met_by(&session.facts));
+        if is_other && matches!(entry.state, State::Ready { .. }) {
+            self.apply(&id, Event::Unload, None);
+        }
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if matches!(entry.state, State::Idle | State::Draining { .. })
+            && (entry.load != load || entry.weights != weights)
+        {
+            (entry.weights, entry.load, entry.measure) = (weights, load, Measure::Unknown);
+        }
+        self.apply(&id, Event::Acquire, Some(reply));
+    }
+
+    /// Whether a request may join those that wait.
+    fn may_wait(&mut self, id: &ModelId, weights: &Path, is_order: bool) -> Result<(), EngineError> {
+        if self.closing {
+            return Err(EngineError::ShuttingDown);
+        }
+        let entry = self.entries.get(id);
+        if is_order {
+            self.failures.forget(id);
+        } else if entry.is_none()
+            && let Some(error) = self.failures.refusal(id, weights, Instant::now())
+        {
+            return Err(error);
+        }
+        if !entry.is_some_and(Entry::has_a_place) {
+            self.forget_who_left();
+            let waiting = self.entries.values().map(Entry::waiting).sum();
+            if waiting >= self.config.max_queued {
+                self.counts.refused_requests.add();
+                return Err(EngineError::QueueFull { waiting });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes requests whose client has left out of the queue.
+    fn forget_who_left(&mut self) {
+        for entry in self.entries.values_mut() {
+            if !matches!(entry.state, State::Queued { .. }) {
+                continue;
+            }
+            let before = entry.waiters.len();
+            entry.waiters.retain(|(_, waiter)| !waiter.is_closed());
+            for _ in entry.waiters.len()..before {
+                entry.state = step(entry.state, Event::Left).0;
+            }
+        }
+        self.entries.retain(|_, entry| entry.state != State::Idle || !entry.unloaded.is_empty());
+    }
+
+    /// Loads what there is room for, and lets go what has to make room.
+    fn admit(&mut self) {
+        self.look_again = None;
+        if !self.entries.values().any(|entry| matches!(entry.state, State::Queued { .. })) {
+            return;
+        }
+        self.forget_who_left();
+        self.measure();
+        let now = Instant::now();
+        let (mut ids, mut models, mut holdings) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, entry) in &self.entries {
+            let holding = entry.holding();
+            holdings.extend(holding);
+            if let Some(model) = entry.for_admission(holding, now, self.began) {
+                ids.push(id.clone());
+                models.push(model);
+            }
+        }
+        if !models.iter().any(|model| matches!(model, admission::Model::Waiting { .. })) {
+            return;
+        }
+        let room = Room {
+            free: ledger::free(Memory::probe(), self.config.memory_limit, &holdings),
+            places: self.config.max_loaded.map_or(usize::MAX, |most| most.saturating_sub(holdings.len())),
+            patience: self.config.patience,
+        };
+        let plan = admission::plan(&models, room);
+        tracing::debug!(?room, ?plan, "room for models");
+        self.look_again = plan.again.map(|wait| now + wait);
+        for at in plan.leave {
+            tracing::info!(model = %ids[at], "leaves to make room");
+            self.counts.evictions.add();
+            self.apply(&ids[at], Event::Unload, None);
+        }
+        for (at, size) in plan.load {
+            self.generation += 1;
+            if let Some(entry) = self.entries.get_mut(&ids[at]) {
+                entry.reserved = size.bytes;
+                entry.size = Some(size);
+                entry.load_began = now;
+            }
+            self.apply(&ids[at], Event::Admitted(self.generation), None);
+        }
+        for (at, shortage) in plan.refuse {
+            let error = self.shortage(&ids[at], shortage);
+            tracing::warn!(model = %ids[at], %error, "cannot be loaded");
+            self.apply_with(&ids[at], Event::Refused, None, &error);
+            self.entries.remove(&ids[at]);
+        }
+    }
+
+    /// Has the headers of the models read that are wanted and not known.
+    fn measure(&mut self) {
+        for (id, entry) in &mut self.entries {
+            if !matches!((entry.state, &entry.measure), (State::Queued { .. }, Measure::Unknown)) {
+                continue;
+            }
+            self.generation += 1;
+            let number = self.generation;
+            entry.measure = Measure::Asked(number);
+            let (id, weights, commands) = (id.clone(), entry.weights.clone(), self.commands.clone());
+            self.tasks.spawn(async move {
+                // A task that panicked has said so; the size alone must do then.
+                let shape = tokio::task::spawn_blocking(move || shape(&weights)).await.unwrap_or_default();
+                let _ = commands.send(Command::Measured { id, number, shape });
+            });
+        }
+    }
+
+    fn shortage(&self, id: &ModelId, shortage: Shortage) -> EngineError {
+        let pinned = || self.entries.iter().filter(|(_, entry)| entry.pinned && entry.holding().is_some());
+        let least = match self.entries.get(id).map(|entry| &entry.measure) {
+            Some(Measure::Known(need)) => need.least(),
+            _ => Size { context: 0, parallel: 0, bytes: 0 },
+        };
+        match shortage {
+            Shortage::Places => EngineError::Overloaded { loaded: pinned().count() },
+            Shortage::Memory(available) => EngineError::DoesNotFit {
+                model: id.to_string(),
+                context: least.context,
+                parallel: least.parallel,
+                needed: least.bytes,
+                available,
+                pinned: pinned().map(|(id, _)| id.to_string()).collect(),
+            },
+        }
+    }
+
+    fn loaded(&mut self, id: &ModelId, generation: Generation, result: Result<Arc<Session>, EngineError>) {
+        match result {
+            Ok(session) => {
+                let Some(entry) = self.entries.get_mut(id) else { return };
+                if matches!(entry.state, State::Loading { generation: current, .. } if current == generation) {
+                    tracing::info!(model = %id, pid = session.pid, context = session.facts.context_length, parallel = session.facts.parallel, "loaded");
+                    self.counts.loads.add();
+                    self.failures.forget(id);
+                    entry.reserved = reported(&session, &entry.measure).unwrap_or(entry.reserved);
+                    entry.pid = session.pid;
+                    entry.session = Some(session);
+                    entry.since = SystemTime::now();
+                    entry.load_time = entry.load_began.elapsed();
+                    entry.used();
+                }
+                self.apply(id, Event::Loaded(generation), None);
+            }
+            Err(error) => {
+                tracing::warn!(model = %id, %error, "could not be loaded");
+                let is_ours = matches!(error, EngineError::Stopped { .. } | EngineError::ShuttingDown);
+                if !is_ours && let Some(entry) = self.entries.get(id) {
+                    self.counts.failed_loads.add();
+                    self.failures.failed(id, &entry.weights, &error, Instant::now());
+                }
+                self.exited(id, generation, Some(error));
+            }
+        }
+    }
+
+    fn exited(&mut self, id: &ModelId, generation: Generation, error: Option<EngineError>) {
+        if let Some(error) = &error {
+            tracing::error!(model = %id, %error, "the worker is gone");
+            if matches!(error, EngineError::WorkerDied { how, .. } if how.contains("SIGILL")) {
+                self.variant_died = Some(error.to_string());
+            }
+        } else {
+            tracing::info!(model = %id, "unloaded");
+        }
+        let error = error.unwrap_or_else(|| EngineError::Stopped { model: id.to_string() });
+        self.apply_with(id, Event::Exited(generation), None, &error);
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if matches!(entry.state, State::Idle | State::Queued { .. }) {
+            entry.worker_is_gone();
+            for reply in entry.unloaded.drain(..) {
+                let _ = reply.send(true);
+            }
+        }
+        if entry.state == State::Idle {
+            self.entries.remove(id);
+        }
+    }
+
+    fn unload(&mut self, id: &ModelId, reply: oneshot::Sender<bool>) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            let _ = reply.send(false);
+            return;
+        };
+        (entry.keep_alive, entry.pinned) = (None, false);
+        entry.unloaded.push(reply);
+        self.apply(id, Event::Unload, None);
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        match entry.state {
+            // Somebody asked for it, and waits: what runs is told and does not hold the model.
+            State::Draining { leases: 1.., .. } => {
+                if let Some(session) = &entry.session {
+                    session.end_requests(&EngineError::Stopped { model: id.to_string() });
+                }
+                entry.stop = None;
+            }
+            // It only waited.
+            State::Idle => {
+                for reply in entry.unloaded.drain(..) {
+                    let _ = reply.send(true);
+                }
+                self.entries.remove(id);
+            }
+            State::Queued { .. } | State::Loading { .. } | State::Ready { .. } | State::Draining { .. } => {}
+        }
+    }
+
+    fn apply(&mut self, id: &ModelId, event: Event, waiter: Option<Waiter>) {
+        let error = EngineError::Stopped { model: id.to_string() };
+        self.apply_with(id, event, waiter, &error);
+    }
+
+    /// Does what [`step`] says. `error` is what those who wait are told when there will be no worker.
+    fn apply_with(&mut self, id: &ModelId, event: Event, waiter: Option<Waiter>, error: &EngineError) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.waiters.extend(waiter.map(|waiter| (Instant::now(), waiter)));
+        let (state, actions) = step(entry.state, event);
+        entry.state = state;
+        for action in actions {
+            let Some(entry) = self.entries.get_mut(id) else { return };
+            match action {
+                Action::Start(generation) => self.start_worker(id, generation),
+                // Using the sender or dropping it is the same to the worker's watch.
+                Action::Stop(_) => entry.stop = None,
+                Action::GrantOne => {
+                    let waiter = entry.waiters.pop();
+                    self.grant(id, waiter);
+                }
+                Action::GrantWaiting => {
+                    let waiters = std::mem::take(&mut entry.waiters);
+                    self.grant(id, waiters);
+                }
+                Action::FailWaiting => {
+                    for (_, waiter) in entry.waiters.drain(..) {
+                        let _ = waiter.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn grant(&self, id: &ModelId, waiters: impl IntoIterator<Item = (Instant, Waiter)>) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let (State::Ready { generation, .. }, Some(session)) = (entry.state, &entry.session) else { return };
+        for (_, waiter) in waiters {
+            let lease = Lease::new(Arc::clone(session), id.clone(), generation, self.commands.clone());
+            // A client that left drops the lease here, which gives it back.
+            let _ = waiter.send(Ok(lease));
+        }
+    }
+
+    fn start_worker(&mut self, id: &ModelId, generation: Generation) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let Some(size) = entry.size else { return };
+        let (stop_sender, stop) = oneshot::channel();
+        entry.stop = Some(stop_sender);
+        entry.session = None;
+        let load_settings = entry.load;
+        let weights = entry.weights.clone();
+        let (config, commands, id) = (self.config.clone(), self.commands.clone(), id.clone());
+        let (variants, report, tasks) = (Arc::clone(&self.variants), self.report.clone(), self.tasks.clone());
+        let cores = u32::try_from(self.cores).unwrap_or(1);
+        let died = self.variant_died.take();
+        tracing::info!(model = %id, context = size.context, parallel = size.parallel, bytes = size.bytes, "loading");
+        self.tasks.spawn(async move {
+            let backend = {
+                let mut variants = variants.lock().await;
+                let backend =
+                    if config.worker_program.is_file() { variants.choose(died.as_deref()).await } else { None };
+                report.send_replace(Arc::new(variants.report().clone()));
+                backend
+            };
+            let result = match backend {
+                None if config.worker_program.is_file() => Err(EngineError::NoVariant),
+                None => Err(EngineError::WorkerMissing { program: config.worker_program.clone() }),
+                Some(backend) => {
+                    let threads = if load_settings.threads == 0 { cores } else { load_settings.threads };
+                    let launch = Launch {
+                        program: config.worker_program,
+                        model: id.clone(),
+                        load: Load {
+                            model: text(&weights),
+                            backends: vec![text(&backend)],
+                            context_length: size.context,
+                            parallel: size.parallel,
+                            is_exact: load_settings.fixed_context || load_settings.fixed_parallel,
+                            threads,
+                            threads_batch: threads,
+                            batch: config.batch,
+                        },
+                        silence_limit: config.silence_limit,
+                    };
+                    let (started, exits) = ((commands.clone(), id.clone()), (commands.clone(), id.clone()));
+                    let on_start = move |pid| {
+                        let _ = started.0.send(Command::Started { id: started.1, generation, pid });
+                    };
+                    let on_exit = move |error| {
+                        let _ = exits.0.send(Command::Exited { id: exits.1, generation, error });
+                    };
+                    load(launch, &tasks, stop, on_start, on_exit).await
+                }
+            };
+            // A supervisor that is gone has ended its workers.
+            let _ = commands.send(Command::Loaded { id, generation, result });
+        });
+    }
+
+    /// When the next model has been unused for long enough.
+    fn next_idle(&self) -> Option<Instant> {
+        self.entries.values().filter_map(|entry| entry.leaves_at(self.config.keep_alive)).min()
+    }
+
+    fn unload_idle(&mut self) {
+        let now = Instant::now();
+        let is_over = |entry: &Entry| entry.leaves_at(self.config.keep_alive).is_some_and(|moment| moment <= now);
+        let idle: Vec<ModelId> =
+            self.entries.iter().filter(|(_, entry)| is_over(entry)).map(|(id, _)| id.clone()).collect();
+        for id in idle {
+            tracing::info!(model = %id, "was not used for a while and leaves");
+            self.counts.idle_unloads.add();
+            self.apply(&id, Event::Unload, None);
+        }
+    }
+
+    fn shut_down(&mut self, streams: Duration, workers: Duration, reply: oneshot::Sender<()>) {
+        self.closing = true;
+        let sessions: Vec<Arc<Session>> = self.entries.values().filter_map(|entry| entry.session.clone()).collect();
+        let stops: Vec<_> = self.entries.values_mut().filter_map(|entry| entry.stop.take()).collect();
+        let busy = self.entries.values().any(|entry| matches!(entry.state, State::Ready { leases: 1.., .. }));
+        for entry in self.entries.values_mut() {
+            for (_, waiter) in entry.waiters.drain(..) {
+                let _ = waiter.send(Err(EngineError::ShuttingDown));
+            }
+        }
+        let loaded = self.loaded.subscribe();
+        let tasks = self.tasks.clone();
+        self.tasks.spawn(async move {
+            if busy {
+                let _ = tokio::time::timeout(streams, all_returned(loaded)).await;
+            }
+            for session in &sessions {
+                session.end_requests(&EngineError::ShuttingDown);
+                session.shut_down();
+            }
+            let everyone = async {
+                for session in &sessions {
+                    session.gone().await;
+                }
+            };
+            let _ = tokio::time::timeout(workers.saturating_sub(streams), everyone).await;
+            // What is still there is killed: its watch holds the process with kill-on-drop.
+            drop(stops);
+            let _ = reply.send(());
+            tasks.cancel();
+        });
+    }
+
+    fn publish(&self) {
+        let now: Vec<LoadedModel> =
+            self.entries.iter().filter_map(|(id, entry)| entry.view(id, self.config.keep_alive)).collect();
+        self.loaded.send_if_modified(|known| {
+            let changed = **known != now;
+            if changed {
+                *known = Arc::new(now);
+            }
+            changed
+        });
+    }
+}
+
+async fn all_returned(mut loaded: watch::Receiver<Arc<Vec<LoadedModel>>>) {
+    let _ = loaded.wait_for(|models| models.iter().all(|model| model.requests == 0)).await;
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How a model is built, as far as its file says it.
+fn shape(weights: &Path) -> ModelShape {
+    if let Ok((architecture, weight_bytes)) = cortex_models::shape(weights) {
+        return ModelShape { weight_bytes, architecture, ..ModelShape::default() };
+    }
+    // The engine may understand it all the same; if not, it says why better than we could.
+    let weight_bytes = fs_err::metadata(weights).map_or(0, |metadata| metadata.len());
+    ModelShape { weight_bytes, ..ModelShape::default() }
+}
+
+/// Bytes of memory that a worker has and will have; `None` when it reports nothing.
+fn reported(session: &Session, measure: &Measure) -> Option<u64> {
+    let buffers: u64 = session.facts.buffers.iter().map(|buffer| buffer.bytes).sum();
+    let process = match measure {
+        Measure::Known(need) => need.process_bytes(),
+        Measure::Unknown | Measure::Asked(_) => 0,
+    };
+    (buffers > 0).then(|| buffers.saturating_add(process))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,299 @@
+//! Who is loaded, who waits and who leaves. Workers without an engine, whose models need what their headers say.
+
+use crate::{
+    faults::import_fake,
+    http::{Events, client, get, post, question, until},
+    registry::send,
+};
+use cortex_test::{
+    daemon::{Options, TestDaemon},
+    fake_worker,
+};
+use serde_json::{Value, json};
+use std::sync::LazyLock;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+const LOADED: &str = "/inferences/server/models";
+const ALL: &str = "/inferences/server/models?all=true";
+
+/// The fake worker, laid out once for all tests.
+static WORKER: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    fake_worker::lay_out(folder.path());
+    folder
+});
+
+/// A daemon with these settings, and models of these names.
+async fn with(settings: &str, models: &[&str]) -> TestDaemon {
+    let daemon = TestDaemon::with(Options {
+        environment: vec![("CORTEX_WORKER".into(), WORKER.path().join("fake/cortex-llamacpp").into())],
+        settings: Some(settings.into()),
+        ..Options::default()
+    });
+    for name in models {
+        import_fake(&daemon, name, name).await;
+    }
+    daemon
+}
+
+/// What one model needs, with a context that is given.
+async fn needed(context: u32, parallel: u32) -> u64 {
+    let daemon = with("", &["a"]).await;
+    let asked = json!({"model": "a", "ctx_len": context, "n_parallel": parallel});
+    post(&daemon, "/v1/models/fit", &asked).await.1["needed"].as_u64().unwrap()
+}
+
+fn chat(model: &str, prompt: &str) -> Value {
+    let mut body = question(prompt);
+    body["model"] = json!(model);
+    body
+}
+
+async fn ask(daemon: &TestDaemon, model: &str) -> (u16, Value) {
+    post(daemon, "/v1/chat/completions", &chat(model, "well")).await
+}
+
+/// Asks while the test goes on; the status. Dropping it leaves.
+fn ask_meanwhile(daemon: &TestDaemon, model: &'static str) -> JoinSet<u16> {
+    let url = daemon.url("/v1/chat/completions");
+    let mut asking = JoinSet::new();
+    asking.spawn(async move { client().post(url).json(&chat(model, "well")).send().await.unwrap().status().as_u16() });
+    asking
+}
+
+async fn patch(daemon: &TestDaemon, model: &str, body: &Value) -> (u16, Value) {
+    send(daemon, "PATCH", &format!("/v1/models/{model}"), Some(body)).await
+}
+
+fn ids(models: &Value) -> Vec<&str> {
+    models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect()
+}
+
+/// A stream that goes on until it is dropped.
+async fn hold(daemon: &TestDaemon, model: &str) -> Events {
+    let mut body = chat(model, "[hold]");
+    body["stream"] = json!(true);
+    let (status, mut stream) = Events::open(daemon, &body).await;
+    assert_eq!(status, 200);
+    stream.next().await.unwrap();
+    stream.next().await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn the_least_recently_used_leaves_when_memory_is_needed_and_a_pinned_one_stays() {
+    let limit = needed(8192, 1).await * 5 / 2;
+    let daemon = with(&format!("memoryLimitBytes: {limit}\nparallel: 1\n"), &["a", "b", "c"]).await;
+    for model in ["a", "b"] {
+        assert_eq!(ask(&daemon, model).await.0, 200);
+    }
+    let (_, both) = get(&daemon, LOADED).await;
+    assert_eq!(ids(&both), ["a", "b"]);
+    let sum = both["data"].as_array().unwrap().iter().map(|it| it["reserved"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(both["memory"]["reserved"], sum, "{both}");
+    assert_eq!(both["memory"]["free"], limit - sum, "{both}");
+    assert_eq!(ask(&daemon, "c").await.0, 200);
+    assert_eq!(ids(&get(&daemon, LOADED).await.1), ["b", "c"]);
+    assert_eq!(ask(&daemon, "b").await.0, 200);
+    assert_eq!(ask(&daemon, "a").await.0, 200);
+    assert_eq!(ids(&get(&daemon, LOADED).await.1), ["a", "b"]);
+
+    let (status, body) = post(&daemon, "/v1/models/start", &json!({"model": "a", "pin": true})).await;
+    assert_eq!(status, 200, "{body}");
+    for model in ["b", "c", "b", "c"] {
+        assert_eq!(ask(&daemon, model).await.0, 200);
+    }
+    let (_, models) = get(&daemon, LOADED).await;
+    assert_eq!((ids(&models), &models["data"][0]["pinned"]), (vec!["a", "c"], &json!(true)));
+    let shown = String::from_utf8(daemon.cli(&["ps"]).output().unwrap().stdout).unwrap();
+    assert!(shown.contains("never (pinned)") && shown.contains("1 × 8192"), "{shown}");
+}
+
+#[tokio::test]
+async fn what_cannot_fit_is_refused_with_the_numbers_and_nothing_leaves_for_it() {
+    let limit = needed(8192, 1).await * 11 / 10;
+    let daemon = with(&format!("memoryLimitBytes: {limit}\nparallel: 1\n"), &["a", "b"]).await;
+    assert_eq!(ask(&daemon, "a").await.0, 200);
+    let order = json!({"model": "b", "n_parallel": 64});
+    let (status, body) = post(&daemon, "/v1/models/start", &order).await;
+    assert_eq!((status, &body["error"]["code"]), (422, &json!("does_not_fit")), "{body}");
+    let message = body["message"].as_str().unwrap();
+    assert!(
+        message.contains("64 × 256 tokens need") && message.contains("MiB") && message.contains("cortex fit"),
+        "{body}"
+    );
+    assert_eq!(ids(&get(&daemon, LOADED).await.1), ["a"]);
+
+    let (status, body) = post(&daemon, "/v1/models/start", &json!({"model": "a", "pin": true})).await;
+    assert_eq!(status, 200, "{body}");
+    let (status, body) = post(&daemon, "/v1/models/start", &json!({"model": "b", "ctx_len": 8191})).await;
+    assert_eq!((status, &body["error"]["code"]), (422, &json!("does_not_fit")), "{body}");
+    assert!(body["message"].as_str().unwrap().contains("beside what is pinned (a)"), "{body}");
+    // The prediction knows about it.
+    let (_, fit) = post(&daemon, "/v1/models/fit", &json!({"model": "b"})).await;
+    assert_eq!(fit["fits"], false, "{fit}");
+    assert_eq!(post(&daemon, "/v1/models/fit", &json!({"model": "a"})).await.1["fits"], true);
+}
+
+#[tokio::test]
+async fn what_was_only_wished_is_cut_to_what_fits_and_the_answer_says_so() {
+    let limit = needed(8192, 2).await + 1;
+    let daemon = with(&format!("memoryLimitBytes: {limit}\n"), &["a"]).await;
+    assert_eq!(ask(&daemon, "a").await.0, 200);
+    let one = get(&daemon, LOADED).await.1["data"][0].clone();
+    assert_eq!((&one["parallel"], &one["requested_parallel"]), (&json!(2), &json!(4)), "{one}");
+    // An order for another size loads it anew.
+    let (status, body) =
+        post(&daemon, "/v1/models/start", &json!({"model": "a", "ctx_len": 512, "n_parallel": 3})).await;
+    assert_eq!(status, 200, "{body}");
+    let one = get(&daemon, LOADED).await.1["data"][0].clone();
+    assert_eq!((&one["context_length"], &one["parallel"]), (&json!(512), &json!(3)), "{one}");
+
+    let limit = needed(4096, 1).await;
+    let daemon = with(&format!("memoryLimitBytes: {limit}\n"), &["a"]).await;
+    assert_eq!(ask(&daemon, "a").await.0, 200);
+    let one = get(&daemon, LOADED).await.1["data"][0].clone();
+    assert_eq!((&one["context_length"], &one["requested_context_length"]), (&json!(4096), &json!(8192)), "{one}");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_model_in_use_and_gets_its_memory() {
+    let daemon = with("maxLoadedModels: 1\nswapAfterSeconds: 3600\n", &["a", "b"]).await;
+    let stream = hold(&daemon, "a").await;
+    let mut waiting = ask_meanwhile(&daemon, "b");
+    let state = |id: &str, wanted: &str, models: &Value| {
+        models["data"].as_array().unwrap().iter().any(|model| model["id"] == id && model["state"] == wanted)
+    };
+    let models = until(&daemon, ALL, |models| state("b", "waiting", models)).await;
+    assert!(state("a", "loaded", &models), "{models}");
+    assert_eq!(ids(&get(&daemon, LOADED).await.1), ["a"], "clients of cortex.cpp see what is loaded");
+    let shown = String::from_utf8(daemon.cli(&["ps"]).output().unwrap().stdout).unwrap();
+    assert!(shown.contains("(+1 waiting)"), "{shown}");
+    drop(stream);
+    assert_eq!(waiting.join_next().await.unwrap().unwrap(), 200);
+    assert_eq!(ids(&get(&daemon, LOADED).await.1), ["b"]);
+}
+
+#[tokio::test]
+async fn a_model_in_use_finishes_what_it_has_begun_and_then_makes_room() {
+    // No patience: the model in use is closed to new requests at once.
+    let daemon = with("maxLoadedModels: 1\nswapAfterSeconds: 0\n", &["a", "b"]).await;
+    let stream = hold(&daemon, "a").await;
+    let mut first = ask_meanwhile(&daemon, "b");
+    until(&daemon, ALL, |models| models["data"].as_array().unwrap().iter().any(|it| it["state"] == "leaving")).await;
+    let mut second = ask_meanwhile(&daemon, "a");
+    until(&daemon, ALL, |models| {
+        models["data"].as_array().unwrap().iter().any(|it| it["id"] == "a" && it["waiting"] == 1)
+    })
+    .await;
+    drop(stream);
+    assert_eq!(first.join_next().await.unwrap().unwrap(), 200);
+    assert_eq!(second.join_next().await.unwrap().unwrap(), 200);
+}
+
+#[tokio::test]
+async fn who_leaves_while_waiting_loads_nothing() {
+    let daemon = with("maxLoadedModels: 1\nswapAfterSeconds: 3600\n", &["a", "b"]).await;
+    let stream = hold(&daemon, "a").await;
+    let mut waiting = ask_meanwhile(&daemon, "b");
+    until(&daemon, ALL, |models| ids(models).contains(&"b")).await;
+    waiting.shutdown().await;
+    // The daemon notices a client that left when its connection closes.
+    let gone = |models: &Value| !ids(models).contains(&"b");
+    drop(stream);
+    assert_eq!(ask(&daemon, "a").await.0, 200);
+    until(&daemon, ALL, gone).await;
+    assert_eq!(ids(&get(&daemon, LOADED).await.1), ["a"]);
+}
+
+#[tokio::test]
+async fn no_more_requests_wait_than_the_settings_allow() {
+    let daemon = with("parallel: 1\nmaxQueuedRequests: 1\n", &["a", "b"]).await;
+    let running = hold(&daemon, "a").await;
+    let waiting = hold(&daemon, "a").await;
+    let answer = client().post(daemon.url("/v1/chat/completions")).json(&chat("b", "x")).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 429);
+    assert_eq!(answer.headers()["retry-after"], "1");
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["error"]["code"], "queue_full", "{body}");
+    drop((running, waiting));
+    until(&daemon, LOADED, |models| models["data"][0]["requests"] == 0).await;
+    assert_eq!(ask(&daemon, "b").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_model_stays_as_long_as_a_request_its_settings_or_the_daemon_say() {
+    let daemon = with("idleUnloadSeconds: 600\n", &["a"]).await;
+    let leaves_in = |models: &Value| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+        models["data"][0]["leaves_at"].as_u64().map(|at| u128::from(at).saturating_sub(now).div_ceil(60_000))
+    };
+    let with_keep_alive = |value: Value| {
+        let mut body = chat("a", "well");
+        body["keep_alive"] = value;
+        body
+    };
+    let idle = |models: &Value| models["data"][0]["requests"] == 0;
+    assert_eq!(ask(&daemon, "a").await.0, 200);
+    assert_eq!(leaves_in(&until(&daemon, LOADED, idle).await), Some(10));
+    let (status, body) = patch(&daemon, "a", &json!({"keep_alive": "20m"})).await;
+    assert_eq!(status, 200, "{body}");
+    // What is loaded keeps what it was loaded with; a request changes it.
+    for (value, minutes) in [(json!("1h"), Some(60)), (json!(90), Some(2)), (json!(-1), None)] {
+        assert_eq!(post(&daemon, "/v1/chat/completions", &with_keep_alive(value)).await.0, 200);
+        assert_eq!(leaves_in(&until(&daemon, LOADED, idle).await), minutes);
+    }
+    assert_eq!(post(&daemon, "/v1/chat/completions", &with_keep_alive(json!(0))).await.0, 200);
+    until(&daemon, ALL, |models| ids(models).is_empty()).await;
+    assert_eq!(ask(&daemon, "a").await.0, 200);
+    assert_eq!(leaves_in(&until(&daemon, LOADED, idle).await), Some(20));
+    let (status, body) = post(&daemon, "/v1/chat/completions", &with_keep_alive(json!("soon"))).await;
+    assert_eq!((status, &body["error"]["param"]), (400, &json!("keep_alive")), "{body}");
+    let (status, body) = patch(&daemon, "a", &json!({"keep_alive": "soon"})).await;
+    assert_eq!(status, 400, "{body}");
+
+    let started = daemon.cli(&["models", "start", "a", "--keep-alive", "5m"]).output().unwrap();
+    assert!(started.status.success());
+    assert_eq!(leaves_in(&get(&daemon, LOADED).await.1), Some(5));
+    assert_eq!(post(&daemon, "/v1/models/start", &json!({"model": "a"})).await.0, 200);
+    assert_eq!(leaves_in(&get(&daemon, LOADED).await.1), None);
+}
+
+#[tokio::test]
+async fn a_load_that_fails_again_and_again_is_not_tried_each_time_and_holds_up_nobody() {
+    let daemon = with("", &["[exit]", "good"]).await;
+    // The pause grows with each failure: sooner or later a request comes in one.
+    let mut refusal = None;
+    for _ in 0..8 {
+        let (status, body) = ask(&daemon, "[exit]").await;
+        assert_eq!((status, &body["error"]["code"]), (503, &json!("worker_died")), "{body}");
+        if body["message"].as_str().unwrap().contains("it is tried again in") {
+            refusal = Some(body);
+            break;
+        }
+    }
+    assert!(refusal.is_some_and(|body| body["message"].as_str().unwrap().contains("cortex models start")));
+    assert_eq!(ask(&daemon, "good").await.0, 200);
+    // An order is tried at once.
+    let (status, body) = post(&daemon, "/v1/models/start", &json!({"model": "[exit]"})).await;
+    assert_eq!(status, 503);
+    assert!(!body["message"].as_str().unwrap().contains("it is tried again in"), "{body}");
+}
+
+#[tokio::test]
+async fn models_can_be_there_from_the_start_on() {
+    let mut daemon = with("", &["a", "b"]).await;
+    let (status, body) = patch(&daemon, "a", &json!({"pin": true})).await;
+    assert_eq!(status, 200, "{body}");
+    daemon.kill();
+    let again = TestDaemon::with(Options {
+        environment: vec![("CORTEX_WORKER".into(), WORKER.path().join("fake/cortex-llamacpp").into())],
+        settings: Some("preloadModels: [nobody, a]\n".into()),
+        data: Some(daemon.data()),
+        ..Options::default()
+    });
+    let models = until(&again, LOADED, |models| !ids(models).is_empty()).await;
+    assert_eq!((ids(&models), &models["data"][0]["pinned"]), (vec!["a"], &json!(true)));
+    assert!(again.log().contains("nobody"), "{}", again.log());
+}
