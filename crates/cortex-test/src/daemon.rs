@@ -20,6 +20,8 @@ pub struct Options {
     pub settings: Option<String>,
     /// A data folder that is there already; a fresh one when absent.
     pub data: Option<PathBuf>,
+    /// A program and arguments that begin the daemon: they end with becoming it.
+    pub wrapper: Vec<OsString>,
 }
 
 /// A running daemon; dropping it kills it.
@@ -51,7 +53,9 @@ impl TestDaemon {
         // other tests.
         let settings = format!("threads: 1\n{}", options.settings.as_deref().unwrap_or_default());
         fs_err::write(&config, settings).expect("the settings");
-        let mut child = Command::new(dist::program("cortex-server"))
+        let server = dist::program("cortex-server");
+        let mut command = dist::wrapped(&options.wrapper, &server);
+        let mut child = command
             .arg("--config_file_path")
             .arg(&config)
             .arg("--data_folder_path")

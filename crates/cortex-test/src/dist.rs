@@ -1,6 +1,10 @@
 //! Where the staged programs and the small model are. What is missing fails the test.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// A file of the staged programs, such as `cortex` or `worker/cortex-llamacpp`.
 ///
@@ -10,6 +14,18 @@ pub fn program(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist").join(name);
     assert!(root.exists(), "{} is missing: run `make build`", root.display());
     fs_err::canonicalize(root).expect("it exists")
+}
+
+/// A command that begins a program behind a wrapper, which ends with becoming it.
+pub(crate) fn wrapped(wrapper: &[OsString], program: &Path) -> Command {
+    match wrapper {
+        [] => Command::new(program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    }
 }
 
 /// `SmolLM2-135M-Instruct`, quantised as `Q4_1`.

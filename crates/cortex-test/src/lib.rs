@@ -8,4 +8,5 @@ pub mod dist;
 pub mod fake_worker;
 pub mod gguf;
 pub mod hub;
+pub mod limit;
 pub mod worker;

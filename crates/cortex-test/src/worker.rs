@@ -3,9 +3,10 @@
 use crate::dist;
 use cortex_api::worker::{FromWorker, Generate, Load, Loaded, Sampling, Segment, ToWorker, encode};
 use std::{
+    ffi::OsString,
     io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
 /// A running worker; dropping it closes its input, which ends it.
@@ -52,7 +53,15 @@ impl TestWorker {
     /// # Panics
     /// When it does not greet.
     pub fn start() -> Self {
-        let mut child = Command::new(dist::program("worker/cortex-llamacpp"))
+        Self::start_in(&[])
+    }
+
+    /// The same, begun by a program and arguments that end with becoming it.
+    ///
+    /// # Panics
+    /// When it does not greet.
+    pub fn start_in(wrapper: &[OsString]) -> Self {
+        let mut child = dist::wrapped(wrapper, &dist::program("worker/cortex-llamacpp"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -82,6 +91,17 @@ impl TestWorker {
     /// # Panics
     /// When the worker dies instead.
     pub fn load(&mut self, model: &Path, context_length: u32, parallel: u32) -> FromWorker {
+        self.order_load(model, context_length, parallel);
+        loop {
+            match self.receive().expect("the worker is alive") {
+                FromWorker::Loading { .. } => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Asks for the load of a file.
+    pub fn order_load(&mut self, model: &Path, context_length: u32, parallel: u32) {
         self.send(&ToWorker::Load(Load {
             model: model.display().to_string(),
             backends: vec![module()],
@@ -93,12 +113,6 @@ impl TestWorker {
             batch: 512,
             is_exact: true,
         }));
-        loop {
-            match self.receive().expect("the worker is alive") {
-                FromWorker::Loading { .. } => {}
-                other => return other,
-            }
-        }
     }
 
     /// Sends a message.

@@ -609,7 +609,7 @@ mod tests {
         }
         let repository = Repository { author: "a".into(), name: "b".into() };
         let error = nothing_fits(&offers, &repository, &machine(2 * GIB));
-        assert!(error.to_string().contains("needs 2.4 GiB, and 1.8 GiB can be used"), "{error}");
+        assert!(error.to_string().contains("needs 2.4 GiB, and 1.7 GiB can be used"), "{error}");
         assert!(error.hint().is_some_and(|hint| hint.ends_with("a:b:m-Q2_K.gguf")), "{error:?}");
     }
 

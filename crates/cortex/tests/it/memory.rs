@@ -2,15 +2,17 @@
 
 use crate::{
     faults::import_fake,
-    http::{Events, client, get, post, question, until},
+    http::{Events, MODEL, client, get, import, post, question, until},
     registry::send,
 };
 use cortex_test::{
     daemon::{Options, TestDaemon},
-    fake_worker,
+    dist, fake_worker,
+    limit::MemoryLimit,
+    worker::TestWorker,
 };
 use serde_json::{Value, json};
-use std::sync::LazyLock;
+use std::{os::unix::process::ExitStatusExt, sync::LazyLock};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -296,4 +298,49 @@ async fn models_can_be_there_from_the_start_on() {
     let models = until(&again, LOADED, |models| !ids(models).is_empty()).await;
     assert_eq!((ids(&models), &models["data"][0]["pinned"]), (vec!["a"], &json!(true)));
     assert!(again.log().contains("nobody"), "{}", again.log());
+}
+
+/// What the small model needs 8 × 8192 tokens for is 1.6 GiB; the group has this.
+const LIMIT: u64 = 900 << 20;
+
+#[test]
+fn without_the_ledger_a_load_beyond_the_memory_is_killed() {
+    let limit = MemoryLimit::new(LIMIT);
+    let mut worker = TestWorker::start_in(limit.wrapper());
+    worker.order_load(&dist::model(), 8192, 8);
+    while worker.receive().is_some() {}
+    assert_eq!(worker.child.wait().unwrap().signal(), Some(9), "the limit bites");
+}
+
+#[tokio::test]
+async fn with_the_ledger_nobody_is_killed_and_the_answer_says_what_to_do() {
+    let limit = MemoryLimit::new(LIMIT);
+    let daemon = TestDaemon::with(Options { wrapper: limit.wrapper().to_vec(), ..Options::default() });
+    import(&daemon).await;
+    let second = json!({"model": "second", "modelPath": dist::model()});
+    assert_eq!(post(&daemon, "/v1/models/import", &second).await.0, 200);
+    let (_, hardware) = get(&daemon, "/v1/hardware").await;
+    assert_eq!(hardware["ram"]["total"], LIMIT >> 20, "the group is the machine: {hardware}");
+
+    let order = json!({"model": MODEL, "ctx_len": 8191, "n_parallel": 8});
+    let (status, body) = post(&daemon, "/v1/models/start", &order).await;
+    assert_eq!((status, &body["error"]["code"]), (422, &json!("does_not_fit")), "{body}");
+    let message = body["message"].as_str().unwrap();
+    assert!(message.contains("8 × 8191 tokens need") && message.contains("choose a smaller"), "{body}");
+
+    // Each is cut to what fits, and makes room for the other.
+    for model in [MODEL, "second", MODEL] {
+        let mut body = question("What is the capital of France? Answer in one sentence.");
+        body["model"] = json!(model);
+        let (status, body) = post(&daemon, "/v1/chat/completions", &body).await;
+        assert_eq!(status, 200, "{body}");
+        assert!(body["choices"][0]["message"]["content"].as_str().unwrap().contains("Paris"), "{body}");
+        let (_, models) = get(&daemon, LOADED).await;
+        assert_eq!(ids(&models), [model]);
+        let loaded = &models["data"][0];
+        assert!(loaded["parallel"].as_u64() < loaded["requested_parallel"].as_u64(), "{loaded}");
+    }
+    assert_eq!(MemoryLimit::kills(daemon.pid()), 0);
+    let (_, fit) = post(&daemon, "/v1/models/fit", &json!({"model": MODEL})).await;
+    assert_eq!(fit["fits"], false, "{fit}");
 }
