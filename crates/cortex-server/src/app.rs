@@ -1,5 +1,6 @@
 //! What every route can reach.
 
+use crate::Metrics;
 use cortex_engine::Engines;
 use cortex_hardware::Monitor;
 use cortex_models::{Migrations, ModelStore, Pulls, Sources};
@@ -21,6 +22,8 @@ pub struct App {
     pub engines: Engines,
     /// The machine.
     pub hardware: Monitor,
+    /// What is counted.
+    pub metrics: Metrics,
     /// What the settings say about the edge.
     pub config: Arc<Config>,
     /// Cancelled to stop the daemon.

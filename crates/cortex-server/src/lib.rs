@@ -8,12 +8,14 @@ mod convert;
 mod edge;
 mod error;
 mod json;
+mod metrics;
 mod router;
 mod routes;
 mod serve;
 mod sse;
 
 pub use app::{App, Config};
+pub use metrics::Metrics;
 pub use router::router;
 pub use routes::models::preload;
 pub use serve::serve;

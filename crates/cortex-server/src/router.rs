@@ -4,13 +4,16 @@ use crate::{
     App,
     edge::{self, Admitted},
     error::ApiError,
-    routes::{chat, completions, events, fit, hardware, list, migrations, models, pulls, registry, sources, system},
+    routes::{
+        chat, completions, events, fit, hardware, list, metrics, migrations, models, pulls, registry, sources, system,
+    },
 };
 use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, DefaultBodyLimit, Request},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::PathAndQuery},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -24,6 +27,7 @@ pub fn router(app: App) -> Router {
     let routes = Router::new()
         .route("/healthz", get(system::healthz))
         .route("/health", get(system::health))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/system/doctor", get(system::doctor))
         .route("/v1/hardware", get(hardware::get))
         .route("/processManager/destroy", delete(system::destroy))
@@ -55,6 +59,7 @@ pub fn router(app: App) -> Router {
         .route("/inferences/server/models", get(models::loaded))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route_layer(from_fn_with_state(app.clone(), metrics::count))
         .fallback(|uri: Uri| async move {
             ApiError::new(ErrorKind::NotFound, "unknown_route", format!("there is no route {}", uri.path()))
         })
@@ -180,6 +185,7 @@ const ALIASES: &[(&str, &str)] = &[
 const FIXED: &[&str] = &[
     "/healthz",
     "/health",
+    "/metrics",
     "/v1/system/doctor",
     "/v1/hardware",
     "/processManager/destroy",

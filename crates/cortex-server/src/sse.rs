@@ -1,13 +1,13 @@
 //! Answers as server-sent events: `data:` lines and blank lines, nothing else. Some clients parse every
 //! other line as JSON.
 
-use crate::error::ApiError;
+use crate::{error::ApiError, metrics::Observed};
 use axum::{
     body::{Body, Bytes},
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use cortex_engine::{Answer, AnswerEvent};
+use cortex_engine::AnswerEvent;
 use futures::stream;
 use serde::Serialize;
 use std::{collections::VecDeque, time::Duration};
@@ -29,13 +29,13 @@ pub(crate) fn data(value: &impl Serialize) -> String {
 }
 
 struct Stream<S> {
-    answer: Option<Answer>,
+    answer: Option<Observed>,
     shape: S,
     ready: VecDeque<String>,
 }
 
 /// Streams an answer. Dropping the body cancels it.
-pub(crate) fn stream(answer: Answer, mut shape: impl Shape) -> Response {
+pub(crate) fn stream(answer: Observed, mut shape: impl Shape) -> Response {
     let ready = shape.first().into();
     let state = Stream { answer: Some(answer), shape, ready };
     let body = stream::unfold(state, async |mut state| {

@@ -130,6 +130,7 @@ impl Daemon {
             sources,
             engines: engines.clone(),
             hardware: Monitor::start(&settings.data_folder),
+            metrics: cortex_server::Metrics::default(),
             config: Arc::new(cortex_server::Config {
                 address,
                 allowed_hosts: settings.allowed_hosts.clone(),

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod fit;
 pub(crate) mod hardware;
 pub(crate) mod list;
+pub(crate) mod metrics;
 pub(crate) mod migrations;
 pub(crate) mod models;
 pub(crate) mod pulls;

@@ -1,15 +1,16 @@
 //! What chat and text completions share: from a model's name to a running answer, and to its end.
 
-use crate::{App, convert::Target, error::ApiError};
+use crate::{App, convert::Target, error::ApiError, metrics::Observed};
 use cortex_api::{
     openai::{PromptTokensDetails, Timings, Usage},
     worker::{self, FinishReason},
 };
-use cortex_engine::{Answer, AnswerEvent, Job, Phase};
+use cortex_engine::{AnswerEvent, Job, Phase};
 use cortex_models::{DescribeError, Model, ModelState, ModelYaml, ResolveError};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 impl From<ResolveError> for ApiError {
@@ -59,10 +60,12 @@ pub(crate) async fn start(
     app: &App,
     name: &str,
     make: impl FnOnce(Target<'_>) -> Result<Job, ApiError>,
-) -> Result<Answer, ApiError> {
+) -> Result<Observed, ApiError> {
+    let began = Instant::now();
     let (model, yaml, weights) = find(app, name).await?;
     let target = Target { id: &model.id, weights, yaml: &yaml, load: app.engines.load_settings() };
-    Ok(app.engines.answer(make(target)?).await?)
+    let answer = app.engines.answer(make(target)?).await?;
+    Ok(Observed::new(answer, app.metrics.clone(), began))
 }
 
 /// A whole answer.
@@ -74,7 +77,7 @@ pub(crate) struct Whole {
 }
 
 /// Waits for the end.
-pub(crate) async fn collect(mut answer: Answer) -> Result<Whole, ApiError> {
+pub(crate) async fn collect(mut answer: Observed) -> Result<Whole, ApiError> {
     let mut text = String::new();
     let prompt_tokens = answer.prompt_tokens();
     while let Some(event) = answer.next().await {

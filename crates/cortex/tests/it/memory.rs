@@ -300,6 +300,41 @@ async fn models_can_be_there_from_the_start_on() {
     assert!(again.log().contains("nobody"), "{}", again.log());
 }
 
+#[tokio::test]
+async fn what_happened_is_counted_for_prometheus() {
+    let daemon = with("maxLoadedModels: 1\n", &["a", "b", "[exit]"]).await;
+    for model in ["a", "b", "a"] {
+        assert_eq!(ask(&daemon, model).await.0, 200);
+    }
+    assert_eq!(ask(&daemon, "[exit]").await.0, 503);
+    assert_eq!(ask(&daemon, "nobody").await.0, 404);
+    let answer = client().get(daemon.url("/metrics")).send().await.unwrap();
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let text = answer.text().await.unwrap();
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.unwrap_or_else(|| panic!("{name} in {text}")).rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    for (name, expected) in [
+        ("cortex_model_loads_total", 3.0),
+        // It is tried a second time, as it is not the request's fault.
+        ("cortex_model_load_failures_total", 2.0),
+        ("cortex_model_evictions_total", 3.0),
+        ("cortex_time_to_first_token_seconds_count", 3.0),
+        ("cortex_answer_tokens_total", 3.0 * 48.0),
+        ("cortex_http_requests_total{route=\"/v1/chat/completions\",method=\"POST\",status=\"200\"}", 3.0),
+        ("cortex_http_requests_total{route=\"/v1/chat/completions\",method=\"POST\",status=\"404\"}", 1.0),
+        ("cortex_models{kind=\"loaded\"}", 0.0),
+        ("cortex_memory_bytes{kind=\"reserved\"}", 0.0),
+        ("cortex_requests_waiting", 0.0),
+        ("cortex_pulls{kind=\"downloading\"}", 0.0),
+    ] {
+        assert!((value(name) - expected).abs() < 0.5, "{name}: {text}");
+    }
+    assert!(value("cortex_memory_bytes{kind=\"free\"}") > 0.0 && text.ends_with("# EOF\n"), "{text}");
+    assert!(!text.contains("nobody") && !text.contains("[exit]"), "no label is of a client's choosing: {text}");
+}
+
 /// What the small model needs 8 × 8192 tokens for is 1.6 GiB; the group has this.
 const LIMIT: u64 = 900 << 20;
 
