@@ -340,7 +340,7 @@ def interval(values):
     return ordered[low], ordered[count - 1 - low]
 
 
-def table(result):
+def table(result, file="latest.json"):
     rows = ["| what | unit | cortex | llama-server | ratio of pairs (95 %) | target | holds |",
             "|---|---|---|---|---|---|---|"]
     for entry in result["lines"]:
@@ -361,7 +361,7 @@ def table(result):
     rows += ["", f"{result['date']}, {result['machine']}, {result['model']}; medians of {len(result['lines'][0]['ours'])} "
              f"pairs run in turn. cortex {versions['cortex']} ({flags['cortex']}); {versions['llama-server']} "
              f"({flags['llama-server']}). Made by `{result['command']}`; every run is in "
-             "[bench/results/latest.json](../bench/results/latest.json).", ""]
+             f"[bench/results/{file}](../bench/results/{file}).", ""]
     return "\n".join(rows)
 
 

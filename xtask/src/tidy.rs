@@ -35,8 +35,13 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
     {
         findings.push(format!("ARCHITECTURE.md has more than {LONGEST_ARCHITECTURE} lines"));
     }
-    for script in ["scripts/bench.py", "scripts/bench_registry.py", "scripts/bench_pull.py", "scripts/bench_migrate.py"]
-    {
+    for script in [
+        "scripts/bench.py",
+        "scripts/bench_registry.py",
+        "scripts/bench_pull.py",
+        "scripts/bench_migrate.py",
+        "scripts/bench_memory.py",
+    ] {
         let bench = Command::new("python3").args([script, "check"]).current_dir(root).output()?;
         if !bench.status.success() {
             findings.push(String::from_utf8_lossy(&bench.stderr).trim().to_owned());

@@ -126,8 +126,11 @@ pub struct FitRequest {
 pub struct FitResponse {
     /// `fit`.
     pub object: String,
-    /// Id of the model.
+    /// Id of the model; of one on the hub, the name by which it is pulled.
     pub model: String,
+    /// Of a model on the hub: its quantisation, as its name has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
     /// Tokens that one request may use.
     pub context_length: u32,
     /// Requests at the same time, each with a context of its own.
@@ -144,12 +147,41 @@ pub struct FitResponse {
     pub budget: u64,
     /// Whether it fits.
     pub fits: bool,
+    /// Whether it can be loaded, with fewer requests at the same time or a shorter context if need be; what the request
+    /// says is not cut.
+    #[serde(default)]
+    pub loads: bool,
     /// The largest context that fits with as many requests at the same time; `null` when none does.
     pub largest_context: Option<u32>,
     /// Context that the model was trained with; `null` when it does not say.
     pub trained_context: Option<u32>,
     /// For a person: whether it fits, and by how much it does not.
     pub verdict: String,
+}
+
+/// The answer to [`FitRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FitAnswer {
+    /// Of a repository.
+    Models(FitList),
+    /// Of one model.
+    Model(Box<FitResponse>),
+}
+
+/// How the models of a repository fit this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FitList {
+    /// `list`.
+    pub object: String,
+    /// What was asked for.
+    pub model: String,
+    /// The models, in the order of their names.
+    pub data: Vec<FitResponse>,
+    /// The one to take; `null` when none can be loaded.
+    pub recommended: Option<String>,
+    /// Why that one.
+    pub reason: String,
 }
 
 /// `POST /v1/models/import`: one model, or many in `models`.

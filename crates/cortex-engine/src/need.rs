@@ -48,7 +48,7 @@ impl Need {
     /// The whole context for as many requests as fit into so many bytes, at least one.
     pub(crate) fn whole_context(&self, bytes: u64) -> Option<Size> {
         let least = if self.fixed_parallel { self.shape.parallel } else { 1 };
-        (least..=self.shape.parallel).rev().map(|it| self.size(self.shape.context, it)).find(|size| size.bytes <= bytes)
+        self.shape.most_parallel(least, bytes).map(|parallel| self.size(self.shape.context, parallel))
     }
 
     /// The most that fits into so many bytes: first fewer requests at a time, then a shorter context.

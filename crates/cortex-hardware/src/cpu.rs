@@ -63,7 +63,7 @@ const INSTRUCTION_SETS: &[&str] = &[
 ];
 
 /// Facts about the processor, as the system tells them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cpu {
     /// The name that the maker gave it; empty when the system does not say.
     pub model: String,

@@ -144,6 +144,13 @@ impl ModelShape {
         (fitting > 0).then_some(fitting * 256)
     }
 
+    /// The most requests at the same time, not more than it says and `least` at least, with which it needs no more than
+    /// so many bytes.
+    pub fn most_parallel(&self, least: u32, bytes: u64) -> Option<u32> {
+        let of = |parallel: u32| Self { parallel, ..self.clone() }.needed();
+        (least..=self.parallel.max(1)).rev().find(|&parallel| of(parallel) <= bytes)
+    }
+
     /// What it needs.
     ///
     /// Before the header is known, the buffers are taken for a tenth of the weights, and the cache for 1/8 of

@@ -55,7 +55,10 @@ pub use pull::{
 };
 pub use reindex::Reindexed;
 pub use remove::{Left, RemoveError, Removed, WhyLeft};
-pub use source::{Choice, HubModel, HubQuery, Offered, PullRequest, ReferenceError, RepositoryError, SourceError};
+pub use source::{
+    Choice, HubModel, HubQuery, Offered, OfferedShape, OfferedShapes, PullRequest, ReferenceError, RepositoryError,
+    SourceError,
+};
 pub use sources::{Downloadable, HubAnswer, ModelSource, Sources, SourcesError};
 pub use store::{Config, ModelStore};
 pub use store_error::{DescribeError, ResolveError, StoreError};

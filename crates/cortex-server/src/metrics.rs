@@ -210,7 +210,7 @@ impl Metrics {
         self.0.requests.get_or_create(&labels).inc();
     }
 
-    /// All of it, in the text format of OpenMetrics.
+    /// All of it, in the text format of `OpenMetrics`.
     pub(crate) fn text(&self, app: &App, pulls: &[Arc<PullSnapshot>]) -> Result<String, fmt::Error> {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).look(app, pulls);
         let mut text = String::new();
@@ -247,11 +247,8 @@ impl Observed {
             Ok(AnswerEvent::Text(_)) => {
                 let now = Instant::now();
                 let since = (now - self.last).as_secs_f64();
-                if self.has_begun {
-                    counted.gap.observe(since)
-                } else {
-                    counted.first_token.observe(since)
-                }
+                let times = if self.has_begun { &counted.gap } else { &counted.first_token };
+                times.observe(since);
                 (self.last, self.has_begun) = (now, true);
             }
             Ok(AnswerEvent::Finished { timings, .. }) => {

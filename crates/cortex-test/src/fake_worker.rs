@@ -20,6 +20,8 @@ pub enum Misbehaviour {
     Endless,
     /// `[hold]`: is accepted and answered with nothing until it is cancelled. No misbehaviour, but a slow one.
     Hold,
+    /// `[slow]`: a load takes a second, and then each answer 100 ms, one after the other. For benches.
+    Slow,
     /// `[old]`: greets with another version of the protocol.
     OldProtocol,
 }
@@ -33,6 +35,7 @@ impl Misbehaviour {
             ("[exit]", Self::Exit),
             ("[endless]", Self::Endless),
             ("[hold]", Self::Hold),
+            ("[slow]", Self::Slow),
             ("[old]", Self::OldProtocol),
         ]
         .into_iter()

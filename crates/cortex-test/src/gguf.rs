@@ -186,6 +186,13 @@ impl GgufBuilder {
         self.value(key, value)
     }
 
+    /// Moves the keys that begin like this behind all others.
+    #[must_use]
+    pub fn keys_last(mut self, beginning: &str) -> Self {
+        self.values.sort_by_key(|(key, _)| key.starts_with(beginning));
+        self
+    }
+
     /// Adds a tensor of 32-bit zeros.
     #[must_use]
     pub fn tensor(mut self, name: &str, dimensions: Vec<u64>) -> Self {

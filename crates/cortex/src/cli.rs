@@ -252,7 +252,7 @@ pub(crate) struct MigrateArguments {
 /// Arguments of `cortex fit`.
 #[derive(Debug, Args)]
 pub(crate) struct FitArguments {
-    /// Id of the model.
+    /// Id of the model; or author/repo of the hub, whose files are not downloaded for it.
     pub(crate) model: String,
     /// Tokens that one request may use.
     #[arg(long = "ctx", value_name = "TOKENS")]

@@ -150,13 +150,7 @@ impl Gguf {
 
     /// Reads the header from anything that can be read and sought, `file_bytes` long.
     pub fn read(input: impl Read + Seek, file_bytes: u64) -> Result<Self, GgufError> {
-        let mut input = Input {
-            inner: BufReader::with_capacity(AHEAD, input),
-            offset: 0,
-            length: file_bytes,
-            kept: 0,
-            marks: HashMap::new(),
-        };
+        let mut input = Input::new(input, file_bytes);
         let gguf = read_header(&mut input)?;
         check::consistency(&gguf)?;
         let eos_text = gguf.unsigned("tokenizer.ggml.eos_token_id").and_then(|id| input.array_text(&gguf, id));
@@ -168,8 +162,7 @@ impl Gguf {
     pub fn bos_text(path: &Path) -> Option<String> {
         let file = fs_err::File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
-        let mut input =
-            Input { inner: BufReader::with_capacity(AHEAD, file), offset: 0, length, kept: 0, marks: HashMap::new() };
+        let mut input = Input::new(file, length);
         let gguf = read_header(&mut input).ok()?;
         let id = gguf.unsigned("tokenizer.ggml.bos_token_id")?;
         input.array_text(&gguf, id)
@@ -224,9 +217,22 @@ struct Input<R> {
     kept: u64,
     /// Of lists of texts, by where they begin: where each so many of them is.
     marks: HashMap<u64, Vec<u64>>,
+    /// The type, length and place of the list that is being read.
+    open_array: Option<(u32, u64, u64)>,
 }
 
 impl<R: Read + Seek> Input<R> {
+    fn new(input: R, length: u64) -> Self {
+        Self {
+            inner: BufReader::with_capacity(AHEAD, input),
+            offset: 0,
+            length,
+            kept: 0,
+            marks: HashMap::new(),
+            open_array: None,
+        }
+    }
+
     fn damaged<T>(&self, what: impl Into<String>) -> Result<T, GgufError> {
         Err(GgufError::Damaged { offset: self.offset, what: what.into() })
     }
@@ -323,6 +329,7 @@ impl<R: Read + Seek> Input<R> {
         let kind = self.u32()?;
         let length = self.u64()?;
         let offset = self.offset;
+        self.open_array = Some((kind, length, offset));
         let Some(width) = width_of(kind) else {
             if kind != 8 {
                 return self.damaged(format!("an array cannot hold values of type {kind}"));
@@ -388,7 +395,8 @@ fn width_of(kind: u32) -> Option<u64> {
     })
 }
 
-fn read_header<R: Read + Seek>(input: &mut Input<R>) -> Result<Gguf, GgufError> {
+/// The version, and how many tensors and keys there are.
+fn read_start<R: Read + Seek>(input: &mut Input<R>) -> Result<(u32, u64, u64), GgufError> {
     let found: [u8; 4] = input.bytes()?;
     if &found != b"GGUF" {
         return Err(GgufError::NotGguf { found });
@@ -408,15 +416,52 @@ fn read_header<R: Read + Seek>(input: &mut Input<R>) -> Result<Gguf, GgufError> 
     // Believe no count that the rest of the file has no room for.
     input.need(key_count * SMALLEST_KEY + tensor_count * SMALLEST_TENSOR)?;
 
-    let mut values = HashMap::new();
+    Ok((version, tensor_count, key_count))
+}
+
+/// Reads keys and their values. After an error those before it are there, and the length of a list that was not read to
+/// its end.
+fn read_values<R: Read + Seek>(
+    input: &mut Input<R>,
+    key_count: u64,
+    values: &mut HashMap<String, Value>,
+) -> Result<(), GgufError> {
     for _ in 0..key_count {
         let key = input.name(LONGEST_KEY, "a key")?;
         let kind = input.u32()?;
-        let value = input.value(kind)?;
+        input.open_array = None;
+        let value = match input.value(kind) {
+            Ok(value) => value,
+            Err(error) => {
+                if let Some((kind, length, offset)) = input.open_array {
+                    values.entry(key).or_insert(Value::Array { kind, length, offset });
+                }
+                return Err(error);
+            }
+        };
         if values.insert(key.clone(), value).is_some() {
             return input.damaged(format!("the key `{key}` is there twice"));
         }
     }
+    Ok(())
+}
+
+/// What the first bytes of a file say: all keys that begin in them. Nothing of it was compared with the rest of the file.
+pub(super) fn read_beginning(bytes: &[u8], file_bytes: u64) -> Result<Gguf, GgufError> {
+    let mut input = Input::new(io::Cursor::new(bytes), file_bytes);
+    let (version, _, key_count) = read_start(&mut input)?;
+    let mut values = HashMap::new();
+    match read_values(&mut input, key_count, &mut values) {
+        Err(GgufError::Io { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => {}
+        other => other?,
+    }
+    Ok(Gguf { version, file_bytes, values, data_offset: 0, tensors: vec![], eos_text: None })
+}
+
+fn read_header<R: Read + Seek>(input: &mut Input<R>) -> Result<Gguf, GgufError> {
+    let (version, tensor_count, key_count) = read_start(input)?;
+    let mut values = HashMap::new();
+    read_values(input, key_count, &mut values)?;
     let alignment = match values.get("general.alignment") {
         None => 32,
         Some(Value::Unsigned(number)) if number.is_power_of_two() && (8..=LARGEST_ALIGNMENT).contains(number) => {

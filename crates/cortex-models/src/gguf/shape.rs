@@ -1,7 +1,10 @@
 //! How a model is built, from the keys of its header. Pure. Sources: the GGUF specification, and how llama.cpp 0.6 reads each
 //! architecture (`load_arch_hparams`).
 
-use super::{Gguf, read::Value};
+use super::{
+    Gguf, GgufError,
+    read::{Value, read_beginning},
+};
 use cortex_hardware::{Architecture, Layer};
 
 /// Architectures of which every so many-th layer has full attention and the others a window, when the header does not say
@@ -41,6 +44,15 @@ const DELTA: &[&str] = &["qwen3next", "qwen35", "qwen35moe"];
 const MOST_LAYERS: u64 = 4096;
 
 impl Gguf {
+    /// How the model is built whose file begins with these bytes; `None` when they do not reach as far as the keys that
+    /// say it. Of the vocabulary only the number of tokens must be among them.
+    pub(crate) fn shape_of_beginning(bytes: &[u8], file_bytes: u64) -> Result<Option<Architecture>, GgufError> {
+        let gguf = read_beginning(bytes, file_bytes)?;
+        // The keys of the architecture come before those of the tokenizer: all of them are there, then.
+        let reaches_tokenizer = gguf.values.keys().any(|key| key.starts_with("tokenizer."));
+        Ok(gguf.shape().filter(|shape| reaches_tokenizer && shape.vocabulary > 0))
+    }
+
     /// Bytes of its tensors.
     pub fn tensor_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.bytes).fold(0, u64::saturating_add)

@@ -11,7 +11,7 @@ use super::{
     snapshot::{PullEvent, PullEventKind, PullSnapshot, PullState},
 };
 use crate::{
-    ImportError, Model, ModelId, ModelStore, Offered, Outbound, PullRequest, Tasks, WeightsError,
+    ImportError, Model, ModelId, ModelStore, Offered, OfferedShapes, Outbound, PullRequest, Tasks, WeightsError,
     downloads::Known,
     files::Stamp,
     import,
@@ -128,7 +128,7 @@ impl Pulls {
             shares: shares(config.connections, config.rate),
             config,
             store,
-            resolver: Resolver { outbound },
+            resolver: Resolver::new(outbound),
             tasks: tasks.child(),
             jobs: Mutex::default(),
             events: broadcast::channel(BEHIND).0,
@@ -235,6 +235,12 @@ impl Pulls {
         let offered = self.0.resolver.offered(model, &hardware);
         let offered = tokio::time::timeout(self.0.config.resolve_limit, offered).await;
         Ok(offered.map_err(|_| PullError::Slow)??)
+    }
+
+    /// What the headers of models on the hub say; `None` when it is no name of something on the hub.
+    pub async fn shapes(&self, model: &str) -> Result<Option<OfferedShapes>, PullError> {
+        let shapes = tokio::time::timeout(self.0.config.resolve_limit, self.0.resolver.shapes(model)).await;
+        Ok(shapes.map_err(|_| PullError::Slow)??)
     }
 
     /// A pull that was asked for with the same words.

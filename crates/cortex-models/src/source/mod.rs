@@ -1,6 +1,7 @@
 //! Where models come from: what a name means, and which files it stands for.
 
 mod catalog;
+mod headers;
 mod huggingface;
 mod reference;
 mod resolve;
@@ -10,5 +11,5 @@ pub use huggingface::{HubModel, HubQuery};
 pub(crate) use huggingface::{search, search_url};
 pub use reference::{ReferenceError, RepositoryError};
 pub(crate) use reference::{Repository, is_plain as is_plain_name, parse_repository};
-pub use resolve::{Choice, Offered, PullRequest, SourceError};
+pub use resolve::{Choice, Offered, OfferedShape, OfferedShapes, PullRequest, SourceError};
 pub(crate) use resolve::{Resolved, Resolver, folder};

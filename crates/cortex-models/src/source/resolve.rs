@@ -1,6 +1,7 @@
 //! From what a person asked for to the plan of a pull.
 
 use super::{
+    headers::Headers,
     huggingface::{self, Listing},
     reference::{self, HANDLES, Reference, ReferenceError, Repository},
 };
@@ -10,11 +11,14 @@ use crate::{
     pull::plan::{self, Listed, Offer, PREFERENCE, PlannedFile, PullPlan, Role},
     shards::split_stem,
 };
-use cortex_hardware::{Hardware, ModelShape, fit};
-use std::path::PathBuf;
+use cortex_hardware::{Architecture, Hardware, ModelShape, fit};
+use std::{path::PathBuf, sync::Arc};
 
 /// The context that a chosen model must have room for.
 const CONTEXT: u32 = 4096;
+
+/// Headers that are read of one repository at most: it may hold models of many kinds.
+const MOST_HEADERS: usize = 4;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -221,6 +225,39 @@ impl SourceError {
 #[derive(Clone)]
 pub(crate) struct Resolver {
     pub(crate) outbound: Outbound,
+    headers: Headers,
+}
+
+/// The models that a name stands for, each with what its header says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OfferedShapes {
+    /// In the order of their names.
+    pub models: Vec<OfferedShape>,
+    /// Whether the name leaves a choice.
+    pub is_choice: bool,
+}
+
+/// One model on the hub.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OfferedShape {
+    /// How it is pulled.
+    pub model: String,
+    /// The name of its first file.
+    pub name: String,
+    /// Its quantisation, as its name has it.
+    pub quantization: Option<String>,
+    /// Its weights and how it is built, as far as that is known.
+    pub shape: ModelShape,
+}
+
+impl OfferedShapes {
+    /// Which of them to take when `fits` says which fit: its place, and why.
+    pub fn recommended(&self, fits: impl Fn(&OfferedShape) -> bool) -> (Option<usize>, &'static str) {
+        let fitting: Vec<usize> = (0..self.models.len()).filter(|&at| fits(&self.models[at])).collect();
+        let kinds = |at: usize| self.models[at].quantization.as_deref();
+        let (at, why) = best(&fitting, kinds, |at| self.models[at].shape.weight_bytes);
+        (at, why)
+    }
 }
 
 /// What was found.
@@ -233,6 +270,59 @@ pub(crate) enum Resolved {
 }
 
 impl Resolver {
+    pub(crate) fn new(outbound: Outbound) -> Self {
+        Self { outbound, headers: Headers::default() }
+    }
+
+    /// What the headers say of the models that a name stands for. `None` when it is no name of something on the hub.
+    pub(crate) async fn shapes(&self, model: &str) -> Result<Option<OfferedShapes>, SourceError> {
+        let (repository, revision, which) = match reference::parse(model, self.outbound.endpoint())? {
+            Reference::File { repository, revision, path } => (repository, revision, Some(path)),
+            Reference::Repository { repository, revision, wanted } => (repository, revision, wanted),
+            Reference::LocalFile(_) | Reference::Url(_) | Reference::Handle { .. } => return Ok(None),
+        };
+        let listing = self.listing(&repository, revision.as_deref().unwrap_or("main")).await?;
+        let offers = plan::offers(&listing.files);
+        let chosen: Vec<&Offer> = match &which {
+            None if offers.is_empty() => return Err(SourceError::NotGguf { repository: repository.to_string() }),
+            None => offers.iter().collect(),
+            Some(wanted) => match find_file(&listing, &repository, wanted) {
+                Ok(offer) => offers.iter().filter(|it| it.name() == offer.name()).collect(),
+                Err(_) => vec![find_wanted(&offers, &repository, wanted)?],
+            },
+        };
+        let mut models = Vec::new();
+        // Quantisations of one model are built alike: one header tells of all of them.
+        let mut known: Vec<(String, Option<Arc<Architecture>>)> = Vec::new();
+        for offer in &chosen {
+            let family = family(offer);
+            let architecture = match known.iter().find(|(name, _)| *name == family) {
+                Some((_, architecture)) => architecture.clone(),
+                None if known.len() >= MOST_HEADERS => None,
+                None => {
+                    let first = &offer.files[0];
+                    let url = huggingface::file_url(&self.outbound, &repository, &listing.commit, &first.path);
+                    let name = format!("{repository} {} {family}", listing.commit);
+                    let read = self.headers.architecture(name, &self.outbound, (&url, first.size)).await;
+                    let architecture = read.map_err(|error| of_hub(error, &repository, "main", vec![]))?;
+                    known.push((family, architecture.clone()));
+                    architecture
+                }
+            };
+            models.push(OfferedShape {
+                model: format!("{}:{}:{}", repository.author, repository.name, offer.name()),
+                name: offer.name().to_owned(),
+                quantization: offer.quantization.clone(),
+                shape: ModelShape {
+                    weight_bytes: offer.bytes(),
+                    architecture: architecture.as_deref().cloned(),
+                    ..ModelShape::default()
+                },
+            });
+        }
+        Ok(Some(OfferedShapes { models, is_choice: which.is_none() }))
+    }
+
     /// The plan for a request. Asks the hub.
     pub(crate) async fn resolve(&self, request: &PullRequest, hardware: &Hardware) -> Result<Resolved, SourceError> {
         let given = request.id.as_deref().filter(|id| !id.is_empty()).map(ModelId::new).transpose()?;
@@ -512,22 +602,44 @@ fn fits(offer: &Offer, hardware: &Hardware) -> bool {
     fit(&shape(offer), hardware).fits()
 }
 
+/// What the quantisations of one model have in common in their names.
+fn family(offer: &Offer) -> String {
+    let name = offer.name().to_lowercase();
+    match &offer.quantization {
+        Some(kind) => name.replace(&kind.to_lowercase(), ""),
+        None => name,
+    }
+}
+
 /// Which model to take when nobody chose, and why.
 fn choose(offers: &[Offer], hardware: &Hardware) -> (Option<usize>, String) {
     let fitting: Vec<usize> = (0..offers.len()).filter(|&at| fits(&offers[at], hardware)).collect();
-    let told = |at: usize, why: &str| {
-        let fit = fit(&shape(&offers[at]), hardware);
-        let (needed, budget) = (plan_bytes(fit.needed), plan_bytes(fit.budget));
-        (Some(at), format!("{why}; it needs about {needed} of the {budget} that can be used"))
-    };
-    for kind in PREFERENCE {
-        if let Some(&at) = fitting.iter().find(|&&at| offers[at].quantization.as_deref() == Some(kind)) {
-            return told(at, &format!("{kind} is the first choice of those that fit this machine"));
+    let (at, why) = best(&fitting, |at| offers[at].quantization.as_deref(), |at| offers[at].bytes());
+    match at {
+        None => (None, why.into()),
+        Some(at) => {
+            let fit = fit(&shape(&offers[at]), hardware);
+            let (needed, budget) = (plan_bytes(fit.needed), plan_bytes(fit.budget));
+            let kind = offers[at].quantization.as_deref().unwrap_or(offers[at].name());
+            (Some(at), format!("{kind} is {why}; it needs about {needed} of the {budget} that can be used"))
         }
     }
-    match fitting.iter().max_by_key(|&&at| (offers[at].bytes(), std::cmp::Reverse(at))) {
-        Some(&at) => told(at, "it is the largest that fits this machine"),
-        None => (None, "none of them fits this machine".into()),
+}
+
+/// The first in the order of preference of those that fit, else the largest.
+fn best<'kinds>(
+    fitting: &[usize],
+    kind: impl Fn(usize) -> Option<&'kinds str>,
+    bytes: impl Fn(usize) -> u64,
+) -> (Option<usize>, &'static str) {
+    for preferred in PREFERENCE {
+        if let Some(&at) = fitting.iter().find(|&&at| kind(at) == Some(preferred)) {
+            return (Some(at), "the first choice of those that fit this machine");
+        }
+    }
+    match fitting.iter().max_by_key(|&&at| (bytes(at), std::cmp::Reverse(at))) {
+        Some(&at) => (Some(at), "the largest that fits this machine"),
+        None => (None, "none of them fits this machine"),
     }
 }
 

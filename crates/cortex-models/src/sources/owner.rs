@@ -120,7 +120,7 @@ impl Sources {
         Self(Arc::new(Inner {
             layout: store.0.layout.clone(),
             files: store.0.config.files.clone(),
-            resolver: Resolver { outbound },
+            resolver: Resolver::new(outbound),
             tasks: tasks.child(),
             limit,
             state: Mutex::default(),

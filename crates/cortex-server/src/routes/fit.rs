@@ -2,67 +2,147 @@
 
 use super::{
     models::ordered,
+    pulls::pull_error,
     registry::missing_field,
     run::{blocking, find},
 };
 use crate::{App, convert::load_settings, error::ApiError, json};
-use axum::{Json, body::Bytes, extract::State, http::HeaderMap};
-use cortex_api::native::{FitRequest, FitResponse, MemoryUse, ModelRequest};
-use cortex_hardware::{CacheType, Cpu, Hardware, ModelShape, fit as fit_of};
-use cortex_models::ErrorKind;
+use axum::{
+    Json,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use cortex_api::native::{FitAnswer, FitList, FitRequest, FitResponse, MemoryUse, ModelRequest};
+use cortex_engine::LoadSettings;
+use cortex_hardware::{CacheType, Cpu, Fit, Hardware, Memory, ModelShape, fit as fit_of};
+use cortex_models::{ErrorKind, ModelId};
 
-/// Says what a model needs, and whether there is room for it. Loads nothing.
-pub(crate) async fn fit(
-    State(app): State<App>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<FitResponse>, ApiError> {
+/// Says what a model needs, and whether there is room for it: of a file that is here, or of the files of a repository on
+/// the hub. Loads and downloads nothing.
+pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Json<FitAnswer>, ApiError> {
     let request: FitRequest = json::required(&headers, &body)?;
     let name = request.model.clone().ok_or_else(|| missing_field("model"))?;
-    let (model, yaml, weights) = find(&app, &name).await?;
     let order = ModelRequest { ctx_len: request.ctx_len, n_parallel: request.n_parallel, ..ModelRequest::default() };
+    let (model, yaml, weights) = match find(&app, &name).await {
+        Ok(found) => found,
+        Err(error) if error.status == StatusCode::NOT_FOUND && is_of_hub(&name) => {
+            return of_hub(&app, &name, &order).await;
+        }
+        Err(error) => return Err(error),
+    };
     let load = ordered(&order, load_settings(&yaml, app.engines.load_settings()))?;
     let (engines, id) = (app.engines.clone(), model.id.clone());
-    let (shape, hardware) = blocking(move || {
-        let hardware = Hardware { cpu: Cpu::probe(), memory: engines.memory_for(&id) };
-        (cortex_models::shape(&weights), hardware)
-    })
-    .await?;
+    let (shape, memory) = blocking(move || (cortex_models::shape(&weights), engines.memory_for(&id))).await?;
     let (architecture, weight_bytes) =
         shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
-    let trained_context = architecture.as_ref().map(|it| it.trained_context).filter(|&trained| trained > 0);
+    let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
+    Ok(Json(FitAnswer::Model(Box::new(predicted(model.id.to_string(), None, shape, load, memory)))))
+}
+
+/// Whether a name may be one of the hub: names of models that are not here are asked for by mistake, too.
+fn is_of_hub(name: &str) -> bool {
+    name.contains('/') || name.matches(':').count() >= 2
+}
+
+/// What the models of a repository need.
+async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitAnswer>, ApiError> {
+    let load = ordered(order, app.engines.load_settings())?;
+    let shapes = app.pulls.shapes(name).await.map_err(|error| pull_error(&error))?;
+    let unknown =
+        || ApiError::told(ErrorKind::NotFound, "model_not_found", &format!("there is no model `{name}`"), None);
+    let shapes = shapes.ok_or_else(unknown)?;
+    let engines = app.engines.clone();
+    let nobody = ModelId::existing(name);
+    let memory = blocking(move || engines.memory_for(&nobody)).await?;
+    let mut data: Vec<FitResponse> = shapes
+        .models
+        .iter()
+        .map(|it| predicted(it.model.clone(), it.quantization.clone(), it.shape.clone(), load, memory))
+        .collect();
+    if !shapes.is_choice {
+        return Ok(Json(FitAnswer::Model(Box::new(data.remove(0)))));
+    }
+    // A model that has to do with one request at a time, or a shorter context, is one that fits.
+    let (recommended, why) = shapes.recommended(|it| data.iter().any(|fit| fit.model == it.model && fit.loads));
+    Ok(Json(FitAnswer::Models(FitList {
+        object: "list".into(),
+        model: name.to_owned(),
+        recommended: recommended.map(|at| data[at].model.clone()),
+        reason: why.into(),
+        data,
+    })))
+}
+
+/// The prediction for one model.
+fn predicted(
+    model: String,
+    quantization: Option<String>,
+    shape: ModelShape,
+    load: LoadSettings,
+    memory: Memory,
+) -> FitResponse {
+    let trained_context = shape.architecture.as_ref().map(|it| it.trained_context).filter(|&trained| trained > 0);
     let shape = ModelShape {
-        weight_bytes,
-        architecture,
         // No more than it was trained with is ever given.
         context: load.context_length.min(trained_context.unwrap_or(u32::MAX)),
         parallel: load.parallel,
         cache_type: CacheType::F16,
+        ..shape
     };
-    let fit = fit_of(&shape, &hardware);
-    let verdict = match fit.largest_context {
-        _ if fit.fits() => "it fits; models run on the processor".to_owned(),
-        Some(largest) => format!(
-            "it does not fit by {}; with a context of {largest} tokens it would (`--ctx {largest}`)",
-            mebibytes(fit.needed - fit.budget)
-        ),
-        None => format!("it does not fit by {}, whatever the context", mebibytes(fit.needed - fit.budget)),
-    };
-    Ok(Json(FitResponse {
+    let fit = fit_of(&shape, &Hardware { cpu: Cpu::default(), memory });
+    let (verdict, loads) = verdict(&shape, &fit, load);
+    FitResponse {
         object: "fit".into(),
-        model: model.id.to_string(),
+        model,
+        quantization,
         context_length: shape.context,
         parallel: shape.parallel,
         memory: MemoryUse { weights: fit.weights, cache: fit.cache, compute: fit.compute, output: fit.output },
         process: fit.process,
         needed: fit.needed,
-        available: hardware.memory.available,
+        available: memory.available,
         budget: fit.budget,
         fits: fit.fits(),
+        loads,
         largest_context: fit.largest_context,
         trained_context,
         verdict,
-    }))
+    }
+}
+
+/// For a person, and whether a load would find a way: what was not ordered may be less.
+fn verdict(shape: &ModelShape, fit: &Fit, load: LoadSettings) -> (String, bool) {
+    if fit.fits() {
+        return ("it fits; models run on the processor".into(), true);
+    }
+    let missing = mebibytes(fit.needed - fit.budget);
+    let least = if load.fixed_parallel { shape.parallel } else { 1 };
+    if let Some(parallel) = shape.most_parallel(least, fit.budget) {
+        return (
+            format!(
+                "it does not fit by {missing}; for {} at the same time it does, and is loaded so",
+                requests(parallel)
+            ),
+            true,
+        );
+    }
+    let fewer = ModelShape { parallel: least, ..shape.clone() };
+    match fewer.largest_context(shape.context, fit.budget) {
+        Some(largest) => {
+            let with = format!("with a context of {largest} tokens for {} at the same time", requests(least));
+            if load.fixed_context {
+                (format!("it does not fit by {missing}; {with} it would (`--ctx {largest} --parallel {least}`)"), false)
+            } else {
+                (format!("it does not fit by {missing}; {with} it does, and is loaded so"), true)
+            }
+        }
+        None => (format!("it does not fit by {missing}, whatever the context"), false),
+    }
+}
+
+fn requests(count: u32) -> String {
+    if count == 1 { "one request".into() } else { format!("{count} requests") }
 }
 
 fn mebibytes(bytes: u64) -> String {

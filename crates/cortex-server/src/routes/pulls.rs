@@ -235,7 +235,7 @@ pub(super) fn needed(value: Option<String>, field: &str) -> Result<String, ApiEr
 }
 
 /// This family answers 400 where others tell more by the status.
-fn pull_error(error: &PullError) -> ApiError {
+pub(crate) fn pull_error(error: &PullError) -> ApiError {
     let mut answer = ApiError::told(error.kind(), error.code(), error, error.hint());
     if let PullError::AlreadyThere { id, .. } = error {
         answer = answer.with("id", id.as_str());

@@ -11,7 +11,14 @@ use std::{
     io::{BufRead, Write},
     process::exit,
     sync::mpsc::{Receiver, channel},
+    thread::sleep,
+    time::Duration,
 };
+
+/// What a slow worker takes for a load.
+const LOAD: Duration = Duration::from_secs(1);
+/// What it takes for an answer.
+const SERVICE: Duration = Duration::from_millis(100);
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("trial") {
@@ -35,10 +42,19 @@ fn serve(inbox: &Receiver<ToWorker>) {
     let protocol = if misbehaviour == Some(Misbehaviour::OldProtocol) { PROTOCOL - 1 } else { PROTOCOL };
     tell(&FromWorker::Hello { protocol, build: "fake".into() });
     misbehave(misbehaviour);
+    let is_slow = misbehaviour == Some(Misbehaviour::Slow);
+    if is_slow {
+        sleep(LOAD);
+    }
     tell(&FromWorker::Loaded(Box::new(facts(&load))));
     while let Ok(message) = inbox.recv() {
         match message {
-            ToWorker::Generate(request) => answer(&request),
+            ToWorker::Generate(request) => {
+                if is_slow {
+                    sleep(SERVICE);
+                }
+                answer(&request);
+            }
             ToWorker::Stats => tell(&FromWorker::Stats(Stats::default())),
             ToWorker::Tokenize { id, .. } => tell(&FromWorker::Tokens { id, tokens: vec![] }),
             ToWorker::Shutdown => exit(0),
@@ -82,7 +98,7 @@ fn answer(request: &Generate) {
 
 fn misbehave(how: Option<Misbehaviour>) {
     match how {
-        None | Some(Misbehaviour::OldProtocol | Misbehaviour::Hold) => {}
+        None | Some(Misbehaviour::OldProtocol | Misbehaviour::Hold | Misbehaviour::Slow) => {}
         Some(Misbehaviour::Hang) => loop {
             std::thread::park();
         },

@@ -8,7 +8,7 @@ use crate::{
 };
 use cortex_api::{
     hardware::Hardware,
-    native::{FitRequest, FitResponse},
+    native::{FitAnswer, FitList, FitRequest},
 };
 
 /// Shows the machine, or parts of it.
@@ -43,10 +43,14 @@ pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Resul
     ensure_running(context).await?;
     let request =
         FitRequest { model: Some(arguments.model), ctx_len: arguments.context, n_parallel: arguments.parallel };
-    let fit: FitResponse = context.client.post("/v1/models/fit", &request).await?;
+    let answer: FitAnswer = context.client.post("/v1/models/fit", &request).await?;
     if context.printer.json {
-        return context.printer.line(&serde_json::json!(fit).to_string());
+        return context.printer.line(&serde_json::json!(answer).to_string());
     }
+    let fit = match answer {
+        FitAnswer::Models(list) => return fits(context, &list),
+        FitAnswer::Model(fit) => fit,
+    };
     let tokens = format!("context, {} × {} tokens", fit.parallel, fit.context_length);
     let rows: Vec<Vec<String>> = [
         ("weights", fit.memory.weights),
@@ -61,6 +65,42 @@ pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Resul
     .to_vec();
     context.printer.table(&["MEMORY", "BYTES"], &rows)?;
     context.printer.line(&fit.verdict)
+}
+
+/// The models of a repository.
+fn fits(context: &Context<'_>, list: &FitList) -> Result<(), CliError> {
+    let rows: Vec<Vec<String>> = list
+        .data
+        .iter()
+        .map(|fit| {
+            let answer = if fit.fits {
+                "yes"
+            } else if fit.loads {
+                "with less"
+            } else {
+                "no"
+            };
+            let mark = if list.recommended.as_ref() == Some(&fit.model) { "recommended" } else { "" };
+            vec![
+                fit.model.clone(),
+                bytes(fit.memory.weights),
+                format!("{} × {}", fit.parallel, fit.context_length),
+                bytes(fit.needed),
+                answer.into(),
+                fit.largest_context.map_or_else(|| "-".into(), |tokens| tokens.to_string()),
+                mark.into(),
+            ]
+        })
+        .collect();
+    context.printer.table(&["MODEL", "WEIGHTS", "CONTEXT", "NEEDS", "FITS", "LARGEST CONTEXT", ""], &rows)?;
+    if let Some(first) = list.data.first() {
+        context.printer.note(&format!(
+            "{} can be used of {} that are available",
+            bytes(first.budget),
+            bytes(first.available)
+        ));
+    }
+    Ok(())
 }
 
 /// A table and what stands above it.

@@ -3,7 +3,9 @@
 use crate::http::{MODEL, get, import, post};
 use cortex_test::{
     daemon::{Options, TestDaemon},
+    dist,
     gguf::{GgufBuilder, Size},
+    hub::FakeHub,
 };
 use serde_json::{Value, json};
 
@@ -122,4 +124,99 @@ async fn a_model_that_is_too_large_is_told_with_what_would_fit() {
         text.contains("context, 1 × 1024 tokens") && text.ends_with("it fits; models run on the processor\n"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn models_on_the_hub_are_predicted_from_the_first_bytes_of_their_files() {
+    let hub = FakeHub::start();
+    let size = Size {
+        vocabulary: 64_000,
+        embedding: 128,
+        feed_forward: 512,
+        layers: 4,
+        heads: 8,
+        kept_heads: 8,
+        context: 8192,
+    };
+    let file = || GgufBuilder::llama_of(size).build();
+    for kind in ["Q4_K_M", "Q8_0", "Q2_K"] {
+        hub.add_file("maker/many-tokens-GGUF", "main", &format!("many-tokens-{kind}.gguf"), file());
+    }
+    hub.add_file("maker/real-GGUF", "main", "real-Q4_1.gguf", fs_err::read(dist::model()).unwrap());
+    hub.add_file("maker/empty", "main", "README.md", "# Nothing");
+    let daemon = TestDaemon::with(Options {
+        environment: vec![("HF_ENDPOINT".into(), hub.url().into())],
+        settings: Some(format!("allowedDownloadHosts: ['{}']\n", hub.content_url())),
+        ..Options::default()
+    });
+    let ask = |body: Value| {
+        let daemon = &daemon;
+        async move { post(daemon, "/v1/models/fit", &body).await }
+    };
+
+    // One header tells of all quantisations, and its tokens are not read.
+    let (status, list) = ask(json!({"model": "maker/many-tokens-GGUF", "ctx_len": 1024, "n_parallel": 1})).await;
+    assert_eq!(status, 200, "{list}");
+    assert!((1..=256 << 10).contains(&hub.bytes_sent()), "{} bytes", hub.bytes_sent());
+    assert_eq!(list["data"].as_array().unwrap().len(), 3, "{list}");
+    assert_eq!(list["recommended"], "maker:many-tokens-GGUF:many-tokens-Q4_K_M.gguf", "{list}");
+    // The second question asks for no header again.
+    hub.reset_bytes_sent();
+    let (_, again) = ask(json!({"model": "maker/many-tokens-GGUF:Q8_0", "ctx_len": 1024, "n_parallel": 1})).await;
+    assert_eq!((&again["object"], &again["quantization"]), (&json!("fit"), &json!("Q8_0")), "{again}");
+    assert_eq!(hub.bytes_sent(), 0);
+
+    // What is predicted before a download is what is predicted of the file.
+    for (name, path) in
+        [("maker:many-tokens-GGUF:many-tokens-Q8_0.gguf", None), ("maker/real-GGUF:Q4_1", Some(dist::model()))]
+    {
+        let path = path.unwrap_or_else(|| {
+            let path = daemon.scratch().join("here.gguf");
+            fs_err::write(&path, file()).unwrap();
+            path
+        });
+        let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": "here", "modelPath": path})).await;
+        assert_eq!(status, 200, "{body}");
+        let size = |model: &str| json!({"model": model, "ctx_len": 2048, "n_parallel": 2});
+        let ((_, there), (_, here)) = (ask(size(name)).await, ask(size("here")).await);
+        for kind in ["cache", "compute", "output"] {
+            assert_eq!(there["memory"][kind], here["memory"][kind], "{there} {here}");
+        }
+        near(&there, &here, "weights", 3.0);
+        assert_eq!((&there["process"], &there["trained_context"]), (&here["process"], &here["trained_context"]));
+        assert_eq!(crate::registry::send(&daemon, "DELETE", "/v1/models/here", None).await.0, 200);
+    }
+
+    let shown = daemon.cli(&["fit", "maker/many-tokens-GGUF"]).output().unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(
+        text.lines().any(|line| line.contains("Q4_K_M") && line.contains("yes") && line.ends_with("recommended")),
+        "{text}"
+    );
+    for (name, status, code) in [
+        ("maker/empty", 400, "not_gguf"),
+        ("maker/many-tokens-GGUF:Q5_K_M", 400, "no_such_file"),
+        ("maker/nothing-like-it", 404, "repository_not_found"),
+        ("not-here", 404, "model_not_found"),
+    ] {
+        let (answered, body) = ask(json!({"model": name})).await;
+        println!("{name}: {answered} {body}");
+        assert_eq!((answered, &body["error"]["code"]), (status, &json!(code)), "{name}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_whose_tokenizer_comes_first_is_read_further() {
+    let hub = FakeHub::start();
+    let size =
+        Size { vocabulary: 60_000, embedding: 64, feed_forward: 64, layers: 2, heads: 2, kept_heads: 2, context: 4096 };
+    hub.add_file("maker/late", "main", "late-Q8_0.gguf", GgufBuilder::llama_of(size).keys_last("llama.").build());
+    let daemon = TestDaemon::with(Options {
+        environment: vec![("HF_ENDPOINT".into(), hub.url().into())],
+        settings: Some(format!("allowedDownloadHosts: ['{}']\n", hub.content_url())),
+        ..Options::default()
+    });
+    let (status, fit) = post(&daemon, "/v1/models/fit", &json!({"model": "maker/late:Q8_0"})).await;
+    assert_eq!((status, &fit["trained_context"]), (200, &json!(4096)), "{fit}");
+    assert!(hub.bytes_sent() > 256 << 10, "{} bytes", hub.bytes_sent());
 }
