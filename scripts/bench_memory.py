@@ -135,7 +135,7 @@ def predictions(arguments, model, lines):
             order = {"model": "one", "ctx_len": context, "n_parallel": parallel}
             needed = json.loads(server.call("POST", "/v1/models/fit", order))["needed"]
             server.call("POST", "/v1/models/start", order)
-            text = long if context > 600 else "lorem ipsum " * 110
+            text = long if context > 600 else "lorem ipsum " * 75
             threads = [threading.Thread(target=ask, args=(server, "one", f"{number} {text}")) for number in range(parallel)]
             for thread in threads:
                 thread.start()

@@ -34,7 +34,7 @@ pub struct LoadedModel {
     pub object: String,
     /// Requests that hold it now.
     pub requests: usize,
-    /// Requests that wait until it is loaded.
+    /// Requests that wait: until it is loaded, or for a place among those that run at the same time.
     #[serde(default)]
     pub waiting: usize,
     /// `loaded`; with `?all=true` also `waiting` (for room), `loading` and `leaving`.
@@ -422,6 +422,21 @@ fn lenient_integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
         }
         Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(wrong(&value)),
     }
+}
+
+/// The answer to a successful start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartResponse {
+    /// For a person.
+    pub message: String,
+    /// Tokens that one request may use.
+    pub context_length: u32,
+    /// Requests that run at the same time.
+    pub parallel: u32,
+    /// Tokens that were asked for.
+    pub requested_context_length: u32,
+    /// Requests at the same time that were asked for.
+    pub requested_parallel: u32,
 }
 
 /// An answer that is only a sentence.

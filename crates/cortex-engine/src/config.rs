@@ -1,6 +1,5 @@
 //! What the engine is told by the settings.
 
-use cortex_api::worker::Loaded;
 use cortex_models::KeepAlive;
 use std::{path::PathBuf, time::Duration};
 
@@ -48,13 +47,4 @@ pub struct LoadSettings {
     pub keep_alive: Option<KeepAlive>,
     /// It never leaves to make room for another.
     pub pin: bool,
-}
-
-impl LoadSettings {
-    /// Whether a model that was loaded like this is what is wanted: all that is fixed is as it should be.
-    pub(crate) fn is_met_by(&self, facts: &Loaded) -> bool {
-        let trained = if facts.trained_context_length == 0 { u32::MAX } else { facts.trained_context_length };
-        let has_context = facts.context_length == self.context_length.min(trained);
-        (!self.fixed_context || has_context) && (!self.fixed_parallel || facts.parallel == self.parallel)
-    }
 }

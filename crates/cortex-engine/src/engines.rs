@@ -4,7 +4,7 @@ use crate::{
     Answer, Config, EngineError, LoadSettings, Prompt, Tasks, answer,
     lease::Lease,
     ledger::{self, Holding},
-    supervisor::{Command, Counts, LoadedModel, Phase, Supervisor, Wanted},
+    supervisor::{Command, Counts, LoadedModel, Phase, Purpose, Supervisor, Wanted},
     variants::VariantReport,
 };
 use cortex_api::worker::{Generate, Sampling};
@@ -99,17 +99,29 @@ impl Engines {
     pub async fn answer(&self, job: Job) -> Result<Answer, EngineError> {
         let job = Arc::new(job);
         let replay = Replay { engines: self.clone(), job: Arc::clone(&job) };
-        match self.attempt(&job, Some(replay)).await {
+        match self.attempt(&job, Some(replay), Purpose::Answer).await {
             Err(error) if error.lost_the_worker() => {
                 tracing::warn!(model = %job.model, %error, "the request is sent again");
-                self.attempt(&job, None).await
+                self.attempt(&job, None, Purpose::Answer).await
+            }
+            // It may have been loaded when memory was short, with less than it should have.
+            Err(EngineError::ContextExceeded { available, .. }) if available < job.load.context_length => {
+                self.attempt(&job, None, Purpose::MoreRoom).await
             }
             other => other,
         }
     }
 
-    async fn attempt(&self, job: &Job, replay: Option<Replay>) -> Result<Answer, EngineError> {
-        let lease = self.acquire(job).await?;
+    async fn attempt(&self, job: &Job, replay: Option<Replay>, purpose: Purpose) -> Result<Answer, EngineError> {
+        let lease = self
+            .acquire_for(Wanted {
+                id: job.model.clone(),
+                weights: job.weights.clone(),
+                load: job.load,
+                keep_alive: job.keep_alive,
+                purpose,
+            })
+            .await?;
         let prompt = job.prompt.render(&lease.session.template)?;
         let running = lease.session.generate(|id| Generate {
             id,
@@ -124,17 +136,6 @@ impl Engines {
         Ok(answer::Answer::new(running, prompt_tokens, replay, lease))
     }
 
-    async fn acquire(&self, job: &Job) -> Result<Lease, EngineError> {
-        self.acquire_for(Wanted {
-            id: job.model.clone(),
-            weights: job.weights.clone(),
-            load: job.load,
-            keep_alive: job.keep_alive,
-            is_order: false,
-        })
-        .await
-    }
-
     async fn acquire_for(&self, wanted: Wanted) -> Result<Lease, EngineError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Acquire(Box::new(wanted), reply);
@@ -143,16 +144,35 @@ impl Engines {
     }
 
     /// Loads a model and keeps it for that time, or until [`Engines::stop`]. One that is loaded with another size than
-    /// is ordered is loaded anew.
+    /// is ordered, or with less than fits by now, is loaded anew. The tokens that one request may use, and how many run at
+    /// the same time.
     pub async fn start_model(
         &self,
         id: &ModelId,
         weights: &Path,
         load: LoadSettings,
-        keep_alive: KeepAlive,
-    ) -> Result<(), EngineError> {
+        (keep_alive, pin): (KeepAlive, Option<bool>),
+    ) -> Result<(u32, u32), EngineError> {
         let (id, weights) = (id.clone(), weights.to_owned());
-        self.acquire_for(Wanted { id, weights, load, keep_alive: Some(keep_alive), is_order: true }).await.map(drop)
+        let (keep_alive, purpose) = (Some(keep_alive), Purpose::Order { pin });
+        let lease = self.acquire_for(Wanted { id, weights, load, keep_alive, purpose }).await?;
+        Ok((lease.session.facts.context_length, lease.session.facts.parallel))
+    }
+
+    /// Tells that the settings of a model have changed: how long it stays and whether it is pinned counts at once, what
+    /// concerns its load when it is loaded the next time.
+    pub fn settings_changed(&self, id: &ModelId, load: LoadSettings) {
+        // A supervisor that is gone has no models.
+        let _ = self.supervisor.send(Command::Settings { id: id.clone(), load });
+    }
+
+    /// The ids of the models that never leave for another.
+    pub fn pinned(&self) -> Vec<ModelId> {
+        self.loaded()
+            .iter()
+            .filter(|model| model.pinned && model.phase != Phase::Waiting)
+            .map(|it| it.id.clone())
+            .collect()
     }
 
     /// The memory that a model could have beside those that are pinned, all others gone; `id` itself counts as gone.
@@ -210,6 +230,6 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) async fn again(self) -> Result<Answer, EngineError> {
         tracing::warn!(model = %self.job.model, "the worker died before it said anything; the request is sent again");
-        self.engines.attempt(&self.job, None).await
+        self.engines.attempt(&self.job, None, Purpose::Answer).await
     }
 }

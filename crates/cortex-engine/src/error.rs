@@ -211,13 +211,13 @@ impl EngineError {
                 Some("try again later; `maxQueuedRequests` in the settings is how many may wait".into())
             }
             Self::DoesNotFit { pinned, .. } => Some(format!(
-                "{}choose a smaller quantisation or context: `cortex fit` says what fits; other programs may be closed",
+                "{}choose a smaller quantisation or context (`cortex fit` says what fits), or close other programs, for which some memory is kept free",
                 if pinned.is_empty() { "" } else { "stop a pinned model with `cortex models stop ID`, or " }
             )),
-            Self::FailedBefore { error, .. } => {
-                let more = "`cortex models start ID` tries at once";
-                Some(error.hint().map_or_else(|| more.into(), |hint| format!("{hint}; {more}")))
-            }
+            Self::FailedBefore { .. } => Some("`cortex models start ID` tries at once; `cortex logs` shows more".into()),
+            Self::WorkerDied { how, .. } if how.contains("SIGKILL") => Some(
+                "the system has killed it, most likely because memory ran out: close other programs, or take a shorter context or a smaller model (`cortex fit` says what fits); the next request loads it again".into(),
+            ),
             Self::WorkerDied { .. } | Self::WorkerStuck { .. } => {
                 Some("the next request loads the model again; `cortex logs` shows more".into())
             }

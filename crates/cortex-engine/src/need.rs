@@ -41,6 +41,16 @@ impl Need {
         Self { shape, fixed_context: load.fixed_context, fixed_parallel: load.fixed_parallel }
     }
 
+    /// The same model, loaded in another way.
+    pub(crate) fn with(&self, load: LoadSettings) -> Self {
+        Self::new(self.shape.clone(), load)
+    }
+
+    /// All that was asked for.
+    pub(crate) fn whole(&self) -> Size {
+        self.size(self.shape.context, self.shape.parallel)
+    }
+
     fn size(&self, context: u32, parallel: u32) -> Size {
         Size { context, parallel, bytes: ModelShape { context, parallel, ..self.shape.clone() }.needed() }
     }

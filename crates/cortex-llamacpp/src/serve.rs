@@ -103,7 +103,10 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
         buffers: log.buffers(),
     })));
     Worker::new(&vocabulary, context).run(lines, inbox);
-    Ok(())
+    lines.flush();
+    // The system takes everything back faster than llama.cpp would give it back piece by piece; the next model may wait
+    // for the memory.
+    llama::end_process(0)
 }
 
 fn load_with_progress(engine: &LlamaBackend, load: &Load, lines: &Lines) -> Result<LlamaModel, LlamaError> {

@@ -120,8 +120,12 @@ impl Inner {
         );
         registry.register("lost_workers", "Workers that ended without being asked", seen.lost_workers.clone());
         registry.register("queue_refusals", "Requests refused because too many waited", seen.refused.clone());
-        registry.register("requests_running", "Requests that hold a loaded model", seen.running.clone());
-        registry.register("requests_waiting", "Requests that wait for a model to be loaded", seen.waiting.clone());
+        registry.register("requests_running", "Requests that are answered", seen.running.clone());
+        registry.register(
+            "requests_waiting",
+            "Requests that wait for a model, or for a place in one",
+            seen.waiting.clone(),
+        );
         registry.register("models", "Models by what they do", seen.models.clone());
         registry.register_with_unit(
             "memory",
@@ -159,7 +163,7 @@ impl Seen {
         }
         let models = app.engines.loaded();
         let sum = |of: fn(&LoadedModel) -> usize| models.iter().map(of).sum::<usize>() as u64;
-        self.running.set(sum(|model| model.requests));
+        self.running.set(sum(|model| model.requests.min(model.parallel as usize)));
         self.waiting.set(sum(|model| model.waiting));
         for (kind, phase) in [
             ("waiting", Phase::Waiting),

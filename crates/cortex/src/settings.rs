@@ -4,6 +4,7 @@ use crate::env;
 use cortex_models::{OutboundConfig, ProxyConfig, PullsConfig};
 use serde_json::{Map, Value};
 use std::{
+    borrow::Cow,
     io::{self, Write},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -68,7 +69,7 @@ pub(crate) enum SettingsError {
     #[error("the settings file {} is not valid: {reason}", path.display())]
     Syntax { path: PathBuf, reason: String },
     #[error("the setting `{key}` is {value}; {expected}")]
-    Value { key: &'static str, value: String, expected: &'static str },
+    Value { key: &'static str, value: String, expected: Cow<'static, str> },
     #[error("{address} can be reached from other machines, and no API key is set")]
     Exposed { address: SocketAddr },
 }
@@ -270,7 +271,7 @@ fn address(overrides: &Overrides, file: &File<'_>) -> Result<SocketAddr, Setting
             Some(text) => text.trim().parse().map_err(|_| SettingsError::Value {
                 key: "apiServerPort",
                 value: text,
-                expected: "it must be a port: 0 to 65535",
+                expected: "it must be a port: 0 to 65535".into(),
             })?,
         },
     };
@@ -279,7 +280,7 @@ fn address(overrides: &Overrides, file: &File<'_>) -> Result<SocketAddr, Setting
     let ip = ip.map_err(|_| SettingsError::Value {
         key: "apiServerHost",
         value: host.clone(),
-        expected: "it must be an IP address or `localhost`",
+        expected: "it must be an IP address or `localhost`".into(),
     })?;
     Ok(SocketAddr::new(ip, port))
 }
@@ -297,7 +298,7 @@ fn outbound(file: &File<'_>) -> Result<OutboundConfig, SettingsError> {
             .ok_or(SettingsError::Value {
                 key: "huggingFaceEndpoint",
                 value: text,
-                expected: "it must be an address such as https://huggingface.co",
+                expected: "it must be an address such as https://huggingface.co".into(),
             })?,
     };
     let first = |names: &[&str]| names.iter().find_map(|name| env::text(name));
@@ -316,7 +317,11 @@ fn outbound(file: &File<'_>) -> Result<OutboundConfig, SettingsError> {
     let token = token.or_else(token_of_hub).map(|token| token.trim().to_owned());
     if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
         let expected = "the token of the settings, HF_TOKEN or the hub's token file must be letters, digits and signs, without blanks";
-        return Err(SettingsError::Value { key: "huggingFaceToken", value: "(not shown)".into(), expected });
+        return Err(SettingsError::Value {
+            key: "huggingFaceToken",
+            value: "(not shown)".into(),
+            expected: expected.into(),
+        });
     }
     Ok(OutboundConfig {
         endpoint,
@@ -340,7 +345,7 @@ fn checked_proxy(given: String) -> Result<String, SettingsError> {
     // It may hold a password.
     let shown = if url.contains('@') { "(not shown)".into() } else { url };
     let expected = "it must be an address such as http://host:8080 or socks5h://host:1080";
-    Err(SettingsError::Value { key: "proxyUrl", value: shown, expected })
+    Err(SettingsError::Value { key: "proxyUrl", value: shown, expected: expected.into() })
 }
 
 /// The token that the hub's own programs keep.
@@ -405,9 +410,9 @@ impl File<'_> {
         self.values.get(key).filter(|value| !value.is_null())
     }
 
-    fn wrong<T>(&self, key: &'static str, expected: &'static str) -> Result<T, SettingsError> {
+    fn wrong<T>(&self, key: &'static str, expected: impl Into<Cow<'static, str>>) -> Result<T, SettingsError> {
         let value = self.values.get(key).map(ToString::to_string).unwrap_or_default();
-        Err(SettingsError::Value { key, value, expected })
+        Err(SettingsError::Value { key, value, expected: expected.into() })
     }
 
     fn text(&self, key: &'static str) -> Result<Option<String>, SettingsError> {
@@ -454,7 +459,7 @@ impl File<'_> {
         };
         match number {
             Some(number) if (low..=high).contains(&number) => Ok(number),
-            _ => self.wrong(key, "it must be a whole number in its range; the reference of the settings names it"),
+            _ => self.wrong(key, format!("it must be a whole number from {low} to {high}")),
         }
     }
 

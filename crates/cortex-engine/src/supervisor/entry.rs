@@ -1,6 +1,6 @@
 //! What the supervisor holds for one model.
 
-use super::Waiter;
+use super::{Waiter, Wanted};
 use crate::{
     LoadSettings, LoadedModel, Phase,
     admission::{Demand, Hold, Model},
@@ -39,13 +39,17 @@ pub(super) struct Entry {
     pub(super) reserved: u64,
     /// Requests that wait, each with the moment it came.
     pub(super) waiters: Vec<(Instant, Waiter)>,
+    /// Requests that say how it should be loaded, and came while it was loading.
+    pub(super) later: Vec<(Wanted, Waiter)>,
     /// The worker's process; 0 before it has one.
     pub(super) pid: u32,
     pub(super) session: Option<Arc<Session>>,
     /// Dropping it ends the worker.
     pub(super) stop: Option<oneshot::Sender<()>>,
-    /// What a request or an order said about how long it stays.
+    /// What the last request said about how long it stays.
     pub(super) keep_alive: Option<KeepAlive>,
+    /// What an order said about it.
+    pub(super) ordered_keep_alive: Option<KeepAlive>,
     pub(super) pinned: bool,
     pub(super) since: SystemTime,
     pub(super) load_began: Instant,
@@ -69,10 +73,12 @@ impl Entry {
             size: None,
             reserved: 0,
             waiters: vec![],
+            later: vec![],
             pid: 0,
             session: None,
             stop: None,
             keep_alive: None,
+            ordered_keep_alive: None,
             pinned: false,
             since: SystemTime::now(),
             load_began: now,
@@ -97,7 +103,7 @@ impl Entry {
 
     /// How long it stays when nobody uses it.
     fn stays(&self, usual: KeepAlive) -> KeepAlive {
-        self.keep_alive.or(self.load.keep_alive).unwrap_or(usual)
+        self.keep_alive.or(self.ordered_keep_alive).or(self.load.keep_alive).unwrap_or(usual)
     }
 
     /// When it leaves, if nobody uses it until then.
@@ -142,10 +148,10 @@ impl Entry {
     pub(super) fn waiting(&self) -> usize {
         let parallel = self.session.as_ref().map_or(0, |session| session.facts.parallel as usize);
         let for_a_place = match self.state {
-            State::Ready { leases, .. } => leases.saturating_sub(parallel),
-            _ => 0,
+            State::Ready { leases, .. } | State::Draining { leases, .. } => leases.saturating_sub(parallel),
+            State::Idle | State::Queued { .. } | State::Loading { .. } => 0,
         };
-        self.waiters.len() + for_a_place
+        self.waiters.len() + self.later.len() + for_a_place
     }
 
     /// Whether a further request would be answered at once.
@@ -170,7 +176,7 @@ impl Entry {
             id: id.clone(),
             since: self.since,
             requests,
-            waiting: self.waiters.len(),
+            waiting: self.waiting(),
             context_length: facts.map_or(size.map_or(0, |size| size.context), |facts| facts.context_length),
             requested_context: self.load.context_length,
             parallel: facts.map_or(size.map_or(0, |size| size.parallel), |facts| facts.parallel),

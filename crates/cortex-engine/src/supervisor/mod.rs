@@ -33,15 +33,34 @@ use tokio::{
 };
 
 /// A request for a loaded model.
+#[derive(Clone)]
 pub(crate) struct Wanted {
     pub(crate) id: ModelId,
     pub(crate) weights: PathBuf,
     pub(crate) load: LoadSettings,
     /// How long it stays after this request.
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// A person or a program ordered this load: it is tried whatever happened before, and made anew when it is loaded
-    /// otherwise.
-    pub(crate) is_order: bool,
+    pub(crate) purpose: Purpose,
+}
+
+/// What a loaded model is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To answer, as it is loaded.
+    Answer,
+    /// To answer, with more room than it has if there is more now.
+    MoreRoom,
+    /// A person or a program ordered this load: it is tried whatever happened before, made anew when it is loaded
+    /// otherwise, and kept in mind until the model is stopped. The pin is as it was without a word about it.
+    Order { pin: Option<bool> },
+}
+
+/// What was ordered for a model.
+#[derive(Debug, Clone, Copy)]
+struct Order {
+    load: LoadSettings,
+    keep_alive: Option<KeepAlive>,
+    pin: Option<bool>,
 }
 
 /// What the supervisor is told.
@@ -58,6 +77,8 @@ pub(crate) enum Command {
     Exited { id: ModelId, generation: Generation, error: Option<EngineError> },
     /// A lease came back.
     Released { id: ModelId, generation: Generation },
+    /// The settings of a model are others now.
+    Settings { id: ModelId, load: LoadSettings },
     /// A model should leave.
     Unload { id: ModelId, reply: oneshot::Sender<bool> },
     /// A compute module should be chosen now.
@@ -76,6 +97,8 @@ pub(crate) struct Supervisor {
     cores: usize,
     commands: mpsc::UnboundedSender<Command>,
     entries: HashMap<ModelId, Entry>,
+    /// Outlive the worker: they hold until the model is stopped, or was not used for long enough.
+    orders: HashMap<ModelId, Order>,
     failures: Failures,
     /// The last number that was given to a worker or a measurement.
     generation: Generation,
@@ -112,6 +135,7 @@ impl Supervisor {
             tasks: tasks.child(),
             commands: commands.clone(),
             entries: HashMap::new(),
+            orders: HashMap::new(),
             failures: Failures::default(),
             generation: 0,
             look_again: None,
@@ -170,6 +194,12 @@ impl Supervisor {
                 }
                 self.apply(&id, Event::Released(generation), None);
             }
+            Command::Settings { id, load } => {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    (entry.load.keep_alive, entry.load.pin) = (load.keep_alive, load.pin);
+                    self.settle(&id);
+                }
+            }
             Command::Unload { id, reply } => self.unload(&id, reply),
             Command::ChooseVariant { reply } => {
                 let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
@@ -186,39 +216,117 @@ impl Supervisor {
     }
 
     fn acquire(&mut self, wanted: Wanted, reply: Waiter) {
-        let Wanted { id, weights, load, keep_alive, is_order } = wanted;
-        if let Err(error) = self.may_wait(&id, &weights, is_order) {
+        if let Err(error) = self.may_wait(&wanted) {
             let _ = reply.send(Err(error));
             return;
         }
+        let Wanted { id, weights, load, keep_alive, purpose } = wanted.clone();
+        if let Purpose::Order { pin } = purpose {
+            // What cannot be is refused before anything leaves for it.
+            if let Err(error) = self.could_be(&id, load) {
+                let _ = reply.send(Err(error));
+                return;
+            }
+            let before = self.orders.get(&id).and_then(|order| order.pin);
+            self.orders.insert(id.clone(), Order { load, keep_alive, pin: pin.or(before) });
+        }
+        let load = self.orders.get(&id).map_or(load, |order| LoadSettings {
+            keep_alive: load.keep_alive,
+            pin: load.pin,
+            ..order.load
+        });
         let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(weights.clone(), load));
-        entry.keep_alive = keep_alive.or(entry.keep_alive);
-        entry.pinned |= load.pin;
+        (entry.load.keep_alive, entry.load.pin) = (load.keep_alive, load.pin);
+        // An order's is in mind by itself.
+        entry.keep_alive = if purpose == Purpose::Answer || purpose == Purpose::MoreRoom { keep_alive } else { None };
         entry.demand.asked(self.began.elapsed());
-        // An order for another size than it has: what runs ends as it began, and then it is loaded anew.
-        let is_other = is_order && entry.session.as_ref().is_some_and(|session| !load.is_met_by(&session.facts));
-        if is_other && matches!(entry.state, State::Ready { .. }) {
-            self.apply(&id, Event::Unload, None);
+        self.settle(&id);
+        match self.entries.get(&id).map(|entry| entry.state) {
+            // What loads now may be another size: that is seen when it is there.
+            Some(State::Loading { .. }) if purpose != Purpose::Answer => {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.later.push((wanted, reply));
+                }
+                return;
+            }
+            Some(State::Ready { .. }) if purpose != Purpose::Answer && self.has_other_size(&id, load) => {
+                // What runs ends as it began, and then it is loaded anew.
+                self.apply(&id, Event::Unload, None);
+            }
+            _ => {}
         }
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if matches!(entry.state, State::Idle | State::Draining { .. })
-            && (entry.load != load || entry.weights != weights)
-        {
+        let is_loaded_later = matches!(entry.state, State::Idle | State::Queued { .. } | State::Draining { .. });
+        if is_loaded_later && (entry.load != load || entry.weights != weights) {
             (entry.weights, entry.load, entry.measure) = (weights, load, Measure::Unknown);
         }
         self.apply(&id, Event::Acquire, Some(reply));
     }
 
+    /// How long a model stays, and whether it is pinned, from what was ordered and what its settings say.
+    fn settle(&mut self, id: &ModelId) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let order = self.orders.get(id);
+        entry.pinned = order.and_then(|order| order.pin).unwrap_or(entry.load.pin);
+        entry.ordered_keep_alive = order.and_then(|order| order.keep_alive);
+    }
+
+    /// Whether a loaded model would get another size now: what is ordered differs, or more fits than it has.
+    fn has_other_size(&self, id: &ModelId, load: LoadSettings) -> bool {
+        let Some(entry) = self.entries.get(id) else { return false };
+        let (Some(session), Measure::Known(need), Some(size)) = (&entry.session, &entry.measure, entry.size) else {
+            return false;
+        };
+        let need = need.with(load);
+        let whole = need.whole();
+        let facts = (session.facts.context_length, session.facts.parallel);
+        if facts == (whole.context, whole.parallel) {
+            return false;
+        }
+        if load.fixed_context && facts.0 != whole.context || load.fixed_parallel && facts.1 != whole.parallel {
+            return true;
+        }
+        // Nobody has to leave for it.
+        let is_more = |larger: Size| (larger.context, larger.parallel) > (size.context, size.parallel);
+        need.within(self.room_beside(id, |_| true)).is_some_and(is_more)
+    }
+
+    /// Whether a model that is loaded could be loaded in another way.
+    fn could_be(&self, id: &ModelId, load: LoadSettings) -> Result<(), EngineError> {
+        let Some(Measure::Known(need)) = self.entries.get(id).map(|entry| &entry.measure) else { return Ok(()) };
+        let most = self.room_beside(id, |entry| entry.pinned);
+        let need = need.with(load);
+        match need.within(most) {
+            Some(_) => Ok(()),
+            None => Err(self.does_not_fit(id, need.least(), most)),
+        }
+    }
+
+    /// Bytes that a model could have beside those others that stay.
+    fn room_beside(&self, id: &ModelId, stays: impl Fn(&Entry) -> bool) -> u64 {
+        let mut memory = Memory::probe();
+        let mut staying = Vec::new();
+        for (other, entry) in &self.entries {
+            let Some(holding) = entry.holding() else { continue };
+            if other != id && stays(entry) {
+                staying.push(holding);
+            } else {
+                memory.available = memory.available.saturating_add(holding.taken).min(memory.total);
+            }
+        }
+        u64::try_from(ledger::free(memory, self.config.memory_limit, &staying)).unwrap_or(0)
+    }
+
     /// Whether a request may join those that wait.
-    fn may_wait(&mut self, id: &ModelId, weights: &Path, is_order: bool) -> Result<(), EngineError> {
+    fn may_wait(&mut self, wanted: &Wanted) -> Result<(), EngineError> {
         if self.closing {
             return Err(EngineError::ShuttingDown);
         }
-        let entry = self.entries.get(id);
-        if is_order {
-            self.failures.forget(id);
+        let entry = self.entries.get(&wanted.id);
+        if matches!(wanted.purpose, Purpose::Order { .. }) {
+            self.failures.forget(&wanted.id);
         } else if entry.is_none()
-            && let Some(error) = self.failures.refusal(id, weights, Instant::now())
+            && let Some(error) = self.failures.refusal(&wanted.id, &wanted.weights, Instant::now())
         {
             return Err(error);
         }
@@ -294,6 +402,7 @@ impl Supervisor {
         for (at, shortage) in plan.refuse {
             let error = self.shortage(&ids[at], shortage);
             tracing::warn!(model = %ids[at], %error, "cannot be loaded");
+            self.orders.remove(&ids[at]);
             self.apply_with(&ids[at], Event::Refused, None, &error);
             self.entries.remove(&ids[at]);
         }
@@ -325,14 +434,19 @@ impl Supervisor {
         };
         match shortage {
             Shortage::Places => EngineError::Overloaded { loaded: pinned().count() },
-            Shortage::Memory(available) => EngineError::DoesNotFit {
-                model: id.to_string(),
-                context: least.context,
-                parallel: least.parallel,
-                needed: least.bytes,
-                available,
-                pinned: pinned().map(|(id, _)| id.to_string()).collect(),
-            },
+            Shortage::Memory(available) => self.does_not_fit(id, least, available),
+        }
+    }
+
+    fn does_not_fit(&self, id: &ModelId, least: Size, available: u64) -> EngineError {
+        let is_pinned = |(other, entry): &(&ModelId, &Entry)| *other != id && entry.pinned && entry.holding().is_some();
+        EngineError::DoesNotFit {
+            model: id.to_string(),
+            context: least.context,
+            parallel: least.parallel,
+            needed: least.bytes,
+            available,
+            pinned: self.entries.iter().filter(is_pinned).map(|(id, _)| id.to_string()).collect(),
         }
     }
 
@@ -352,6 +466,10 @@ impl Supervisor {
                     entry.used();
                 }
                 self.apply(id, Event::Loaded(generation), None);
+                let later = self.entries.get_mut(id).map(|entry| std::mem::take(&mut entry.later));
+                for (wanted, reply) in later.into_iter().flatten() {
+                    self.acquire(wanted, reply);
+                }
             }
             Err(error) => {
                 tracing::warn!(model = %id, %error, "could not be loaded");
@@ -376,6 +494,11 @@ impl Supervisor {
         }
         let error = error.unwrap_or_else(|| EngineError::Stopped { model: id.to_string() });
         self.apply_with(id, Event::Exited(generation), None, &error);
+        if let Some(entry) = self.entries.get_mut(id) {
+            for (_, reply) in entry.later.drain(..) {
+                let _ = reply.send(Err(error.clone()));
+            }
+        }
         let Some(entry) = self.entries.get_mut(id) else { return };
         if matches!(entry.state, State::Idle | State::Queued { .. }) {
             entry.worker_is_gone();
@@ -389,11 +512,11 @@ impl Supervisor {
     }
 
     fn unload(&mut self, id: &ModelId, reply: oneshot::Sender<bool>) {
+        self.orders.remove(id);
         let Some(entry) = self.entries.get_mut(id) else {
             let _ = reply.send(false);
             return;
         };
-        (entry.keep_alive, entry.pinned) = (None, false);
         entry.unloaded.push(reply);
         self.apply(id, Event::Unload, None);
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -529,6 +652,7 @@ impl Supervisor {
         for id in idle {
             tracing::info!(model = %id, "was not used for a while and leaves");
             self.counts.idle_unloads.add();
+            self.orders.remove(&id);
             self.apply(&id, Event::Unload, None);
         }
     }
@@ -539,7 +663,8 @@ impl Supervisor {
         let stops: Vec<_> = self.entries.values_mut().filter_map(|entry| entry.stop.take()).collect();
         let busy = self.entries.values().any(|entry| matches!(entry.state, State::Ready { leases: 1.., .. }));
         for entry in self.entries.values_mut() {
-            for (_, waiter) in entry.waiters.drain(..) {
+            let later = entry.later.drain(..).map(|(_, waiter)| waiter);
+            for waiter in entry.waiters.drain(..).map(|(_, waiter)| waiter).chain(later) {
                 let _ = waiter.send(Err(EngineError::ShuttingDown));
             }
         }

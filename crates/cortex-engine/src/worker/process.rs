@@ -267,7 +267,10 @@ impl Watched {
         };
         // What it wrote last may still be on its way. A process of its own may hold the pipe open, so not for long.
         let _ = tokio::time::timeout(LAST_WORDS, &mut self.last_words).await;
-        died(&self.launch.model, how, &self.tail.lock().unwrap_or_else(PoisonError::into_inner))
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who was killed from outside had no last words about it.
+        let is_killed = how.contains("SIGKILL");
+        died(&self.launch.model, how, if is_killed { String::new() } else { tail.shown() })
     }
 
     async fn how_it_ended(&mut self) -> String {

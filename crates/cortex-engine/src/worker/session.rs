@@ -1,6 +1,5 @@
 //! The conversation with one worker: requests out, answers to whom they belong.
 
-use super::lines::Tail;
 use crate::{
     EngineError,
     answer::{AnswerReader, AnswerWriter, answer},
@@ -173,6 +172,6 @@ impl Drop for Running {
 }
 
 /// The error of a worker that ended by itself.
-pub(crate) fn died(model: &ModelId, how: String, stderr: &Tail) -> EngineError {
-    EngineError::WorkerDied { model: model.to_string(), how, stderr: stderr.shown() }
+pub(crate) fn died(model: &ModelId, how: String, stderr: String) -> EngineError {
+    EngineError::WorkerDied { model: model.to_string(), how, stderr }
 }

@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use cortex_api::native::{FitAnswer, FitList, FitRequest, FitResponse, MemoryUse, ModelRequest};
-use cortex_engine::LoadSettings;
+use cortex_engine::{Engines, LoadSettings};
 use cortex_hardware::{CacheType, Cpu, Fit, Hardware, Memory, ModelShape, fit as fit_of};
 use cortex_models::{ErrorKind, ModelId};
 
@@ -33,11 +33,11 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
     };
     let load = ordered(&order, load_settings(&yaml, app.engines.load_settings()))?;
     let (engines, id) = (app.engines.clone(), model.id.clone());
-    let (shape, memory) = blocking(move || (cortex_models::shape(&weights), engines.memory_for(&id))).await?;
+    let (shape, room) = blocking(move || (cortex_models::shape(&weights), Room::of(&engines, &id))).await?;
     let (architecture, weight_bytes) =
         shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
     let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
-    Ok(Json(FitAnswer::Model(Box::new(predicted(model.id.to_string(), None, shape, load, memory)))))
+    Ok(Json(FitAnswer::Model(Box::new(predicted(model.id.to_string(), None, shape, load, &room)))))
 }
 
 /// Whether a name may be one of the hub: names of models that are not here are asked for by mistake, too.
@@ -54,11 +54,11 @@ async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitA
     let shapes = shapes.ok_or_else(unknown)?;
     let engines = app.engines.clone();
     let nobody = ModelId::existing(name);
-    let memory = blocking(move || engines.memory_for(&nobody)).await?;
+    let room = blocking(move || Room::of(&engines, &nobody)).await?;
     let mut data: Vec<FitResponse> = shapes
         .models
         .iter()
-        .map(|it| predicted(it.model.clone(), it.quantization.clone(), it.shape.clone(), load, memory))
+        .map(|it| predicted(it.model.clone(), it.quantization.clone(), it.shape.clone(), load, &room))
         .collect();
     if !shapes.is_choice {
         return Ok(Json(FitAnswer::Model(Box::new(data.remove(0)))));
@@ -74,13 +74,30 @@ async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitA
     })))
 }
 
+/// What a model could have.
+struct Room {
+    /// The memory, when all models have left that may.
+    memory: Memory,
+    /// What the system says is available now.
+    available: u64,
+    /// The models that stay.
+    pinned: Vec<String>,
+}
+
+impl Room {
+    fn of(engines: &Engines, id: &ModelId) -> Self {
+        let pinned = engines.pinned().iter().filter(|pinned| *pinned != id).map(ToString::to_string).collect();
+        Self { memory: engines.memory_for(id), available: Memory::probe().available, pinned }
+    }
+}
+
 /// The prediction for one model.
 fn predicted(
     model: String,
     quantization: Option<String>,
     shape: ModelShape,
     load: LoadSettings,
-    memory: Memory,
+    room: &Room,
 ) -> FitResponse {
     let trained_context = shape.architecture.as_ref().map(|it| it.trained_context).filter(|&trained| trained > 0);
     let shape = ModelShape {
@@ -90,8 +107,11 @@ fn predicted(
         cache_type: CacheType::F16,
         ..shape
     };
-    let fit = fit_of(&shape, &Hardware { cpu: Cpu::default(), memory });
-    let (verdict, loads) = verdict(&shape, &fit, load);
+    let fit = fit_of(&shape, &Hardware { cpu: Cpu::default(), memory: room.memory });
+    let (mut verdict, loads) = verdict(&shape, &fit, load);
+    if !fit.fits() && !room.pinned.is_empty() {
+        verdict = format!("{verdict}; pinned models keep their memory: {}", room.pinned.join(", "));
+    }
     FitResponse {
         object: "fit".into(),
         model,
@@ -101,7 +121,7 @@ fn predicted(
         memory: MemoryUse { weights: fit.weights, cache: fit.cache, compute: fit.compute, output: fit.output },
         process: fit.process,
         needed: fit.needed,
-        available: memory.available,
+        available: room.available,
         budget: fit.budget,
         fits: fit.fits(),
         loads,

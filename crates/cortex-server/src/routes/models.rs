@@ -17,7 +17,7 @@ use axum::{
     http::HeaderMap,
 };
 use cortex_api::{
-    native::{LoadedModel, LoadedModels, MemoryLedger, MemoryUse, Message, ModelRequest},
+    native::{LoadedModel, LoadedModels, MemoryLedger, MemoryUse, Message, ModelRequest, StartResponse},
     worker::{Buffer, BufferKind},
 };
 use cortex_engine::{LoadSettings, Phase};
@@ -27,14 +27,24 @@ use serde::Deserialize;
 use std::{sync::Arc, time::SystemTime};
 
 /// Loads a model and keeps it until it is stopped, or for the time that the request says.
-pub(crate) async fn start(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Json<Message>, ApiError> {
+pub(crate) async fn start(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<StartResponse>, ApiError> {
     let request: ModelRequest = json::required(&headers, &body)?;
     let name = request.model.clone().ok_or_else(|| missing_field("model"))?;
     let (model, yaml, weights) = find(&app, &name).await.map_err(bad_request)?;
     let load = ordered(&request, load_settings(&yaml, app.engines.load_settings()))?;
     let keep_alive = keep_alive(request.keep_alive.as_ref())?.unwrap_or(KeepAlive::Forever);
-    app.engines.start_model(&model.id, &weights, load, keep_alive).await?;
-    Ok(Json(Message { message: "Started successfully!".into() }))
+    let started = app.engines.start_model(&model.id, &weights, load, (keep_alive, request.pin)).await?;
+    Ok(Json(StartResponse {
+        message: "Started successfully!".into(),
+        context_length: started.0,
+        parallel: started.1,
+        requested_context_length: load.context_length,
+        requested_parallel: load.parallel,
+    }))
 }
 
 /// What a start request orders. What differs from the stored settings is an order, and is not cut to what fits; clients
@@ -55,7 +65,6 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
         threads: order("cpu_threads", request.cpu_threads.filter(|&threads| threads > 0), stored.threads, 512)?,
         fixed_context: context_length != stored.context_length,
         fixed_parallel: parallel != stored.parallel,
-        pin: request.pin.unwrap_or(stored.pin),
         ..stored
     })
 }
@@ -66,10 +75,11 @@ pub async fn preload(app: App, names: Vec<String>) {
         let loaded = async {
             let (model, yaml, weights) = find(&app, &name).await?;
             let load = load_settings(&yaml, app.engines.load_settings());
-            app.engines.start_model(&model.id, &weights, load, KeepAlive::Forever).await.map_err(ApiError::from)
+            let started = app.engines.start_model(&model.id, &weights, load, (KeepAlive::Forever, None)).await;
+            started.map_err(ApiError::from)
         };
         if let Err(error) = loaded.await {
-            tracing::warn!(model = %name, error = %error.body.message, "of preloadModels cannot be loaded");
+            tracing::warn!(model = %name, error = %error.body.message, "a model of preloadModels cannot be loaded");
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::run::blocking;
 use crate::{
     App,
+    convert::load_settings,
     error::ApiError,
     json::{self, Asked},
 };
@@ -246,12 +247,17 @@ async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Res
     })
     .await?;
     match changed {
-        Ok(model) => Ok(Json(UpdateResponse {
-            result: "Updated successfully!".into(),
-            model_handle: model.id.to_string(),
-            message: format!("Successfully update model ID '{}': {shown:#}", model.id),
-            ignored,
-        })),
+        Ok(model) => {
+            if let Some(yaml) = model.yaml() {
+                app.engines.settings_changed(&model.id, load_settings(&yaml, app.engines.load_settings()));
+            }
+            Ok(Json(UpdateResponse {
+                result: "Updated successfully!".into(),
+                model_handle: model.id.to_string(),
+                message: format!("Successfully update model ID '{}': {shown:#}", model.id),
+                ignored,
+            }))
+        }
         Err(error) => Err(update_error(&error, &id)),
     }
 }

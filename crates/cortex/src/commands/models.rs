@@ -9,7 +9,7 @@ use crate::{
 };
 use cortex_api::native::{
     DeleteResponse, List, LoadedModel, LoadedModels, Message, ModelRequest, ReindexRequest, ReindexResponse,
-    UpdateResponse,
+    StartResponse, UpdateResponse,
 };
 use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -108,9 +108,16 @@ pub(crate) async fn start(context: &Context<'_>, arguments: StartArguments) -> R
         pin: arguments.pin.then_some(true),
         ..ModelRequest::default()
     };
-    let answer: Message = context.client.post("/v1/models/start", &request).await?;
+    let answer: StartResponse = context.client.post("/v1/models/start", &request).await?;
     if context.printer.json {
         return context.printer.line(&serde_json::json!(answer).to_string());
+    }
+    let asked = (answer.requested_parallel, answer.requested_context_length);
+    if (answer.parallel, answer.context_length) != asked {
+        context.printer.note(&format!(
+            "it has {} × {} tokens of context; {} × {} were asked for, which is more than it was trained with or than fits into memory",
+            answer.parallel, answer.context_length, asked.0, asked.1
+        ));
     }
     context.printer.line(&format!("{id} model started successfully. Use `cortex run {id}` for interactive chat shell"))
 }
@@ -155,9 +162,9 @@ pub(crate) async fn ps(context: &Context<'_>) -> Result<(), CliError> {
                 bytes(model.ram),
                 bytes(model.vram),
                 format!("{} × {}", model.parallel, model.context_length),
-                match model.waiting {
-                    0 => model.requests.to_string(),
-                    waiting => format!("{} (+{waiting} waiting)", model.requests),
+                match (model.requests.min(model.parallel as usize), model.waiting) {
+                    (running, 0) => running.to_string(),
+                    (running, waiting) => format!("{running} (+{waiting} waiting)"),
                 },
                 age(model.start_time),
                 leaves(model),

@@ -196,7 +196,7 @@ async fn models_on_the_hub_are_predicted_from_the_first_bytes_of_their_files() {
     for (name, status, code) in [
         ("maker/empty", 400, "not_gguf"),
         ("maker/many-tokens-GGUF:Q5_K_M", 400, "no_such_file"),
-        ("maker/nothing-like-it", 404, "repository_not_found"),
+        ("maker/nothing-like-it", 400, "model_not_found"),
         ("not-here", 404, "model_not_found"),
     ] {
         let (answered, body) = ask(json!({"model": name})).await;

@@ -237,29 +237,137 @@ async fn a_model_stays_as_long_as_a_request_its_settings_or_the_daemon_say() {
         body
     };
     let idle = |models: &Value| models["data"][0]["requests"] == 0;
-    assert_eq!(ask(&daemon, "a").await.0, 200);
-    assert_eq!(leaves_in(&until(&daemon, LOADED, idle).await), Some(10));
+    let plain = async || {
+        assert_eq!(ask(&daemon, "a").await.0, 200);
+        leaves_in(&until(&daemon, LOADED, idle).await)
+    };
+    assert_eq!(plain().await, Some(10));
+    // A change of the settings counts at once.
     let (status, body) = patch(&daemon, "a", &json!({"keep_alive": "20m"})).await;
     assert_eq!(status, 200, "{body}");
-    // What is loaded keeps what it was loaded with; a request changes it.
+    until(&daemon, LOADED, |models| leaves_in(models) == Some(20)).await;
+    // What a request says counts for itself.
     for (value, minutes) in [(json!("1h"), Some(60)), (json!(90), Some(2)), (json!(-1), None)] {
         assert_eq!(post(&daemon, "/v1/chat/completions", &with_keep_alive(value)).await.0, 200);
         assert_eq!(leaves_in(&until(&daemon, LOADED, idle).await), minutes);
     }
+    assert_eq!(plain().await, Some(20));
     assert_eq!(post(&daemon, "/v1/chat/completions", &with_keep_alive(json!(0))).await.0, 200);
     until(&daemon, ALL, |models| ids(models).is_empty()).await;
-    assert_eq!(ask(&daemon, "a").await.0, 200);
-    assert_eq!(leaves_in(&until(&daemon, LOADED, idle).await), Some(20));
+    assert_eq!(plain().await, Some(20));
     let (status, body) = post(&daemon, "/v1/chat/completions", &with_keep_alive(json!("soon"))).await;
     assert_eq!((status, &body["error"]["param"]), (400, &json!("keep_alive")), "{body}");
     let (status, body) = patch(&daemon, "a", &json!({"keep_alive": "soon"})).await;
     assert_eq!(status, 400, "{body}");
 
+    // An order holds until the model is stopped.
     let started = daemon.cli(&["models", "start", "a", "--keep-alive", "5m"]).output().unwrap();
     assert!(started.status.success());
-    assert_eq!(leaves_in(&get(&daemon, LOADED).await.1), Some(5));
+    assert_eq!(plain().await, Some(5));
     assert_eq!(post(&daemon, "/v1/models/start", &json!({"model": "a"})).await.0, 200);
-    assert_eq!(leaves_in(&get(&daemon, LOADED).await.1), None);
+    assert_eq!(plain().await, None);
+    assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": "a"})).await.0, 200);
+    assert_eq!(plain().await, Some(20));
+}
+
+#[tokio::test]
+async fn a_pin_counts_at_once_and_outlives_the_worker() {
+    let daemon = with("maxLoadedModels: 2\n", &["a", "b", "c"]).await;
+    for model in ["a", "b"] {
+        assert_eq!(ask(&daemon, model).await.0, 200);
+    }
+    assert_eq!(patch(&daemon, "a", &json!({"pin": true})).await.0, 200);
+    assert_eq!(ask(&daemon, "c").await.0, 200);
+    assert_eq!(ids(&get(&daemon, LOADED).await.1), ["a", "c"]);
+    assert_eq!(patch(&daemon, "a", &json!({"pin": false})).await.0, 200);
+    for model in ["c", "b"] {
+        assert_eq!(ask(&daemon, model).await.0, 200);
+    }
+    assert_eq!(ids(&get(&daemon, LOADED).await.1), ["b", "c"]);
+
+    let order = json!({"model": "b", "pin": true, "ctx_len": 1024});
+    let (status, started) = post(&daemon, "/v1/models/start", &order).await;
+    assert_eq!((status, &started["context_length"]), (200, &json!(1024)), "{started}");
+    let (_, models) = get(&daemon, LOADED).await;
+    let worker = models["data"][0]["pid"].as_u64().unwrap();
+    assert!(std::process::Command::new("kill").args(["-9", &worker.to_string()]).status().unwrap().success());
+    until(&daemon, ALL, |models| ids(models) == ["c"]).await;
+    assert_eq!(ask(&daemon, "b").await.0, 200);
+    let one = get(&daemon, LOADED).await.1["data"][0].clone();
+    assert_eq!((&one["pinned"], &one["context_length"]), (&json!(true), &json!(1024)), "{one}");
+    assert_eq!(post(&daemon, "/v1/models/start", &json!({"model": "b", "pin": false})).await.0, 200);
+    until(&daemon, LOADED, |models| models["data"][0]["pinned"] == false).await;
+}
+
+#[tokio::test]
+async fn an_order_is_carried_out_whatever_else_the_model_does() {
+    let daemon = with("", &["a", "[slow]"]).await;
+    // While it is being loaded in another way.
+    let mut chat = ask_meanwhile(&daemon, "[slow]");
+    until(&daemon, ALL, |models| models["data"][0]["state"] == "loading").await;
+    let order = |model: &str, tokens: u32| json!({"model": model, "ctx_len": tokens});
+    let (status, started) = post(&daemon, "/v1/models/start", &order("[slow]", 1024)).await;
+    assert_eq!((status, &started["context_length"]), (200, &json!(1024)), "{started}");
+    assert_eq!(chat.join_next().await.unwrap().unwrap(), 200);
+
+    // While it answers, with more requests to come.
+    let stream = hold(&daemon, "a").await;
+    let url = daemon.url("/v1/models/start");
+    let mut starting = JoinSet::new();
+    let body = order("a", 2048);
+    starting.spawn(async move { client().post(url).json(&body).send().await.unwrap().json::<Value>().await.unwrap() });
+    until(&daemon, ALL, |models| models["data"].as_array().unwrap().iter().any(|it| it["state"] == "leaving")).await;
+    let mut chat = ask_meanwhile(&daemon, "a");
+    until(&daemon, ALL, |models| models["data"].as_array().unwrap().iter().any(|it| it["waiting"] == 2)).await;
+    drop(stream);
+    assert_eq!(starting.join_next().await.unwrap().unwrap()["context_length"], 2048);
+    assert_eq!(chat.join_next().await.unwrap().unwrap(), 200);
+}
+
+#[tokio::test]
+async fn what_was_cut_is_given_when_there_is_room_again() {
+    let limit = needed(8192, 4).await + needed(8192, 1).await / 2;
+    let daemon = with(&format!("memoryLimitBytes: {limit}\n"), &["a", "b"]).await;
+    assert_eq!(post(&daemon, "/v1/models/start", &json!({"model": "b", "pin": true, "n_parallel": 1})).await.0, 200);
+    assert_eq!(ask(&daemon, "a").await.0, 200);
+    let parallel = |models: &Value| models["data"][0]["parallel"].as_u64().unwrap();
+    assert!(parallel(&get(&daemon, LOADED).await.1) < 4);
+    // Nothing is gained yet, so it is not loaded anew.
+    let before = get(&daemon, LOADED).await.1["data"][0]["pid"].clone();
+    let (_, started) = post(&daemon, "/v1/models/start", &json!({"model": "a", "n_parallel": 4})).await;
+    assert!(started["parallel"].as_u64() < started["requested_parallel"].as_u64(), "{started}");
+    assert_eq!(get(&daemon, LOADED).await.1["data"][0]["pid"], before);
+    assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": "b"})).await.0, 200);
+    let (_, started) = post(&daemon, "/v1/models/start", &json!({"model": "a", "n_parallel": 4})).await;
+    assert_eq!(started["parallel"], 4, "{started}");
+}
+
+#[tokio::test]
+async fn a_prompt_that_needs_the_context_that_was_cut_gets_it_when_there_is_room_again() {
+    let daemon = TestDaemon::start();
+    import(&daemon).await;
+    let mut sum = 0;
+    for context in [1024, 512] {
+        let asked = json!({"model": MODEL, "ctx_len": context, "n_parallel": 1});
+        sum += post(&daemon, "/v1/models/fit", &asked).await.1["needed"].as_u64().unwrap();
+    }
+    drop(daemon);
+    let settings = format!("memoryLimitBytes: {sum}\ncontextLength: 2048\nparallel: 1\n");
+    let daemon = TestDaemon::with(Options { settings: Some(settings), ..Options::default() });
+    import(&daemon).await;
+    let second = json!({"model": "second", "modelPath": dist::model()});
+    assert_eq!(post(&daemon, "/v1/models/import", &second).await.0, 200);
+    let (status, body) =
+        post(&daemon, "/v1/models/start", &json!({"model": "second", "pin": true, "ctx_len": 512})).await;
+    assert_eq!(status, 200, "{body}");
+    let mut long = question(&"lorem ipsum ".repeat(240));
+    long["max_tokens"] = json!(1);
+    let (status, body) = post(&daemon, "/v1/chat/completions", &long).await;
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("context_length_exceeded")), "{body}");
+    assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": "second"})).await.0, 200);
+    let (status, body) = post(&daemon, "/v1/chat/completions", &long).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(get(&daemon, LOADED).await.1["data"][0]["context_length"], 2048);
 }
 
 #[tokio::test]
