@@ -270,6 +270,17 @@ pub(crate) struct Context<'model> {
     batch_size: u32,
 }
 
+/// Tells llama.cpp that a batch gives no more results than there are sequences: without it, room is set aside for the result
+/// of every token of a batch, which is most of the buffer of a model with many tokens.
+fn set_most_outputs(params: &mut LlamaContextParams, sequences: u32) {
+    // The safe layer has no setter for it. The pinned version's only field is this structure.
+    const _: () = assert!(size_of::<LlamaContextParams>() == size_of::<llama_cpp_sys_2::llama_context_params>());
+    // SAFETY: the parameters consist of nothing but this structure, so it begins where they do.
+    unsafe {
+        (*std::ptr::from_mut(params).cast::<llama_cpp_sys_2::llama_context_params>()).n_outputs_max = sequences;
+    }
+}
+
 impl<'model> Context<'model> {
     /// Allocates `sequences` × `sequence_length` cells.
     pub(crate) fn new(
@@ -283,7 +294,7 @@ impl<'model> Context<'model> {
         };
         let batch_size = load.batch.clamp(32, 4096).max(sequences);
         let threads = |count: u32| i32::try_from(count.clamp(1, 512)).unwrap_or(1);
-        let params = LlamaContextParams::default()
+        let mut params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_seq_max(sequences)
             .with_n_batch(batch_size)
@@ -292,6 +303,7 @@ impl<'model> Context<'model> {
             .with_n_threads_batch(threads(load.threads_batch))
             .with_kv_unified(false)
             .with_no_perf(true);
+        set_most_outputs(&mut params, sequences);
         let inner = model
             .new_context(engine, params)
             .map_err(|why| LlamaError(format!("no memory for {sequences} × {sequence_length} tokens: {why}")))?;
@@ -309,6 +321,10 @@ impl<'model> Context<'model> {
     pub(crate) fn compute(&mut self, entries: &[Entry]) -> Result<(), LlamaError> {
         if entries.is_empty() || entries.len() > self.batch_size() {
             return error(format!("a batch of {} entries; 1 to {} are possible", entries.len(), self.batch_size));
+        }
+        let results = entries.iter().filter(|entry| entry.wants_logits).count();
+        if results > self.sequences as usize {
+            return error(format!("{results} results of one batch; each of {} sequences has one", self.sequences));
         }
         self.batch.clear();
         for entry in entries {
