@@ -310,21 +310,27 @@ def run(arguments):
     pairs([line("model not loaded, first text", "s", "≤ 1.0 ×", "lower", 1.0)], load)
     ours.stop()
 
+    result = described(f"scripts/bench.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {threads}", model,
+                       arguments.peer, {"cortex": f"threads={threads}, parallel=streams, contextLength={CONTEXT}",
+                                        "llama-server": f"-t {threads} -np STREAMS -c {CONTEXT}*STREAMS"}, lines)
+    publish(result, RESULTS, (BEGIN, END), table)
+
+
+def described(command, model, peer, flags, lines):
+    """What was measured, with all that it was measured with."""
     cpu = next((text.split(":")[1].strip() for text in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
                 if text.startswith("model name")), platform.machine())
-    version = subprocess.run([arguments.peer, "--version"], capture_output=True, text=True).stderr.strip()
+    version = subprocess.run([peer, "--version"], capture_output=True, text=True).stderr.strip()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    result = {
-        "command": f"scripts/bench.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {threads}",
+    return {
+        "command": command,
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "model": model.name,
         "versions": {"cortex": commit.strip(), "llama-server": " ".join(version.split())},
-        "flags": {"cortex": f"threads={threads}, parallel=streams, contextLength={CONTEXT}",
-                  "llama-server": f"-t {threads} -np STREAMS -c {CONTEXT}*STREAMS"},
+        "flags": flags,
         "lines": lines,
     }
-    publish(result, RESULTS, (BEGIN, END), table)
 
 
 def interval(values):

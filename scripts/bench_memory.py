@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import pathlib
-import platform
 import shutil
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ import tempfile
 import threading
 import time
 
-from bench import ROOT, Server, check_shown, free_port, line, publish, table
+from bench import ROOT, Server, check_shown, described, free_port, line, publish, table
 
 RESULTS = ROOT / "bench/results/memory.json"
 BEGIN, END = "<!-- memory:begin -->", "<!-- memory:end -->"
@@ -176,19 +175,10 @@ def run(arguments):
         shutil.rmtree(folder, ignore_errors=True)
     predictions(arguments, model, lines)
     questions(arguments, model, lines)
-    cpu = next(text.split(":")[1].strip() for text in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("model name"))
-    version = subprocess.run([arguments.peer, "--version"], capture_output=True, text=True).stderr.strip()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    result = {
-        "command": f"scripts/bench_memory.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {arguments.threads}",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "model": model.name,
-        "versions": {"cortex": commit.strip(), "llama-server": " ".join(version.split())},
-        "flags": {"cortex": f"threads={arguments.threads}, parallel=1, contextLength={CONTEXT}, maxLoadedModels=1",
-                  "llama-server": f"--models-max 1 -t {arguments.threads} -np 1 -c {CONTEXT}"},
-        "lines": lines,
-    }
+    threads = arguments.threads
+    result = described(f"scripts/bench_memory.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {threads}", model,
+                       arguments.peer, {"cortex": f"threads={threads}, parallel=1, contextLength={CONTEXT}, maxLoadedModels=1",
+                                        "llama-server": f"--models-max 1 -t {threads} -np 1 -c {CONTEXT}"}, lines)
     publish(result, RESULTS, (BEGIN, END), shown)
 
 

@@ -2,28 +2,30 @@
 //! [`admission::plan`] what follows for memory, and starts the actions in tasks of their own; it never awaits IO.
 
 mod entry;
+mod loading;
+mod room;
 mod view;
 
 pub use view::{Count, Counts, LoadedModel, Phase};
 
 use crate::{
     Config, EngineError, LoadSettings, Tasks,
-    admission::{self, Room, Shortage},
+    admission::{self, Room},
     failures::Failures,
     lease::Lease,
     ledger,
-    need::{Need, Size},
+    need::Need,
     slot_state::{Action, Event, Generation, State, step},
     variants::{VariantReport, Variants},
-    worker::{Launch, Session, load},
+    worker::Session,
 };
-use cortex_api::worker::Load;
 use cortex_hardware::{Cpu, Memory, ModelShape};
 use cortex_models::{KeepAlive, ModelId};
 use entry::{Entry, Measure};
+use loading::{reported, shape};
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -238,7 +240,7 @@ impl Supervisor {
         let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(weights.clone(), load));
         (entry.load.keep_alive, entry.load.pin) = (load.keep_alive, load.pin);
         // An order's is in mind by itself.
-        entry.keep_alive = if purpose == Purpose::Answer || purpose == Purpose::MoreRoom { keep_alive } else { None };
+        entry.keep_alive = if matches!(purpose, Purpose::Order { .. }) { None } else { keep_alive };
         entry.demand.asked(self.began.elapsed());
         self.settle(&id);
         match self.entries.get(&id).map(|entry| entry.state) {
@@ -269,52 +271,6 @@ impl Supervisor {
         let order = self.orders.get(id);
         entry.pinned = order.and_then(|order| order.pin).unwrap_or(entry.load.pin);
         entry.ordered_keep_alive = order.and_then(|order| order.keep_alive);
-    }
-
-    /// Whether a loaded model would get another size now: what is ordered differs, or more fits than it has.
-    fn has_other_size(&self, id: &ModelId, load: LoadSettings) -> bool {
-        let Some(entry) = self.entries.get(id) else { return false };
-        let (Some(session), Measure::Known(need), Some(size)) = (&entry.session, &entry.measure, entry.size) else {
-            return false;
-        };
-        let need = need.with(load);
-        let whole = need.whole();
-        let facts = (session.facts.context_length, session.facts.parallel);
-        if facts == (whole.context, whole.parallel) {
-            return false;
-        }
-        if load.fixed_context && facts.0 != whole.context || load.fixed_parallel && facts.1 != whole.parallel {
-            return true;
-        }
-        // Nobody has to leave for it.
-        let is_more = |larger: Size| (larger.context, larger.parallel) > (size.context, size.parallel);
-        need.within(self.room_beside(id, |_| true)).is_some_and(is_more)
-    }
-
-    /// Whether a model that is loaded could be loaded in another way.
-    fn could_be(&self, id: &ModelId, load: LoadSettings) -> Result<(), EngineError> {
-        let Some(Measure::Known(need)) = self.entries.get(id).map(|entry| &entry.measure) else { return Ok(()) };
-        let most = self.room_beside(id, |entry| entry.pinned);
-        let need = need.with(load);
-        match need.within(most) {
-            Some(_) => Ok(()),
-            None => Err(self.does_not_fit(id, need.least(), most)),
-        }
-    }
-
-    /// Bytes that a model could have beside those others that stay.
-    fn room_beside(&self, id: &ModelId, stays: impl Fn(&Entry) -> bool) -> u64 {
-        let mut memory = Memory::probe();
-        let mut staying = Vec::new();
-        for (other, entry) in &self.entries {
-            let Some(holding) = entry.holding() else { continue };
-            if other != id && stays(entry) {
-                staying.push(holding);
-            } else {
-                memory.available = memory.available.saturating_add(holding.taken).min(memory.total);
-            }
-        }
-        u64::try_from(ledger::free(memory, self.config.memory_limit, &staying)).unwrap_or(0)
     }
 
     /// Whether a request may join those that wait.
@@ -423,30 +379,6 @@ impl Supervisor {
                 let shape = tokio::task::spawn_blocking(move || shape(&weights)).await.unwrap_or_default();
                 let _ = commands.send(Command::Measured { id, number, shape });
             });
-        }
-    }
-
-    fn shortage(&self, id: &ModelId, shortage: Shortage) -> EngineError {
-        let pinned = || self.entries.iter().filter(|(_, entry)| entry.pinned && entry.holding().is_some());
-        let least = match self.entries.get(id).map(|entry| &entry.measure) {
-            Some(Measure::Known(need)) => need.least(),
-            _ => Size { context: 0, parallel: 0, bytes: 0 },
-        };
-        match shortage {
-            Shortage::Places => EngineError::Overloaded { loaded: pinned().count() },
-            Shortage::Memory(available) => self.does_not_fit(id, least, available),
-        }
-    }
-
-    fn does_not_fit(&self, id: &ModelId, least: Size, available: u64) -> EngineError {
-        let is_pinned = |(other, entry): &(&ModelId, &Entry)| *other != id && entry.pinned && entry.holding().is_some();
-        EngineError::DoesNotFit {
-            model: id.to_string(),
-            context: least.context,
-            parallel: least.parallel,
-            needed: least.bytes,
-            available,
-            pinned: self.entries.iter().filter(is_pinned).map(|(id, _)| id.to_string()).collect(),
         }
     }
 
@@ -583,62 +515,6 @@ impl Supervisor {
         }
     }
 
-    fn start_worker(&mut self, id: &ModelId, generation: Generation) {
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        let Some(size) = entry.size else { return };
-        let (stop_sender, stop) = oneshot::channel();
-        entry.stop = Some(stop_sender);
-        entry.session = None;
-        let load_settings = entry.load;
-        let weights = entry.weights.clone();
-        let (config, commands, id) = (self.config.clone(), self.commands.clone(), id.clone());
-        let (variants, report, tasks) = (Arc::clone(&self.variants), self.report.clone(), self.tasks.clone());
-        let cores = u32::try_from(self.cores).unwrap_or(1);
-        let died = self.variant_died.take();
-        tracing::info!(model = %id, context = size.context, parallel = size.parallel, bytes = size.bytes, "loading");
-        self.tasks.spawn(async move {
-            let backend = {
-                let mut variants = variants.lock().await;
-                let backend =
-                    if config.worker_program.is_file() { variants.choose(died.as_deref()).await } else { None };
-                report.send_replace(Arc::new(variants.report().clone()));
-                backend
-            };
-            let result = match backend {
-                None if config.worker_program.is_file() => Err(EngineError::NoVariant),
-                None => Err(EngineError::WorkerMissing { program: config.worker_program.clone() }),
-                Some(backend) => {
-                    let threads = if load_settings.threads == 0 { cores } else { load_settings.threads };
-                    let launch = Launch {
-                        program: config.worker_program,
-                        model: id.clone(),
-                        load: Load {
-                            model: text(&weights),
-                            backends: vec![text(&backend)],
-                            context_length: size.context,
-                            parallel: size.parallel,
-                            is_exact: load_settings.fixed_context || load_settings.fixed_parallel,
-                            threads,
-                            threads_batch: threads,
-                            batch: config.batch,
-                        },
-                        silence_limit: config.silence_limit,
-                    };
-                    let (started, exits) = ((commands.clone(), id.clone()), (commands.clone(), id.clone()));
-                    let on_start = move |pid| {
-                        let _ = started.0.send(Command::Started { id: started.1, generation, pid });
-                    };
-                    let on_exit = move |error| {
-                        let _ = exits.0.send(Command::Exited { id: exits.1, generation, error });
-                    };
-                    load(launch, &tasks, stop, on_start, on_exit).await
-                }
-            };
-            // A supervisor that is gone has ended its workers.
-            let _ = commands.send(Command::Loaded { id, generation, result });
-        });
-    }
-
     /// When the next model has been unused for long enough.
     fn next_idle(&self) -> Option<Instant> {
         self.entries.values().filter_map(|entry| entry.leaves_at(self.config.keep_alive)).min()
@@ -713,28 +589,4 @@ async fn sleep_until(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
-}
-
-/// How a model is built, as far as its file says it.
-fn shape(weights: &Path) -> ModelShape {
-    if let Ok((architecture, weight_bytes)) = cortex_models::shape(weights) {
-        return ModelShape { weight_bytes, architecture, ..ModelShape::default() };
-    }
-    // The engine may understand it all the same; if not, it says why better than we could.
-    let weight_bytes = fs_err::metadata(weights).map_or(0, |metadata| metadata.len());
-    ModelShape { weight_bytes, ..ModelShape::default() }
-}
-
-/// Bytes of memory that a worker has and will have; `None` when it reports nothing.
-fn reported(session: &Session, measure: &Measure) -> Option<u64> {
-    let buffers: u64 = session.facts.buffers.iter().map(|buffer| buffer.bytes).sum();
-    let process = match measure {
-        Measure::Known(need) => need.process_bytes(),
-        Measure::Unknown | Measure::Asked(_) => 0,
-    };
-    (buffers > 0).then(|| buffers.saturating_add(process))
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

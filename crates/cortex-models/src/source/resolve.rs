@@ -11,14 +11,11 @@ use crate::{
     pull::plan::{self, Listed, Offer, PREFERENCE, PlannedFile, PullPlan, Role},
     shards::split_stem,
 };
-use cortex_hardware::{Architecture, Hardware, ModelShape, fit};
-use std::{path::PathBuf, sync::Arc};
+use cortex_hardware::{Hardware, ModelShape, fit};
+use std::path::PathBuf;
 
 /// The context that a chosen model must have room for.
 const CONTEXT: u32 = 4096;
-
-/// Headers that are read of one repository at most: it may hold models of many kinds.
-const MOST_HEADERS: usize = 4;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -225,39 +222,7 @@ impl SourceError {
 #[derive(Clone)]
 pub(crate) struct Resolver {
     pub(crate) outbound: Outbound,
-    headers: Headers,
-}
-
-/// The models that a name stands for, each with what its header says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OfferedShapes {
-    /// In the order of their names.
-    pub models: Vec<OfferedShape>,
-    /// Whether the name leaves a choice.
-    pub is_choice: bool,
-}
-
-/// One model on the hub.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OfferedShape {
-    /// How it is pulled.
-    pub model: String,
-    /// The name of its first file.
-    pub name: String,
-    /// Its quantisation, as its name has it.
-    pub quantization: Option<String>,
-    /// Its weights and how it is built, as far as that is known.
-    pub shape: ModelShape,
-}
-
-impl OfferedShapes {
-    /// Which of them to take when `fits` says which fit: its place, and why.
-    pub fn recommended(&self, fits: impl Fn(&OfferedShape) -> bool) -> (Option<usize>, &'static str) {
-        let fitting: Vec<usize> = (0..self.models.len()).filter(|&at| fits(&self.models[at])).collect();
-        let kinds = |at: usize| self.models[at].quantization.as_deref();
-        let (at, why) = best(&fitting, kinds, |at| self.models[at].shape.weight_bytes);
-        (at, why)
-    }
+    pub(super) headers: Headers,
 }
 
 /// What was found.
@@ -272,55 +237,6 @@ pub(crate) enum Resolved {
 impl Resolver {
     pub(crate) fn new(outbound: Outbound) -> Self {
         Self { outbound, headers: Headers::default() }
-    }
-
-    /// What the headers say of the models that a name stands for. `None` when it is no name of something on the hub.
-    pub(crate) async fn shapes(&self, model: &str) -> Result<Option<OfferedShapes>, SourceError> {
-        let (repository, revision, which) = match reference::parse(model, self.outbound.endpoint())? {
-            Reference::File { repository, revision, path } => (repository, revision, Some(path)),
-            Reference::Repository { repository, revision, wanted } => (repository, revision, wanted),
-            Reference::LocalFile(_) | Reference::Url(_) | Reference::Handle { .. } => return Ok(None),
-        };
-        let listing = self.listing(&repository, revision.as_deref().unwrap_or("main")).await?;
-        let offers = plan::offers(&listing.files);
-        let chosen: Vec<&Offer> = match &which {
-            None if offers.is_empty() => return Err(SourceError::NotGguf { repository: repository.to_string() }),
-            None => offers.iter().collect(),
-            Some(wanted) => match find_file(&listing, &repository, wanted) {
-                Ok(offer) => offers.iter().filter(|it| it.name() == offer.name()).collect(),
-                Err(_) => vec![find_wanted(&offers, &repository, wanted)?],
-            },
-        };
-        let mut models = Vec::new();
-        // Quantisations of one model are built alike: one header tells of all of them.
-        let mut known: Vec<(String, Option<Arc<Architecture>>)> = Vec::new();
-        for offer in &chosen {
-            let family = family(offer);
-            let architecture = match known.iter().find(|(name, _)| *name == family) {
-                Some((_, architecture)) => architecture.clone(),
-                None if known.len() >= MOST_HEADERS => None,
-                None => {
-                    let first = &offer.files[0];
-                    let url = huggingface::file_url(&self.outbound, &repository, &listing.commit, &first.path);
-                    let name = format!("{repository} {} {family}", listing.commit);
-                    let read = self.headers.architecture(name, &self.outbound, (&url, first.size)).await;
-                    let architecture = read.map_err(|error| of_hub(error, &repository, "main", vec![]))?;
-                    known.push((family, architecture.clone()));
-                    architecture
-                }
-            };
-            models.push(OfferedShape {
-                model: format!("{}:{}:{}", repository.author, repository.name, offer.name()),
-                name: offer.name().to_owned(),
-                quantization: offer.quantization.clone(),
-                shape: ModelShape {
-                    weight_bytes: offer.bytes(),
-                    architecture: architecture.as_deref().cloned(),
-                    ..ModelShape::default()
-                },
-            });
-        }
-        Ok(Some(OfferedShapes { models, is_choice: which.is_none() }))
     }
 
     /// The plan for a request. Asks the hub.
@@ -542,7 +458,7 @@ pub(crate) fn folder(parts: &[&str]) -> String {
     path
 }
 
-fn find_file(listing: &Listing, repository: &Repository, path: &str) -> Result<Offer, SourceError> {
+pub(super) fn find_file(listing: &Listing, repository: &Repository, path: &str) -> Result<Offer, SourceError> {
     let offers = plan::offers(&listing.files);
     if let Some(offer) = offers.iter().find(|offer| offer.files.iter().any(|file| file.path == path)) {
         return Ok(offer.clone());
@@ -573,7 +489,7 @@ fn find_file(listing: &Listing, repository: &Repository, path: &str) -> Result<O
 }
 
 /// `Q4_K_M`, or a part of a name that only one has.
-fn find_wanted<'offers>(
+pub(super) fn find_wanted<'offers>(
     offers: &'offers [Offer],
     repository: &Repository,
     wanted: &str,
@@ -602,15 +518,6 @@ fn fits(offer: &Offer, hardware: &Hardware) -> bool {
     fit(&shape(offer), hardware).fits()
 }
 
-/// What the quantisations of one model have in common in their names.
-fn family(offer: &Offer) -> String {
-    let name = offer.name().to_lowercase();
-    match &offer.quantization {
-        Some(kind) => name.replace(&kind.to_lowercase(), ""),
-        None => name,
-    }
-}
-
 /// Which model to take when nobody chose, and why.
 fn choose(offers: &[Offer], hardware: &Hardware) -> (Option<usize>, String) {
     let fitting: Vec<usize> = (0..offers.len()).filter(|&at| fits(&offers[at], hardware)).collect();
@@ -627,7 +534,7 @@ fn choose(offers: &[Offer], hardware: &Hardware) -> (Option<usize>, String) {
 }
 
 /// The first in the order of preference of those that fit, else the largest.
-fn best<'kinds>(
+pub(super) fn best<'kinds>(
     fitting: &[usize],
     kind: impl Fn(usize) -> Option<&'kinds str>,
     bytes: impl Fn(usize) -> u64,

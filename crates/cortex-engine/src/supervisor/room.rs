@@ -1,0 +1,81 @@
+//! Questions about memory that the supervisor asks before it changes anything.
+
+use super::{
+    Supervisor,
+    entry::{Entry, Measure},
+};
+use crate::{EngineError, LoadSettings, admission::Shortage, ledger, need::Size};
+use cortex_hardware::Memory;
+use cortex_models::ModelId;
+
+impl Supervisor {
+    /// Whether a loaded model would get another size now: what is ordered differs, or more fits than it has.
+    pub(super) fn has_other_size(&self, id: &ModelId, load: LoadSettings) -> bool {
+        let Some(entry) = self.entries.get(id) else { return false };
+        let (Some(session), Measure::Known(need), Some(size)) = (&entry.session, &entry.measure, entry.size) else {
+            return false;
+        };
+        let need = need.with(load);
+        let whole = need.whole();
+        let facts = (session.facts.context_length, session.facts.parallel);
+        if facts == (whole.context, whole.parallel) {
+            return false;
+        }
+        if load.fixed_context && facts.0 != whole.context || load.fixed_parallel && facts.1 != whole.parallel {
+            return true;
+        }
+        // Nobody has to leave for it.
+        let is_more = |larger: Size| (larger.context, larger.parallel) > (size.context, size.parallel);
+        need.within(self.room_beside(id, |_| true)).is_some_and(is_more)
+    }
+
+    /// Whether a model that is loaded could be loaded in another way.
+    pub(super) fn could_be(&self, id: &ModelId, load: LoadSettings) -> Result<(), EngineError> {
+        let Some(Measure::Known(need)) = self.entries.get(id).map(|entry| &entry.measure) else { return Ok(()) };
+        let most = self.room_beside(id, |entry| entry.pinned);
+        let need = need.with(load);
+        match need.within(most) {
+            Some(_) => Ok(()),
+            None => Err(self.does_not_fit(id, need.least(), most)),
+        }
+    }
+
+    /// Bytes that a model could have beside those others that stay.
+    fn room_beside(&self, id: &ModelId, stays: impl Fn(&Entry) -> bool) -> u64 {
+        let mut memory = Memory::probe();
+        let mut staying = Vec::new();
+        for (other, entry) in &self.entries {
+            let Some(holding) = entry.holding() else { continue };
+            if other != id && stays(entry) {
+                staying.push(holding);
+            } else {
+                memory.available = memory.available.saturating_add(holding.taken).min(memory.total);
+            }
+        }
+        u64::try_from(ledger::free(memory, self.config.memory_limit, &staying)).unwrap_or(0)
+    }
+
+    pub(super) fn shortage(&self, id: &ModelId, shortage: Shortage) -> EngineError {
+        let pinned = || self.entries.iter().filter(|(_, entry)| entry.pinned && entry.holding().is_some());
+        let least = match self.entries.get(id).map(|entry| &entry.measure) {
+            Some(Measure::Known(need)) => need.least(),
+            _ => Size { context: 0, parallel: 0, bytes: 0 },
+        };
+        match shortage {
+            Shortage::Places => EngineError::Overloaded { loaded: pinned().count() },
+            Shortage::Memory(available) => self.does_not_fit(id, least, available),
+        }
+    }
+
+    fn does_not_fit(&self, id: &ModelId, least: Size, available: u64) -> EngineError {
+        let is_pinned = |(other, entry): &(&ModelId, &Entry)| *other != id && entry.pinned && entry.holding().is_some();
+        EngineError::DoesNotFit {
+            model: id.to_string(),
+            context: least.context,
+            parallel: least.parallel,
+            needed: least.bytes,
+            available,
+            pinned: self.entries.iter().filter(is_pinned).map(|(id, _)| id.to_string()).collect(),
+        }
+    }
+}
