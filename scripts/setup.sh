@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Installs what is missing to build (`setup.sh run`) and to test (`setup.sh test`). Quick when nothing is.
+# Installs what is missing to build (`setup.sh run`) and to test (`setup.sh test`), or the packages that are named
+# (`setup.sh packages NAME…`). Quick when nothing is.
 set -euo pipefail
 packages="build-essential cmake libclang-dev ccache pkg-config"
 if [ "${1:-run}" = test ]; then
     packages="$packages nodejs npm chromium"
+elif [ "${1:-run}" = packages ]; then
+    packages="$packages ${*:2}"
 fi
 missing=""
 for package in $packages; do

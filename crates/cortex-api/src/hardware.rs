@@ -100,8 +100,14 @@ pub struct GpuFacts {
     pub total_vram: u64,
     /// The maker's lasting name for it.
     pub uuid: String,
-    /// Whether models may use it.
+    /// Whether the models that are loaded from now on may use it.
     pub activated: bool,
+    /// The engine's name for it: `Vulkan0`; `null` when no compute module can use it.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Why models do not use it; `null` when they do.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// `NVIDIA`, `AMD`, `Intel`.
     pub vendor: String,
     /// Percent of the time that it was busy lately; `null` when that cannot be told.
@@ -115,6 +121,43 @@ pub struct GpuDriver {
     pub driver_version: String,
     /// What CUDA programs are compiled for: `8.6`.
     pub compute_cap: String,
+}
+
+/// `POST /v1/hardware/activate`: the graphics processors that models may use, all others not.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ActivateRequest {
+    /// Their numbers, as `GET /v1/hardware` gives them; none switches all off.
+    pub gpus: Option<Vec<Number>>,
+}
+
+/// A number, or a text that is one: the ids of `GET /v1/hardware` are texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Number {
+    /// `0`
+    Number(i64),
+    /// `"0"`
+    Text(String),
+}
+
+impl Number {
+    /// Its value, when it is one.
+    pub fn value(&self) -> Option<i64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(text) => text.trim().parse().ok(),
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activated {
+    /// For a person.
+    pub message: String,
+    /// Those that models may use now.
+    pub activated_gpus: Vec<usize>,
 }
 
 /// Power.

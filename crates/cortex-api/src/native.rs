@@ -26,7 +26,7 @@ pub struct LoadedModel {
     pub start_time: i64,
     /// Bytes of weights.
     pub model_size: u64,
-    /// Bytes of video memory; 0 on a machine without a GPU.
+    /// Bytes that it has of the memory of graphics processors; 0 on a machine without one.
     pub vram: u64,
     /// Bytes of memory that the worker process holds.
     pub ram: u64,
@@ -59,6 +59,9 @@ pub struct LoadedModel {
     /// Bytes of memory that are set aside for it: predicted while it loads, then what it has reported.
     #[serde(default)]
     pub reserved: u64,
+    /// Where it runs.
+    #[serde(default)]
+    pub placement: Placement,
     /// It never leaves to make room for another.
     #[serde(default)]
     pub pinned: bool,
@@ -94,6 +97,30 @@ pub struct MemoryLedger {
     pub free: u64,
 }
 
+/// Where a model runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Placement {
+    /// Layers that are on graphics processors, the output among them.
+    pub device_layers: u32,
+    /// All of its layers; 0 before it is loaded.
+    pub layers: u32,
+    /// What is on each device, the processor (`CPU`) among them.
+    pub devices: Vec<PlacedOn>,
+    /// Why not all of it is on graphics processors; `null` when it is.
+    pub reason: Option<String>,
+}
+
+/// What of a model is on one device.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PlacedOn {
+    /// The engine's name for it: `CPU`, `Vulkan0`.
+    pub device: String,
+    /// Layers, the output among them.
+    pub layers: u32,
+    /// Bytes of memory.
+    pub bytes: u64,
+}
+
 /// Memory of a model by what it is for, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MemoryUse {
@@ -119,6 +146,12 @@ pub struct FitRequest {
     /// Requests at the same time; what a load would take when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_parallel: Option<i64>,
+    /// How keys and values are stored: `f16`, `q8_0`, `q4_0`; what a load would take when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_type: Option<String>,
+    /// Layers on graphics processors at most; as many as fit when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ngl: Option<i64>,
 }
 
 /// How a model fits this machine. Amounts are bytes.
@@ -135,12 +168,18 @@ pub struct FitResponse {
     pub context_length: u32,
     /// Requests at the same time, each with a context of its own.
     pub parallel: u32,
-    /// Memory by what it is for.
+    /// How keys and values are stored: `f16`, `q8_0`, `q4_0`.
+    #[serde(default)]
+    pub cache_type: String,
+    /// Memory by what it is for, wherever it is.
     pub memory: MemoryUse,
     /// What the worker process takes besides.
     pub process: u64,
-    /// All of it.
+    /// What it needs of the machine's memory.
     pub needed: u64,
+    /// What it would have on graphics processors; `null` when none is used.
+    #[serde(default)]
+    pub graphics: Option<GraphicsFit>,
     /// What is free now; of a model that is loaded, with what it has.
     pub available: u64,
     /// What a model may have of that: the rest is for what else runs.
@@ -157,6 +196,19 @@ pub struct FitResponse {
     pub trained_context: Option<u32>,
     /// For a person: whether it fits, and by how much it does not.
     pub verdict: String,
+}
+
+/// What a model would have on graphics processors.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GraphicsFit {
+    /// Layers there, the output among them.
+    pub device_layers: u32,
+    /// All of its layers; 0 when its file does not tell.
+    pub layers: u32,
+    /// Bytes there.
+    pub needed: u64,
+    /// Bytes that it may have there; `null` when they compute in the machine's memory, where `needed` counts.
+    pub budget: Option<u64>,
 }
 
 /// The answer to [`FitRequest`].
@@ -398,6 +450,12 @@ pub struct ModelRequest {
     /// Threads for single tokens; `models/start` only.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_integer")]
     pub cpu_threads: Option<i64>,
+    /// How keys and values are stored: `f16`, `q8_0`, `q4_0`; `models/start` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_type: Option<String>,
+    /// Layers on graphics processors at most, 0 for none, -1 for as many as fit; `models/start` only.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_integer")]
+    pub ngl: Option<i64>,
     /// How long it stays when nobody uses it: seconds, a duration such as `5m`, 0, or -1 for ever, the default;
     /// `models/start` only.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -57,6 +57,25 @@ pub struct Load {
     pub threads_batch: u32,
     /// Most prompt tokens computed in one step.
     pub batch: u32,
+    /// How keys and values are stored.
+    pub cache_type: CacheType,
+    /// Graphics processors that compute, by the engine's names; none is the processor alone.
+    pub devices: Vec<String>,
+    /// The last so many layers are on them; the output counts as one.
+    pub device_layers: u32,
+}
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheType {
+    /// Two bytes a number.
+    #[default]
+    F16,
+    /// 34 bytes for 32 numbers.
+    Q8_0,
+    /// 18 bytes for 32 numbers.
+    Q4_0,
 }
 
 /// A piece of a prompt. Pieces are tokenised separately, so that text of a user can never join
@@ -235,6 +254,17 @@ pub struct Loaded {
     pub model_bytes: u64,
     /// What the engine has allocated.
     pub buffers: Vec<Buffer>,
+    /// Where the layers are; the output counts as one.
+    pub placement: Vec<PlacedLayers>,
+}
+
+/// Layers that are on one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedLayers {
+    /// Where they are, as the engine calls it: `CPU`, `Vulkan0`.
+    pub device: String,
+    /// How many they are.
+    pub layers: u32,
 }
 
 /// A block of memory of the engine.
@@ -333,6 +363,23 @@ pub struct TrialResult {
     pub batch_microseconds: u64,
     /// Time of one single token, in microseconds.
     pub single_microseconds: u64,
+}
+
+/// What `cortex-llamacpp devices` prints, one line of JSON for all: what the modules for graphics processors can compute on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// The engine's name for it: `Vulkan0`.
+    pub name: String,
+    /// What its driver calls it.
+    pub description: String,
+    /// Where it is on the bus: `0000:01:00.0`; empty when the driver does not say.
+    pub bus: String,
+    /// It computes in the memory of the machine and has none of its own.
+    pub is_integrated: bool,
+    /// Bytes of memory that it can use.
+    pub total: u64,
+    /// Bytes of that which are free.
+    pub free: u64,
 }
 
 /// Encodes one message as a line, newline included.

@@ -1,5 +1,6 @@
 //! What the engine is told by the settings.
 
+use cortex_hardware::CacheType;
 use cortex_models::KeepAlive;
 use std::{path::PathBuf, time::Duration};
 
@@ -10,6 +11,10 @@ pub struct Config {
     pub worker_program: PathBuf,
     /// A folder whose content may be deleted at any time.
     pub cache_folder: PathBuf,
+    /// The file that says which graphics processors were switched off.
+    pub graphics_choice: PathBuf,
+    /// Environment variables that drivers of graphics processors read, for the workers; they get no others.
+    pub driver_environment: Vec<(String, String)>,
     /// Loaded models at most; `None` is as many as fit into memory.
     pub max_loaded: Option<usize>,
     /// Bytes that all models may take together; `None` is what the machine has, but for what is kept free.
@@ -39,6 +44,10 @@ pub struct LoadSettings {
     pub parallel: u32,
     /// Threads; 0 is one for each core.
     pub threads: u32,
+    /// How keys and values are stored.
+    pub cache_type: CacheType,
+    /// Layers on graphics processors at most, the output among them; `None` is as many as fit.
+    pub device_layers: Option<u32>,
     /// A shorter context is no use.
     pub fixed_context: bool,
     /// Fewer requests at the same time are no use.

@@ -1,14 +1,16 @@
 //! The handle of the engine: what a route or a command calls.
 
 use crate::{
-    Answer, Config, EngineError, LoadSettings, Prompt, Tasks, answer,
+    AcceleratorReport, Answer, Config, EngineError, LoadSettings, Prompt, Tasks,
+    accelerators::Accelerators,
+    answer,
     lease::Lease,
     ledger::{self, Holding},
     supervisor::{Command, Counts, LoadedModel, Phase, Purpose, Supervisor, Wanted},
     variants::VariantReport,
 };
 use cortex_api::worker::{Generate, Sampling};
-use cortex_hardware::{Memory, process_anonymous_bytes};
+use cortex_hardware::{Budget, Graphics, Memory, process_anonymous_bytes};
 use cortex_models::{KeepAlive, ModelId};
 use std::{
     path::{Path, PathBuf},
@@ -50,6 +52,7 @@ pub struct Engines {
     supervisor: mpsc::UnboundedSender<Command>,
     loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
     variants: watch::Receiver<Arc<VariantReport>>,
+    accelerators: Arc<Accelerators>,
     counts: Arc<Counts>,
     load: LoadSettings,
     memory_limit: Option<u64>,
@@ -64,6 +67,7 @@ impl Engines {
             supervisor: views.commands,
             loaded: views.loaded,
             variants: views.report,
+            accelerators: views.accelerators,
             counts: views.counts,
             load,
             memory_limit,
@@ -83,6 +87,30 @@ impl Engines {
     /// Which compute module was chosen, and which were dropped and why.
     pub fn variants(&self) -> Arc<VariantReport> {
         self.variants.borrow().clone()
+    }
+
+    /// What is known of graphics processors.
+    pub fn accelerators(&self) -> Arc<AcceleratorReport> {
+        self.accelerators.report()
+    }
+
+    /// The same, as it changes.
+    pub fn watch_accelerators(&self) -> watch::Receiver<Arc<AcceleratorReport>> {
+        self.accelerators.watch()
+    }
+
+    /// Lets the next loads use only those graphics processors of `all` whose key is in `on`; the choice is kept. False when
+    /// that is how it was. Writes a file.
+    ///
+    /// # Errors
+    /// When the choice cannot be kept; then it is as before.
+    pub fn switch_accelerators(&self, all: &[String], on: &[String]) -> std::io::Result<bool> {
+        let has_changed = self.accelerators.switch(all, on)?;
+        if has_changed {
+            // What waits may have room now. A supervisor that is gone has nobody who waits.
+            let _ = self.supervisor.send(Command::Accelerators);
+        }
+        Ok(has_changed)
     }
 
     /// Chooses a compute module now, if that was not done on this machine before.
@@ -175,9 +203,15 @@ impl Engines {
             .collect()
     }
 
-    /// The memory that a model could have beside those that are pinned, all others gone; `id` itself counts as gone.
-    pub fn memory_for(&self, id: &ModelId) -> Memory {
-        self.memory_beside(|model| model.pinned && model.id != *id)
+    /// What a model could have beside those that are pinned, all others gone; `id` itself counts as gone.
+    pub fn budget_for(&self, id: &ModelId) -> Budget {
+        let stays = |model: &LoadedModel| model.pinned && model.id != *id && model.phase != Phase::Waiting;
+        let pinned = self.loaded().iter().filter(|model| stays(model)).fold(0, |sum, model| sum + model.graphics);
+        let graphics = match self.accelerators.report().graphics() {
+            Graphics::Own(bytes) => Graphics::Own(bytes.saturating_sub(pinned)),
+            other => other,
+        };
+        Budget { memory: self.memory_beside(stays).for_models(), graphics }
     }
 
     /// The memory that a further model could have beside all that are loaded.
@@ -191,7 +225,7 @@ impl Engines {
         for model in self.loaded().iter().filter(|model| model.phase != Phase::Waiting) {
             let taken = if model.pid == 0 { 0 } else { process_anonymous_bytes(model.pid) };
             if stays(model) {
-                staying.push(Holding { reserved: model.reserved, taken });
+                staying.push(Holding { reserved: model.reserved, taken, graphics: model.graphics });
             } else {
                 memory.available = memory.available.saturating_add(taken).min(memory.total);
             }

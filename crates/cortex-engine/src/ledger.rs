@@ -1,6 +1,6 @@
 //! Who has how much memory. Pure.
 
-use cortex_hardware::Memory;
+use cortex_hardware::{Graphics, Memory};
 
 /// What one loaded model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(crate) struct Holding {
     /// Of which so many are its own already: the system no longer counts them as available. Weights are not among them,
     /// which are mapped from their file: the system would give them up, and the model would read them again and again.
     pub(crate) taken: u64,
+    /// Bytes that it was promised of the memory that graphics processors have of their own, or has there.
+    pub(crate) graphics: u64,
 }
 
 impl Holding {
@@ -37,6 +39,14 @@ pub(crate) fn free(memory: Memory, limit: Option<u64>, holdings: &[Holding]) -> 
     of_machine.min(of_limit)
 }
 
+/// What a further model may have of graphics processors.
+pub(crate) fn free_graphics(all: Graphics, holdings: &[Holding]) -> Graphics {
+    match all {
+        Graphics::Own(bytes) => Graphics::Own(holdings.iter().fold(bytes, |left, it| left.saturating_sub(it.graphics))),
+        Graphics::None | Graphics::Shared => all,
+    }
+}
+
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -50,20 +60,23 @@ mod tests {
     #[test]
     fn what_is_promised_and_not_yet_taken_is_not_free() {
         let memory = Memory { total: 10 * GIB, available: 8 * GIB };
-        let mapped = Holding { reserved: 3 * GIB, taken: GIB };
+        let mapped = Holding { reserved: 3 * GIB, taken: GIB, graphics: GIB };
         for (limit, holdings, expected) in [
             (None, &[][..], 7 * signed(GIB)),
             (None, &[mapped], 5 * signed(GIB)),
-            (None, &[mapped, Holding { reserved: 7 * GIB, taken: 0 }], -2 * signed(GIB)),
+            (None, &[mapped, Holding { reserved: 7 * GIB, taken: 0, graphics: 0 }], -2 * signed(GIB)),
             // It took more than it said.
-            (None, &[Holding { reserved: GIB, taken: 2 * GIB }], 7 * signed(GIB)),
+            (None, &[Holding { reserved: GIB, taken: 2 * GIB, graphics: 0 }], 7 * signed(GIB)),
             (Some(4 * GIB), &[mapped], signed(GIB)),
-            (Some(4 * GIB), &[Holding { reserved: GIB, taken: 2 * GIB }], 2 * signed(GIB)),
+            (Some(4 * GIB), &[Holding { reserved: GIB, taken: 2 * GIB, graphics: 0 }], 2 * signed(GIB)),
             (Some(100 * GIB), &[], 7 * signed(GIB)),
         ] {
             assert_eq!(free(memory, limit, holdings), expected, "{limit:?} {holdings:?}");
         }
         assert!(free(Memory::default(), None, &[mapped]) > 1 << 60, "unknown memory is endless");
         assert_eq!(free(Memory::default(), Some(5 * GIB), &[mapped]), 2 * signed(GIB));
+        assert_eq!(free_graphics(Graphics::Own(3 * GIB), &[mapped, mapped]), Graphics::Own(GIB));
+        assert_eq!(free_graphics(Graphics::Own(GIB), &[mapped, mapped]), Graphics::Own(0));
+        assert_eq!(free_graphics(Graphics::Shared, &[mapped]), Graphics::Shared);
     }
 }

@@ -3,6 +3,7 @@
 //! Never parses HTTP, never links C++, never awaits IO inside the supervisor's loop.
 #![forbid(unsafe_code)]
 
+mod accelerators;
 mod admission;
 mod answer;
 mod chat;
@@ -18,6 +19,7 @@ mod supervisor;
 mod variants;
 mod worker;
 
+pub use accelerators::{Accelerator, AcceleratorReport};
 pub use answer::{Answer, AnswerEvent};
 pub use chat::{ChatTurn, Prompt, PromptTemplateUse, legacy_prompt_template, prompt_template_use};
 pub use config::{Config, LoadSettings};

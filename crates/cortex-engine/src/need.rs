@@ -1,7 +1,7 @@
 //! What memory a model needs, and how much of what was asked for can be given. Pure.
 
 use crate::LoadSettings;
-use cortex_hardware::{CacheType, ModelShape};
+use cortex_hardware::{Budget, Graphics, ModelShape};
 
 /// Fewer tokens than this are no use to anybody.
 const SHORTEST: u32 = 256;
@@ -17,14 +17,18 @@ pub(crate) struct Need {
 }
 
 /// The room that a load gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Size {
     /// Tokens that one request may use.
     pub(crate) context: u32,
     /// Requests that run at the same time.
     pub(crate) parallel: u32,
+    /// Layers on graphics processors, the output among them.
+    pub(crate) layers: u32,
     /// Bytes of memory that it takes, by [`cortex_hardware::fit`].
     pub(crate) bytes: u64,
+    /// Bytes that it takes of the memory that graphics processors have of their own.
+    pub(crate) graphics: u64,
 }
 
 impl Need {
@@ -35,7 +39,8 @@ impl Need {
         let shape = ModelShape {
             context: load.context_length.clamp(1, most),
             parallel: load.parallel.clamp(1, 64),
-            cache_type: CacheType::F16,
+            cache_type: load.cache_type,
+            most_layers: load.device_layers,
             ..shape
         };
         Self { shape, fixed_context: load.fixed_context, fixed_parallel: load.fixed_parallel }
@@ -46,38 +51,51 @@ impl Need {
         Self::new(self.shape.clone(), load)
     }
 
-    /// All that was asked for.
-    pub(crate) fn whole(&self) -> Size {
-        self.size(self.shape.context, self.shape.parallel)
+    /// All that was asked for: the context, and the requests at the same time.
+    pub(crate) fn whole(&self) -> (u32, u32) {
+        (self.shape.context, self.shape.parallel)
     }
 
-    fn size(&self, context: u32, parallel: u32) -> Size {
-        Size { context, parallel, bytes: ModelShape { context, parallel, ..self.shape.clone() }.needed() }
+    fn size(&self, context: u32, parallel: u32, graphics: Graphics) -> Size {
+        let placed = ModelShape { context, parallel, ..self.shape.clone() }.placed(graphics);
+        Size {
+            context,
+            parallel,
+            layers: placed.layers,
+            bytes: placed.memory_bytes(),
+            graphics: placed.graphics_bytes(),
+        }
     }
 
-    /// The whole context for as many requests as fit into so many bytes, at least one.
-    pub(crate) fn whole_context(&self, bytes: u64) -> Option<Size> {
+    /// The whole context for as many requests as fit, at least one.
+    pub(crate) fn whole_context(&self, budget: Budget) -> Option<Size> {
         let least = if self.fixed_parallel { self.shape.parallel } else { 1 };
-        self.shape.most_parallel(least, bytes).map(|parallel| self.size(self.shape.context, parallel))
+        let parallel = self.shape.most_parallel(least, budget)?;
+        Some(self.size(self.shape.context, parallel, budget.graphics))
     }
 
-    /// The most that fits into so many bytes: first fewer requests at a time, then a shorter context.
-    pub(crate) fn within(&self, bytes: u64) -> Option<Size> {
-        if let Some(size) = self.whole_context(bytes) {
+    /// The most that fits: first fewer requests at a time, then a shorter context.
+    pub(crate) fn within(&self, budget: Budget) -> Option<Size> {
+        if let Some(size) = self.whole_context(budget) {
             return Some(size);
         }
         if self.fixed_context || self.shape.context <= SHORTEST {
             return None;
         }
         let parallel = if self.fixed_parallel { self.shape.parallel } else { 1 };
-        let context = ModelShape { parallel, ..self.shape.clone() }.largest_context(self.shape.context - 1, bytes)?;
-        Some(self.size(context, parallel))
+        let context = ModelShape { parallel, ..self.shape.clone() }.largest_context(self.shape.context - 1, budget)?;
+        Some(self.size(context, parallel, budget.graphics))
     }
 
     /// The least that would do.
-    pub(crate) fn least(&self) -> Size {
+    pub(crate) fn least(&self, graphics: Graphics) -> Size {
         let context = if self.fixed_context { self.shape.context } else { self.shape.context.min(SHORTEST) };
-        self.size(context, if self.fixed_parallel { self.shape.parallel } else { 1 })
+        self.size(context, if self.fixed_parallel { self.shape.parallel } else { 1 }, graphics)
+    }
+
+    /// Layers that can be on graphics processors, the output among them.
+    pub(crate) fn layers(&self) -> u32 {
+        self.shape.layers()
     }
 
     /// Bytes that a worker takes beside what the engine reports.
@@ -96,7 +114,7 @@ impl Need {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cortex_hardware::{Architecture, Layer};
+    use cortex_hardware::{Architecture, CacheType, Layer};
 
     fn small(load: LoadSettings) -> Need {
         let architecture = Architecture {
@@ -105,6 +123,7 @@ mod tests {
             feed_forward: 128,
             trained_context: 8192,
             layers: vec![Layer { keys: 64, values: 64, ..Layer::default() }; 4],
+            ..Architecture::default()
         };
         Need::new(ModelShape { weight_bytes: 1 << 20, architecture: Some(architecture), ..ModelShape::default() }, load)
     }
@@ -113,16 +132,22 @@ mod tests {
         context_length: 8192,
         parallel: 4,
         threads: 0,
+        cache_type: CacheType::F16,
+        device_layers: None,
         fixed_context: false,
         fixed_parallel: false,
         keep_alive: None,
         pin: false,
     };
 
+    fn memory(bytes: u64) -> Budget {
+        Budget { memory: bytes, graphics: Graphics::None }
+    }
+
     #[test]
     fn fewer_requests_come_before_a_shorter_context() {
         let need = small(LOAD);
-        let of = |context, parallel| need.size(context, parallel).bytes;
+        let of = |context, parallel| need.size(context, parallel, Graphics::None).bytes;
         for (bytes, expected) in [
             (of(8192, 4), Some((8192, 4))),
             (of(8192, 4) - 1, Some((8192, 3))),
@@ -131,26 +156,27 @@ mod tests {
             (of(256, 1), Some((256, 1))),
             (of(256, 1) - 1, None),
         ] {
-            assert_eq!(need.within(bytes).map(|size| (size.context, size.parallel)), expected, "{bytes}");
+            assert_eq!(need.within(memory(bytes)).map(|size| (size.context, size.parallel)), expected, "{bytes}");
         }
-        assert_eq!(need.least(), need.size(256, 1));
-        assert_eq!(need.whole_context(of(8192, 1) - 1), None);
+        assert_eq!(need.least(Graphics::None), need.size(256, 1, Graphics::None));
+        assert_eq!(need.whole_context(memory(of(8192, 1) - 1)), None);
     }
 
     #[test]
     fn an_order_is_not_cut() {
         let need = small(LoadSettings { fixed_context: true, ..LOAD });
-        let one = need.size(8192, 1).bytes;
-        assert_eq!((need.within(one), need.within(one - 1)), (Some(need.size(8192, 1)), None));
+        let size = |context, parallel| need.size(context, parallel, Graphics::None);
+        let one = size(8192, 1).bytes;
+        assert_eq!((need.within(memory(one)), need.within(memory(one - 1))), (Some(size(8192, 1)), None));
         let need = small(LoadSettings { fixed_parallel: true, ..LOAD });
-        let four = need.size(8192, 4).bytes;
-        assert_eq!(need.within(four - 1), Some(need.size(7936, 4)));
-        assert_eq!(need.least(), need.size(256, 4));
+        let size = |context, parallel| need.size(context, parallel, Graphics::None);
+        assert_eq!(need.within(memory(size(8192, 4).bytes - 1)), Some(size(7936, 4)));
+        assert_eq!(need.least(Graphics::None), size(256, 4));
     }
 
     #[test]
     fn no_context_is_longer_than_the_trained_one() {
         let need = small(LoadSettings { context_length: 100_000, ..LOAD });
-        assert_eq!(need.within(u64::MAX).map(|size| size.context), Some(8192));
+        assert_eq!(need.within(memory(u64::MAX)).map(|size| size.context), Some(8192));
     }
 }

@@ -230,8 +230,8 @@ impl Variants {
         let failed = |reason: String| TrialFailure { reason, in_time: true };
         let child = tokio::process::Command::new(&self.program)
             .arg("trial")
-            .arg(self.path(name))
             .arg(&self.scratch)
+            .arg(self.path(name))
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -3,7 +3,7 @@
 //! What is counted is what llama.cpp allocates for a model, by the names that its load log gives the buffers: weights,
 //! the cache of keys and values (`KV`, and `RS` for recurrent layers), the buffers of the computation, and its output.
 
-use crate::Hardware;
+use crate::Memory;
 
 /// llama.cpp gives each sequence a multiple of so many cells.
 const CELLS: u64 = 256;
@@ -14,6 +14,8 @@ const BATCH: u64 = 512;
 const PROCESS: u64 = 16 << 20;
 /// Of which so many bytes for each token of the vocabulary.
 const PROCESS_TOKEN: u64 = 224;
+/// What the driver of a graphics processor takes in the process that uses it.
+const GRAPHICS_PROCESS: u64 = 64 << 20;
 
 /// What is known of a model that decides how much memory it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +30,8 @@ pub struct ModelShape {
     pub parallel: u32,
     /// How keys and values are stored.
     pub cache_type: CacheType,
+    /// Layers on graphics processors at most, the output among them; `None` is as many as fit.
+    pub most_layers: Option<u32>,
 }
 
 /// How a model is built, as far as its memory is concerned. Widths are numbers for each token.
@@ -43,6 +47,10 @@ pub struct Architecture {
     pub trained_context: u32,
     /// Its layers.
     pub layers: Vec<Layer>,
+    /// Bytes of the weights that turn the last numbers into tokens; 0 when they are not known.
+    pub output_weights: u64,
+    /// They are those that turn tokens into numbers, too.
+    pub output_is_copied: bool,
 }
 
 /// What one layer keeps between tokens.
@@ -57,6 +65,8 @@ pub struct Layer {
     pub window: Option<u32>,
     /// Numbers in the state of a recurrent layer, for each sequence.
     pub state: u64,
+    /// Bytes of its weights; 0 when they are not known.
+    pub weights: u64,
 }
 
 /// How keys and values are stored.
@@ -72,6 +82,19 @@ pub enum CacheType {
 }
 
 impl CacheType {
+    /// All of them, by the names that llama.cpp gives them.
+    pub const NAMES: [(&str, Self); 3] = [("f16", Self::F16), ("q8_0", Self::Q8), ("q4_0", Self::Q4)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, it)| *it == self).map_or("", |(name, _)| name)
+    }
+
+    /// The one with this name, in any case of letters.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, it)| *it)
+    }
+
     fn bytes(self, numbers: u64) -> u64 {
         match self {
             Self::F16 => numbers.saturating_mul(2),
@@ -81,9 +104,9 @@ impl CacheType {
     }
 }
 
-/// How a model fits. Amounts are bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fit {
+/// Bytes of a model by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parts {
     /// Its weights.
     pub weights: u64,
     /// The cache of keys and values, and the states of recurrent layers.
@@ -94,10 +117,93 @@ pub struct Fit {
     pub output: u64,
     /// What the process takes besides.
     pub process: u64,
+}
+
+impl Parts {
     /// All of it.
-    pub needed: u64,
-    /// Bytes that it may have.
-    pub budget: u64,
+    pub fn total(self) -> u64 {
+        self.plus(Self::default())
+    }
+
+    fn plus(self, more: Self) -> u64 {
+        [self, more]
+            .iter()
+            .flat_map(|it| [it.weights, it.cache, it.compute, it.output, it.process])
+            .fold(0, u64::saturating_add)
+    }
+}
+
+/// Graphics processors that models may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Graphics {
+    /// None.
+    #[default]
+    None,
+    /// They compute in the memory of the machine.
+    Shared,
+    /// They have so many bytes of their own to give.
+    Own(u64),
+}
+
+/// What a model may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Budget {
+    /// Bytes of the machine's memory.
+    pub memory: u64,
+    /// Graphics processors.
+    pub graphics: Graphics,
+}
+
+impl From<Memory> for Budget {
+    /// What the machine's memory has for models, without graphics processors.
+    fn from(memory: Memory) -> Self {
+        Self { memory: memory.for_models(), graphics: Graphics::None }
+    }
+}
+
+/// Where a model is, and what it takes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Placed {
+    /// Layers on graphics processors: the last ones, of which the output counts as one.
+    pub layers: u32,
+    /// In the memory of the machine.
+    pub memory: Parts,
+    /// In the memory of graphics processors; of those that share the machine's it is a part of that.
+    pub graphics: Parts,
+    is_shared: bool,
+}
+
+impl Placed {
+    /// Bytes of the machine's memory.
+    pub fn memory_bytes(self) -> u64 {
+        self.memory.plus(if self.is_shared { self.graphics } else { Parts::default() })
+    }
+
+    /// Bytes of memory that only graphics processors have.
+    pub fn graphics_bytes(self) -> u64 {
+        if self.is_shared { 0 } else { self.graphics.total() }
+    }
+
+    /// Bytes by what they are for, wherever they are.
+    pub fn parts(self) -> Parts {
+        let (here, there) = (self.memory, self.graphics);
+        Parts {
+            weights: here.weights.saturating_add(there.weights),
+            cache: here.cache.saturating_add(there.cache),
+            compute: here.compute.saturating_add(there.compute),
+            output: here.output.saturating_add(there.output),
+            process: here.process.saturating_add(there.process),
+        }
+    }
+}
+
+/// How a model fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// Where it would be.
+    pub placed: Placed,
+    /// What it may have.
+    pub budget: Budget,
     /// Tokens of context that one request can have on this machine, in steps of 256, and not more than the model was
     /// trained with; `None` when not even 256 fit, or the model is not known well enough.
     pub largest_context: Option<u32>,
@@ -106,81 +212,128 @@ pub struct Fit {
 impl Fit {
     /// Whether it does.
     pub fn fits(self) -> bool {
-        self.needed <= self.budget
+        self.needed() <= self.budget.memory
+    }
+
+    /// Bytes of the machine's memory that it needs.
+    pub fn needed(self) -> u64 {
+        self.placed.memory_bytes()
     }
 }
 
 /// How a model fits a machine.
-pub fn fit(shape: &ModelShape, hardware: &Hardware) -> Fit {
-    let budget = hardware.memory.for_models();
+pub fn fit(shape: &ModelShape, budget: Budget) -> Fit {
     let trained = shape.architecture.as_ref().map(|it| it.trained_context);
     let most = trained.map(|trained| if trained == 0 { shape.context } else { trained });
     let largest_context = most.and_then(|most| shape.largest_context(most, budget));
-    Fit { budget, largest_context, ..shape.sum() }
+    Fit { placed: shape.placed(budget.graphics), budget, largest_context }
 }
 
 impl ModelShape {
-    /// Bytes that it needs.
-    pub fn needed(&self) -> u64 {
-        self.sum().needed
-    }
-
-    /// Of which what the worker process takes beside the engine's buffers.
+    /// What the worker process takes beside the engine's buffers.
     pub fn process_bytes(&self) -> u64 {
         let vocabulary = self.architecture.as_ref().map(|it| it.vocabulary);
         vocabulary.map_or(0, |tokens| PROCESS.saturating_add(tokens.saturating_mul(PROCESS_TOKEN)))
     }
 
-    /// The largest context, in steps of 256 tokens and not more than `most`, with which it needs no more than so many
-    /// bytes; `None` when not even 256 tokens fit.
-    pub fn largest_context(&self, most: u32, bytes: u64) -> Option<u32> {
-        let of_context = |context: u32| ModelShape { context, ..self.clone() }.needed();
+    /// Layers that can be on a graphics processor, the output among them; 0 when they are not known.
+    pub fn layers(&self) -> u32 {
+        self.architecture.as_ref().map_or(0, |it| u32::try_from(it.layers.len()).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    /// The largest context, in steps of 256 tokens and not more than `most`, with which it fits; `None` when not even 256
+    /// tokens do.
+    pub fn largest_context(&self, most: u32, budget: Budget) -> Option<u32> {
+        let fits = |context: u32| ModelShape { context, ..self.clone() }.fits(budget);
         // More tokens never need less, so the largest that fits is found by halving.
         let (mut fitting, mut too_many) = (0, most / 256 + 1);
         while fitting + 1 < too_many {
             let middle = u32::midpoint(fitting, too_many);
-            if of_context(middle * 256) <= bytes { fitting = middle } else { too_many = middle }
+            if fits(middle * 256) { fitting = middle } else { too_many = middle }
         }
         (fitting > 0).then_some(fitting * 256)
     }
 
-    /// The most requests at the same time, not more than it says and `least` at least, with which it needs no more than
-    /// so many bytes.
-    pub fn most_parallel(&self, least: u32, bytes: u64) -> Option<u32> {
-        let of = |parallel: u32| Self { parallel, ..self.clone() }.needed();
-        (least..=self.parallel.max(1)).rev().find(|&parallel| of(parallel) <= bytes)
+    /// The most requests at the same time, not more than it says and `least` at least, with which it fits, and no fewer of
+    /// its layers are on graphics processors than with `least`.
+    pub fn most_parallel(&self, least: u32, budget: Budget) -> Option<u32> {
+        let of = |parallel: u32| Self { parallel, ..self.clone() };
+        let layers = of(least).placed(budget.graphics).layers;
+        (least..=self.parallel.max(1)).rev().find(|&parallel| {
+            let placed = of(parallel).placed(budget.graphics);
+            placed.layers >= layers && placed.memory_bytes() <= budget.memory
+        })
     }
 
-    /// What it needs.
+    fn fits(&self, budget: Budget) -> bool {
+        self.placed(budget.graphics).memory_bytes() <= budget.memory
+    }
+
+    /// What it takes with as many layers on graphics processors as fit there.
     ///
     /// Before the header is known, the buffers are taken for a tenth of the weights, and the cache for 1/8 of
-    /// the weights at 4096 tokens: 1/9 is right for Llama-3.1-8B in `Q4_K_M`, less for most newer models.
-    fn sum(&self) -> Fit {
-        let sequences = u64::from(self.parallel.max(1));
+    /// the weights at 4096 tokens: 1/9 is right for Llama-3.1-8B in `Q4_K_M`, less for most newer models. Such a model
+    /// is left to the processor.
+    pub fn placed(&self, graphics: Graphics) -> Placed {
         let process = self.process_bytes();
-        let (cache, compute, output) = match &self.architecture {
-            None => {
-                let of_one = (self.weight_bytes / 8 / 4096).saturating_mul(self.context.into());
-                (of_one.saturating_mul(sequences), self.weight_bytes / 10, 0)
-            }
-            Some(architecture) => (
-                cache(self, architecture),
-                compute(self, architecture),
-                architecture.vocabulary.saturating_mul(4).saturating_mul(sequences),
-            ),
+        let Some(architecture) = &self.architecture else {
+            let of_one = (self.weight_bytes / 8 / 4096).saturating_mul(self.context.into());
+            let cache = of_one.saturating_mul(sequences(self));
+            let memory =
+                Parts { weights: self.weight_bytes, cache, compute: self.weight_bytes / 10, output: 0, process };
+            return Placed { memory, ..Placed::default() };
         };
-        let parts = [self.weight_bytes, cache, compute, output, process];
-        Fit {
-            weights: self.weight_bytes,
-            cache,
-            compute,
-            output,
-            process,
-            needed: parts.into_iter().fold(0, u64::saturating_add),
-            budget: 0,
-            largest_context: None,
+        let all = architecture.layers.iter().map(|layer| cache(self, layer)).fold(0, u64::saturating_add);
+        let step = compute(self, architecture);
+        let output = architecture.vocabulary.saturating_mul(4).saturating_mul(sequences(self));
+        let mut placed = Placed {
+            layers: 0,
+            memory: Parts { weights: self.weight_bytes, cache: all, compute: step, output, process },
+            graphics: Parts::default(),
+            is_shared: graphics == Graphics::Shared,
+        };
+        let most = match graphics {
+            Graphics::None => return placed,
+            Graphics::Shared => u64::MAX,
+            Graphics::Own(bytes) => bytes,
+        };
+        let known: u64 = architecture.layers.iter().map(|layer| layer.weights).fold(0, u64::saturating_add);
+        // Of a model of which only the first keys were read, the layers count as alike.
+        let evenly = self.weight_bytes / u64::from(self.layers());
+        // The output comes first, and then the layers from the last to the first.
+        let output_weights = if known > 0 { architecture.output_weights } else { evenly };
+        let wanted = usize::try_from(self.most_layers.unwrap_or(u32::MAX)).unwrap_or(usize::MAX);
+        let layers = architecture.layers.iter().rev();
+        let from_the_end = layers.map(|layer| (if known > 0 { layer.weights } else { evenly }, cache(self, layer)));
+        let mut there = Parts { compute: step, ..Parts::default() };
+        for (weights, cache) in std::iter::once((output_weights, 0)).chain(from_the_end).take(wanted) {
+            there.weights = there.weights.saturating_add(weights);
+            there.cache = there.cache.saturating_add(cache);
+            if there.total() > most {
+                break;
+            }
+            placed.layers += 1;
+            placed.graphics = there;
         }
+        if placed.layers == 0 {
+            return placed;
+        }
+        placed.memory.process = process.saturating_add(GRAPHICS_PROCESS);
+        // An output that has no weights of its own is a copy of what turns tokens into numbers, which stays.
+        let copied = if architecture.output_is_copied { output_weights } else { 0 };
+        let moved = placed.graphics.weights.saturating_sub(copied);
+        placed.memory.weights = self.weight_bytes.saturating_sub(moved);
+        placed.memory.cache = all.saturating_sub(placed.graphics.cache);
+        if placed.layers == self.layers() {
+            placed.memory.compute = beside(self, architecture);
+        }
+        placed
     }
+}
+
+/// Requests at the same time.
+fn sequences(shape: &ModelShape) -> u64 {
+    u64::from(shape.parallel.max(1))
 }
 
 /// Cells of one sequence.
@@ -188,51 +341,53 @@ fn cells(shape: &ModelShape) -> u64 {
     u64::from(shape.context.max(1)).next_multiple_of(CELLS)
 }
 
-/// A cell holds the keys and values of one token in each layer (`llama_kv_cache`). The states of recurrent layers are F32
+/// A cell holds the keys and values of one token in a layer (`llama_kv_cache`). The states of recurrent layers are F32
 /// (`llama_memory_recurrent`).
-fn cache(shape: &ModelShape, architecture: &Architecture) -> u64 {
-    let sequences = u64::from(shape.parallel.max(1));
-    let cells = cells(shape).saturating_mul(sequences);
-    let of_layer = |layer: &Layer| {
-        let kept = shape.cache_type.bytes(layer.keys).saturating_add(shape.cache_type.bytes(layer.values));
-        kept.saturating_mul(cells).saturating_add(layer.state.saturating_mul(4).saturating_mul(sequences))
-    };
-    architecture.layers.iter().map(of_layer).fold(0, u64::saturating_add)
+fn cache(shape: &ModelShape, layer: &Layer) -> u64 {
+    let cells = cells(shape).saturating_mul(sequences(shape));
+    let kept = shape.cache_type.bytes(layer.keys).saturating_add(shape.cache_type.bytes(layer.values));
+    kept.saturating_mul(cells).saturating_add(layer.state.saturating_mul(4).saturating_mul(sequences(shape)))
 }
 
 /// The buffers of a step with [`BATCH`] tokens, with flash attention. Two stages are the widest: the inside of a layer, with
 /// three widths of it, and the last one, with a number for each token of the vocabulary and each sequence (a step has no
-/// more results); five embeddings are alive beside them. The mask says which cell each token may see: two bytes each, once
-/// more for layers with a window. Fitted to what llama.cpp reports for models of seven shapes; the test of the worker
+/// more results); five embeddings are alive beside them. Fitted to what llama.cpp reports for models of seven shapes; the test of the worker
 /// compares them.
 fn compute(shape: &ModelShape, architecture: &Architecture) -> u64 {
     let float = BATCH * 4;
     let embedding = architecture.embedding.saturating_mul(float);
     let inside = architecture.feed_forward.saturating_mul(float);
-    let results = u64::from(shape.parallel.max(1)).min(BATCH);
+    let results = sequences(shape).min(BATCH);
     let last =
         architecture.vocabulary.saturating_mul(4).saturating_mul(results).saturating_add(embedding.saturating_mul(5));
     // Narrow layers fit into what the attention before them has left.
     let beside = if inside > embedding { 5 } else { 3 };
     let layer = inside.saturating_mul(3).saturating_add(embedding.saturating_mul(beside));
+    last.max(layer).saturating_add(masks(shape, architecture))
+}
+
+/// The buffers of the processor when all layers are on graphics processors: the tokens as numbers, and the masks.
+fn beside(shape: &ModelShape, architecture: &Architecture) -> u64 {
+    architecture.embedding.saturating_mul(BATCH * 4).saturating_add(masks(shape, architecture))
+}
+
+/// Which cell each token of a step may see: two bytes each, once more for layers with a window. The tokens of a step are spread
+/// over the sequences, each of which has its own cells.
+fn masks(shape: &ModelShape, architecture: &Architecture) -> u64 {
     let has =
         |is_window: bool| architecture.layers.iter().any(|layer| layer.keys > 0 && layer.window.is_some() == is_window);
-    let masks = u64::from(has(true)) + u64::from(has(false));
-    // The tokens of a step are spread over the sequences, each of which has its own cells.
-    let mask = cells(shape).saturating_mul(BATCH).saturating_mul(2).saturating_mul(masks);
-    last.max(layer).saturating_add(mask)
+    let kinds = u64::from(has(true)) + u64::from(has(false));
+    cells(shape).saturating_mul(BATCH).saturating_mul(2).saturating_mul(kinds)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Cpu, Memory};
 
     const MIB: u64 = 1 << 20;
 
-    fn machine(available: u64) -> Hardware {
-        let cpu = Cpu { model: String::new(), flags: vec![], cores: 1, kernel: String::new() };
-        Hardware { cpu, memory: Memory { total: available, available } }
+    fn machine(available: u64) -> Budget {
+        Memory { total: available, available }.into()
     }
 
     fn smollm2() -> Architecture {
@@ -241,7 +396,9 @@ mod tests {
             embedding: 576,
             feed_forward: 1536,
             trained_context: 8192,
-            layers: vec![Layer { keys: 192, values: 192, ..Layer::default() }; 30],
+            layers: vec![Layer { keys: 192, values: 192, weights: 2_236_416, ..Layer::default() }; 30],
+            output_weights: 30_081_024,
+            output_is_copied: true,
         }
     }
 
@@ -251,7 +408,7 @@ mod tests {
             architecture: Some(architecture),
             context,
             parallel,
-            cache_type: CacheType::F16,
+            ..ModelShape::default()
         }
     }
 
@@ -266,18 +423,21 @@ mod tests {
         for (context, parallel, cache, compute, output) in
             [(512, 1, 11.25, 15.14, 0.19), (8192, 1, 180.0, 22.64, 0.19), (2048, 8, 360.0, 16.64, 1.5)]
         {
-            let fit = fit(&of(smollm2(), context, parallel), &machine(0));
-            assert!(near(fit.cache, cache, 0.1), "{context} × {parallel}: {fit:?}");
-            assert!(near(fit.compute, compute, 10.0), "{context} × {parallel}: {fit:?}");
-            assert!(near(fit.output, output, 2.0), "{context} × {parallel}: {fit:?}");
-            assert_eq!(fit.needed, fit.weights + fit.cache + fit.compute + fit.output + fit.process);
+            let fit = fit(&of(smollm2(), context, parallel), machine(0));
+            let parts = fit.placed.memory;
+            assert!(near(parts.cache, cache, 0.1), "{context} × {parallel}: {fit:?}");
+            assert!(near(parts.compute, compute, 10.0), "{context} × {parallel}: {fit:?}");
+            assert!(near(parts.output, output, 2.0), "{context} × {parallel}: {fit:?}");
+            let sum = parts.weights + parts.cache + parts.compute + parts.output + parts.process;
+            assert_eq!((fit.needed(), fit.placed.graphics_bytes()), (sum, 0));
         }
     }
 
     #[test]
     fn each_kind_of_layer_keeps_what_it_should() {
         let layers = |layer: Layer| Architecture { layers: vec![layer; 2], ..smollm2() };
-        let cache = |layer, context, parallel| fit(&of(layers(layer), context, parallel), &machine(0)).cache;
+        let cache =
+            |layer, context, parallel| fit(&of(layers(layer), context, parallel), machine(0)).placed.memory.cache;
         let attention = Layer { keys: 64, values: 32, ..Layer::default() };
         assert_eq!(cache(attention, 256, 1), 2 * 256 * 96 * 2);
         // A multiple of 256 for each sequence.
@@ -288,49 +448,97 @@ mod tests {
         // Latent attention has no values of its own.
         assert_eq!(cache(Layer { keys: 576, ..Layer::default() }, 256, 1), 2 * 256 * 576 * 2);
         let shape = ModelShape { cache_type: CacheType::Q8, ..of(layers(attention), 256, 1) };
-        assert_eq!(fit(&shape, &machine(0)).cache, 2 * 256 * (68 + 34));
+        assert_eq!(fit(&shape, machine(0)).placed.memory.cache, 2 * 256 * (68 + 34));
         let shape = ModelShape { cache_type: CacheType::Q4, ..shape };
-        assert_eq!(fit(&shape, &machine(0)).cache, 2 * 256 * (36 + 18));
+        assert_eq!(fit(&shape, machine(0)).placed.memory.cache, 2 * 256 * (36 + 18));
     }
 
     #[test]
     fn the_largest_context_is_the_last_that_fits() {
-        let all = fit(&of(smollm2(), 8192, 1), &machine(1 << 40));
+        let all = fit(&of(smollm2(), 8192, 1), machine(1 << 40));
         assert_eq!(all.largest_context, Some(8192));
         for available in [300 * MIB, 460 * MIB, 510 * MIB, 560 * MIB] {
-            let found = fit(&of(smollm2(), 8192, 1), &machine(available)).largest_context;
-            let fits = |context| fit(&of(smollm2(), context, 1), &machine(available)).fits();
+            let found = fit(&of(smollm2(), 8192, 1), machine(available)).largest_context;
+            let fits = |context| fit(&of(smollm2(), context, 1), machine(available)).fits();
             match found {
                 None => assert!(!fits(256)),
                 Some(context) => assert!(fits(context) && (context == 8192 || !fits(context + 256)), "{context}"),
             }
         }
-        assert_eq!(fit(&of(smollm2(), 8192, 1), &machine(0)).largest_context, None);
+        assert_eq!(fit(&of(smollm2(), 8192, 1), machine(0)).largest_context, None);
     }
 
     #[test]
     fn before_the_header_is_read_the_size_of_the_file_must_do() {
         let gib = 1 << 30;
         let shape = |weight_bytes, context| ModelShape { weight_bytes, context, ..ModelShape::default() };
-        assert_eq!(fit(&shape(8 * gib, 4096), &machine(0)).needed, 8 * gib + 8 * gib / 10 + gib);
-        let needed = fit(&shape(gib, 4096), &machine(0)).needed;
+        assert_eq!(fit(&shape(8 * gib, 4096), machine(0)).needed(), 8 * gib + 8 * gib / 10 + gib);
+        let needed = fit(&shape(gib, 4096), machine(0)).needed();
         let with = |available: u64| Memory { total: available, available };
         let enough = needed + with(needed).kept_free() + needed / 8;
-        assert!(fit(&shape(gib, 4096), &machine(enough)).fits());
-        assert!(!fit(&shape(gib, 4096), &machine(needed + needed / 20)).fits());
+        assert!(fit(&shape(gib, 4096), machine(enough)).fits());
+        assert!(!fit(&shape(gib, 4096), machine(needed + needed / 20)).fits());
         let four = ModelShape { parallel: 4, ..shape(gib, 4096) };
-        assert_eq!(four.needed() - needed, 3 * (gib / 8));
+        assert_eq!(fit(&four, machine(0)).needed() - needed, 3 * (gib / 8));
+        // Of what is not known well enough nothing is put on a graphics processor.
+        assert_eq!(four.placed(Graphics::Own(u64::MAX)).layers, 0);
+    }
+
+    #[test]
+    fn as_many_layers_as_fit_are_on_a_graphics_processor() {
+        let shape = of(smollm2(), 8192, 1);
+        let on_processor = shape.placed(Graphics::None);
+        assert_eq!((shape.layers(), on_processor.layers, on_processor.graphics_bytes()), (31, 0, 0));
+        let all = shape.placed(Graphics::Own(u64::MAX));
+        // The output is a copy: what turns tokens into numbers stays.
+        assert_eq!(all.layers, 31);
+        assert_eq!(all.graphics.weights, 30_081_024 + 30 * 2_236_416);
+        assert_eq!(all.memory.weights, 96_574_464 - 30 * 2_236_416);
+        assert_eq!((all.memory.cache, all.graphics.cache), (0, on_processor.memory.cache));
+        assert!(all.memory.compute < on_processor.memory.compute);
+        let mut before = 0;
+        for own in (0..400 * MIB).step_by(5 << 20) {
+            let placed = shape.placed(Graphics::Own(own));
+            assert!(placed.graphics_bytes() <= own && placed.layers >= before, "{own}: {placed:?}");
+            assert_eq!(placed.memory.cache + placed.graphics.cache, on_processor.memory.cache);
+            before = placed.layers;
+        }
+        assert_eq!(before, 31);
+        assert_eq!(shape.placed(Graphics::Own(0)), on_processor);
+        let half = ModelShape { most_layers: Some(15), ..shape.clone() };
+        assert_eq!(half.placed(Graphics::Own(u64::MAX)).layers, 15);
+        assert_eq!(ModelShape { most_layers: Some(0), ..half }.placed(Graphics::Shared).layers, 0);
+        // What has no memory of its own takes that of the machine.
+        let shared = shape.placed(Graphics::Shared);
+        assert_eq!((shared.layers, shared.graphics_bytes()), (31, 0));
+        assert_eq!(shared.memory_bytes(), all.memory.total() + all.graphics.total());
+        let fits = |memory, graphics| fit(&shape, Budget { memory, graphics }).fits();
+        assert!(fits(150 * MIB, Graphics::Own(u64::MAX)) && !fits(150 * MIB, Graphics::None));
+    }
+
+    #[test]
+    fn requests_at_the_same_time_do_not_drive_layers_from_a_graphics_processor() {
+        let shape = of(smollm2(), 8192, 4);
+        let one = ModelShape { parallel: 1, ..shape.clone() }.placed(Graphics::Own(u64::MAX)).graphics_bytes();
+        let budget = |graphics| Budget { memory: u64::MAX, graphics: Graphics::Own(graphics) };
+        assert_eq!(shape.most_parallel(1, budget(one)), Some(1));
+        assert_eq!(shape.most_parallel(1, budget(u64::MAX)), Some(4));
+        // None of it fits there: then it is no reason.
+        assert_eq!(shape.most_parallel(1, budget(0)), Some(4));
     }
 
     #[test]
     fn nonsense_does_not_overflow() {
-        let layer = Layer { keys: u64::MAX, values: u64::MAX, window: Some(u32::MAX), state: u64::MAX };
+        let layer =
+            Layer { keys: u64::MAX, values: u64::MAX, window: Some(u32::MAX), state: u64::MAX, weights: u64::MAX };
         let architecture = Architecture {
             vocabulary: u64::MAX,
             embedding: u64::MAX,
             feed_forward: u64::MAX,
             trained_context: u32::MAX,
             layers: vec![layer],
+            output_weights: u64::MAX,
+            output_is_copied: true,
         };
         let shape = ModelShape {
             weight_bytes: u64::MAX,
@@ -338,11 +546,11 @@ mod tests {
             context: u32::MAX,
             parallel: u32::MAX,
             cache_type: CacheType::Q8,
+            most_layers: None,
         };
-        assert!(!fit(&shape, &machine(u64::MAX)).fits());
+        assert!(!fit(&shape, machine(u64::MAX)).fits());
         assert!(
-            !fit(&ModelShape { weight_bytes: u64::MAX, context: u32::MAX, ..ModelShape::default() }, &machine(1))
-                .fits()
+            !fit(&ModelShape { weight_bytes: u64::MAX, context: u32::MAX, ..ModelShape::default() }, machine(1)).fits()
         );
     }
 }

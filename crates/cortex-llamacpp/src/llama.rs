@@ -5,10 +5,14 @@
 
 #![expect(unsafe_code, reason = "the one file that calls C; each block says why it is sound")]
 
-use crate::{buffers, sampling};
-use cortex_api::worker::{Buffer, Load, Sampling, Segment};
+use crate::{load_log, sampling};
+use cortex_api::worker::{Buffer, CacheType, Device, Load, PlacedLayers, Sampling, Segment};
 use llama_cpp_2::{
-    context::{LlamaContext, params::LlamaContextParams},
+    context::{
+        LlamaContext,
+        params::{KvCacheType, LlamaContextParams},
+    },
+    list_llama_ggml_backend_devices,
     llama_backend::LlamaBackend,
     llama_batch::LlamaBatch,
     model::{LlamaModel, params::LlamaModelParams},
@@ -77,10 +81,58 @@ pub(crate) fn start() -> Result<LlamaBackend, LlamaError> {
     LlamaBackend::init().map_err(|why| LlamaError(why.to_string()))
 }
 
-/// Where the buffers that the log tells of are gathered.
-pub(crate) struct BufferLog(Mutex<Vec<Buffer>>);
+/// What the compute modules that are loaded can compute on, the processor itself left out.
+pub(crate) fn devices() -> Vec<Device> {
+    // SAFETY: the number of devices, and each below it; modules stay loaded.
+    let count = unsafe { llama_cpp_sys_2::ggml_backend_dev_count() };
+    (0..count).filter_map(device).collect()
+}
 
-impl BufferLog {
+/// Renderers that compute graphics on the processor. They say that they have memory of their own.
+const SOFTWARE: &[&str] = &["llvmpipe", "swiftshader"];
+
+fn device(at: usize) -> Option<Device> {
+    // SAFETY: `at` is below the number of devices, and the module fills the structure; all zeros is a valid one.
+    let props = unsafe {
+        let mut props: llama_cpp_sys_2::ggml_backend_dev_props = std::mem::zeroed();
+        llama_cpp_sys_2::ggml_backend_dev_get_props(llama_cpp_sys_2::ggml_backend_dev_get(at), &raw mut props);
+        props
+    };
+    let text = |text: *const std::os::raw::c_char| {
+        if text.is_null() {
+            return String::new();
+        }
+        // SAFETY: a NUL-terminated text of the module, which stays loaded.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    };
+    let is_integrated = match props.type_ {
+        llama_cpp_sys_2::GGML_BACKEND_DEVICE_TYPE_GPU => false,
+        llama_cpp_sys_2::GGML_BACKEND_DEVICE_TYPE_IGPU => true,
+        _ => return None,
+    };
+    let description = text(props.description);
+    let is_software = SOFTWARE.iter().any(|name| description.to_ascii_lowercase().contains(name));
+    let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    Some(Device {
+        name: text(props.name),
+        description,
+        bus: text(props.device_id),
+        is_integrated: is_integrated || is_software,
+        total: bytes(props.memory_total),
+        free: bytes(props.memory_free),
+    })
+}
+
+/// What the log of a load tells and no function does.
+pub(crate) struct LoadLog(Mutex<Told>);
+
+#[derive(Default)]
+struct Told {
+    buffers: Vec<Buffer>,
+    placement: Vec<PlacedLayers>,
+}
+
+impl LoadLog {
     /// Listens from now on to what llama.cpp and its modules say; all of it goes on to standard error.
     pub(crate) fn listen() -> &'static Self {
         // llama.cpp may say something until the process ends.
@@ -93,9 +145,14 @@ impl BufferLog {
         log
     }
 
-    /// What was heard so far.
+    /// The buffers that were heard of so far.
     pub(crate) fn buffers(&self) -> Vec<Buffer> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).buffers.clone()
+    }
+
+    /// Where the layers are that were heard of so far.
+    pub(crate) fn placement(&self) -> Vec<PlacedLayers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).placement.clone()
     }
 }
 
@@ -108,28 +165,47 @@ unsafe extern "C" fn heard(
     if text.is_null() || log.is_null() {
         return;
     }
-    // SAFETY: a NUL-terminated text for the time of the call, and the log of [`BufferLog::listen`], which is never freed.
-    let (text, log) = unsafe { (CStr::from_ptr(text), &*log.cast::<BufferLog>()) };
+    // SAFETY: a NUL-terminated text for the time of the call, and the log of [`LoadLog::listen`], which is never freed.
+    let (text, log) = unsafe { (CStr::from_ptr(text), &*log.cast::<LoadLog>()) };
     // What cannot be written is lost; a panic must not leave this function.
     let _ = io::stderr().write_all(text.to_bytes());
     // Each of these lines comes in one piece.
-    if let Some(buffer) = buffers::of_line(&text.to_string_lossy()) {
-        log.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    let line = text.to_string_lossy();
+    let mut told = log.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(buffer) = load_log::buffer(&line) {
+        told.buffers.push(buffer);
+    } else if let Some(device) = load_log::layer(&line) {
+        match told.placement.iter_mut().find(|placed| placed.device == device) {
+            Some(placed) => placed.layers += 1,
+            None => told.placement.push(PlacedLayers { device: device.to_owned(), layers: 1 }),
+        }
     }
 }
 
 /// Loads the weights. `progress` gets 0 to 1.
 pub(crate) fn load_model(
     engine: &LlamaBackend,
-    path: &str,
+    load: &Load,
     progress: impl FnMut(f32) + 'static,
 ) -> Result<LlamaModel, LlamaError> {
     let mut progress = progress;
-    let params = LlamaModelParams::default().with_progress_callback(move |fraction| {
-        progress(fraction);
-        true
-    });
-    LlamaModel::load_from_file(engine, path, &params).map_err(|why| LlamaError(why.to_string()))
+    let mut params =
+        LlamaModelParams::default().with_n_gpu_layers(load.device_layers).with_progress_callback(move |fraction| {
+            progress(fraction);
+            true
+        });
+    if !load.devices.is_empty() {
+        let known = list_llama_ggml_backend_devices();
+        let mut places = Vec::new();
+        for wanted in &load.devices {
+            match known.iter().find(|device| device.name == *wanted) {
+                Some(device) => places.push(device.index),
+                None => return error(format!("there is no device {wanted}")),
+            }
+        }
+        params = params.with_devices(&places).map_err(|why| LlamaError(why.to_string()))?;
+    }
+    LlamaModel::load_from_file(engine, &load.model, &params).map_err(|why| LlamaError(why.to_string()))
 }
 
 /// Facts about a model's vocabulary and layout that the rest of the worker needs.
@@ -293,6 +369,11 @@ impl<'model> Context<'model> {
             return error("the context is too large");
         };
         let batch_size = load.batch.clamp(32, 4096).max(sequences);
+        let cache_type = match load.cache_type {
+            CacheType::F16 => KvCacheType::F16,
+            CacheType::Q8_0 => KvCacheType::Q8_0,
+            CacheType::Q4_0 => KvCacheType::Q4_0,
+        };
         let threads = |count: u32| i32::try_from(count.clamp(1, 512)).unwrap_or(1);
         let mut params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
@@ -302,6 +383,8 @@ impl<'model> Context<'model> {
             .with_n_threads(threads(load.threads))
             .with_n_threads_batch(threads(load.threads_batch))
             .with_kv_unified(false)
+            .with_type_k(cache_type)
+            .with_type_v(cache_type)
             .with_no_perf(true);
         set_most_outputs(&mut params, sequences);
         let inner = model

@@ -2,9 +2,9 @@
 //!
 //! Never speaks HTTP, never knows OpenAI, never reads settings or the data folder.
 
-mod buffers;
 mod generation;
 mod llama;
+mod load_log;
 mod sampling;
 mod schedule;
 mod serve;
@@ -24,7 +24,14 @@ fn main() -> ExitCode {
     };
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => serve::serve(lines),
-        ["trial", backend, scratch] => trial::run(lines, backend, scratch),
-        _ => stdio::fail("usage: cortex-llamacpp [trial BACKEND SCRATCH-FILE]; it is started by cortex-server"),
+        ["trial", scratch, backend] => trial::run(lines, scratch, backend, None),
+        ["trial", scratch, backend, graphics, device] => {
+            trial::run(lines, scratch, backend, Some(trial::Graphics { backend: graphics, device }))
+        }
+        ["devices", backends @ ..] => trial::list_devices(lines, backends),
+        _ => stdio::fail(
+            "usage: cortex-llamacpp [devices BACKEND... | trial SCRATCH-FILE BACKEND [GRAPHICS-BACKEND DEVICE]]; it is \
+             started by cortex-server",
+        ),
     }
 }

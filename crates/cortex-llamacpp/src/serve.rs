@@ -78,7 +78,7 @@ fn volunteer() {
 
 /// Loads and serves. An error is one of the load.
 fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(), LlamaError> {
-    let log = llama::BufferLog::listen();
+    let log = llama::LoadLog::listen();
     for backend in &load.backends {
         llama::load_backend(backend)?;
     }
@@ -101,6 +101,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
         backend: load.backends.first().cloned().unwrap_or_default(),
         model_bytes: vocabulary.weight_bytes(),
         buffers: log.buffers(),
+        placement: log.placement(),
     })));
     Worker::new(&vocabulary, context).run(lines, inbox);
     lines.flush();
@@ -113,7 +114,7 @@ fn load_with_progress(engine: &LlamaBackend, load: &Load, lines: &Lines) -> Resu
     // The callback may outlive a borrow of the lines, so it has its own.
     let mut progress_lines = lines.another().map_err(|why| LlamaError(why.to_string()))?;
     let mut last: Option<Instant> = None;
-    llama::load_model(engine, &load.model, move |fraction| {
+    llama::load_model(engine, load, move |fraction| {
         if last.is_none_or(|at| at.elapsed() > Duration::from_millis(100)) {
             last = Some(Instant::now());
             progress_lines.send(&FromWorker::Loading { fraction });

@@ -1,4 +1,4 @@
-//! Proves one compute module on this machine: loads it, loads a tiny model through llama.cpp, computes
+//! Proves one compute module on this machine, or one graphics processor: loads it, loads a tiny model through llama.cpp, computes
 //! one batch of 32 tokens and 8 single tokens, and times both.
 //!
 //! A module that the processor cannot run kills this process with SIGILL. That is the answer.
@@ -8,36 +8,60 @@ use crate::{
     stdio::{self, Lines},
     trial_model,
 };
-use cortex_api::worker::{Load, TrialResult};
+use cortex_api::worker::{CacheType, Load, TrialResult};
+use serde::Serialize;
 use std::{process::ExitCode, time::Instant};
 
 /// Length of the timed batch.
 const BATCH: u32 = 32;
 /// Timed single tokens.
 const SINGLES: u32 = 8;
+/// More layers than a model has.
+const ALL_LAYERS: u32 = 1000;
 /// Repetitions of the timed part; the fastest counts, the others were disturbed.
 const REPETITIONS: u32 = 5;
 
+/// A graphics processor to prove, beside the module for the processor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Graphics<'name> {
+    /// Its compute module.
+    pub(crate) backend: &'name str,
+    /// The engine's name for it.
+    pub(crate) device: &'name str,
+}
+
 /// Runs the trial and prints its one line.
-pub(crate) fn run(mut lines: Lines, backend: &str, scratch: &str) -> ExitCode {
-    match measure(backend, scratch) {
-        Ok(result) => match serde_json::to_string(&result) {
-            Ok(line) => {
-                lines.send_text(&line);
-                ExitCode::SUCCESS
-            }
-            Err(error) => stdio::fail(&error.to_string()),
-        },
+pub(crate) fn run(lines: Lines, scratch: &str, backend: &str, graphics: Option<Graphics<'_>>) -> ExitCode {
+    print(lines, measure(scratch, backend, graphics))
+}
+
+/// Prints what the modules for graphics processors can compute on.
+pub(crate) fn list_devices(lines: Lines, backends: &[&str]) -> ExitCode {
+    // One that cannot be loaded, because its driver is not installed, does not hide the others.
+    let failed = backends.iter().filter_map(|backend| llama::load_backend(backend).err());
+    for LlamaError(message) in failed {
+        stdio::warn(&message);
+    }
+    print(lines, Ok(llama::devices()))
+}
+
+fn print(mut lines: Lines, result: Result<impl Serialize, LlamaError>) -> ExitCode {
+    let text = result.and_then(|result| serde_json::to_string(&result).map_err(|why| LlamaError(why.to_string())));
+    match text {
+        Ok(line) => {
+            lines.send_text(&line);
+            ExitCode::SUCCESS
+        }
         Err(LlamaError(message)) => stdio::fail(&message),
     }
 }
 
-fn measure(backend: &str, scratch: &str) -> Result<TrialResult, LlamaError> {
+fn measure(scratch: &str, backend: &str, graphics: Option<Graphics<'_>>) -> Result<TrialResult, LlamaError> {
     let failed = |why: &dyn std::fmt::Display| LlamaError(why.to_string());
     fs_err::write(scratch, trial_model::bytes()).map_err(|why| failed(&why))?;
     let load = Load {
         model: scratch.into(),
-        backends: vec![backend.into()],
+        backends: [Some(backend), graphics.map(|it| it.backend)].into_iter().flatten().map(str::to_owned).collect(),
         context_length: 256,
         parallel: 1,
         // Threads that wait for one another would measure what else the machine does: two trials at once
@@ -46,10 +70,15 @@ fn measure(backend: &str, scratch: &str) -> Result<TrialResult, LlamaError> {
         threads_batch: 1,
         batch: 64,
         is_exact: true,
+        cache_type: CacheType::F16,
+        devices: graphics.iter().map(|it| it.device.to_owned()).collect(),
+        device_layers: if graphics.is_some() { ALL_LAYERS } else { 0 },
     };
-    llama::load_backend(backend)?;
+    for backend in &load.backends {
+        llama::load_backend(backend)?;
+    }
     let engine = llama::start()?;
-    let model = llama::load_model(&engine, scratch, |_| ())?;
+    let model = llama::load_model(&engine, &load, |_| ())?;
     let mut context = Context::new(&engine, &model, &load, (256, 1))?;
     let mut best = TrialResult { batch_microseconds: u64::MAX, single_microseconds: u64::MAX };
     for _ in 0..REPETITIONS {

@@ -1,6 +1,7 @@
 //! Changes of a model's settings: which fields there are, and what each may be.
 
 use crate::{DescribeError, ErrorKind, KeepAlive, Model, ModelId, ModelStore, ModelYaml, ResolveError, StoreError};
+use cortex_hardware::CacheType;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ enum Field {
     Whole(i64, i64),
     /// A duration: [`KeepAlive::parse`].
     KeepAlive,
+    /// How keys and values are stored: a name of [`CacheType`].
+    CacheType,
 }
 
 const TOKENS: Field = Field::Whole(0, 1 << 28);
@@ -52,6 +55,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("ctx_len", TOKENS),
     ("n_parallel", Field::Whole(1, 64)),
     ("cpu_threads", Field::Whole(-1, 512)),
+    ("cache_type", Field::CacheType),
     ("keep_alive", Field::KeepAlive),
     ("pin", Field::Truth),
     ("engine", Field::Text),
@@ -239,6 +243,10 @@ fn fitting(field: Field, value: &Value) -> Result<Value, String> {
                 _ => Err(format!("a whole number from {low} to {high}")),
             }
         }
+        Field::CacheType => match value.as_str().and_then(CacheType::of_name) {
+            Some(kind) => Ok(kind.name().into()),
+            None => Err(format!("one of {}", CacheType::NAMES.map(|(name, _)| name).join(", "))),
+        },
         Field::KeepAlive => {
             if KeepAlive::parse(value).is_some() {
                 Ok(value.clone())

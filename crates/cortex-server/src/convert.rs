@@ -6,6 +6,7 @@ use cortex_api::{
     worker::Sampling,
 };
 use cortex_engine::{ChatTurn, Job, LoadSettings, Prompt};
+use cortex_hardware::CacheType;
 use cortex_models::{KeepAlive, ModelId, ModelYaml};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -203,6 +204,17 @@ pub(crate) fn load_settings(yaml: &ModelYaml, defaults: LoadSettings) -> LoadSet
             .map_or(defaults.context_length, |stored| stored.min(defaults.context_length)),
         parallel: positive("n_parallel").unwrap_or(defaults.parallel),
         threads: positive("cpu_threads").unwrap_or(defaults.threads),
+        cache_type: yaml
+            .values()
+            .get("cache_type")
+            .and_then(Value::as_str)
+            .and_then(CacheType::of_name)
+            .unwrap_or(defaults.cache_type),
+        // Negative is as many as fit.
+        device_layers: yaml
+            .number("ngl")
+            .and_then(whole_number)
+            .map_or(defaults.device_layers, |layers| u32::try_from(layers).ok()),
         keep_alive: yaml.values().get("keep_alive").and_then(KeepAlive::parse),
         pin: yaml.values().get("pin").and_then(Value::as_bool).unwrap_or(false),
         ..defaults

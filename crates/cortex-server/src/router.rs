@@ -30,6 +30,7 @@ pub fn router(app: App) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/v1/system/doctor", get(system::doctor))
         .route("/v1/hardware", get(hardware::get))
+        .route("/v1/hardware/activate", post(hardware::activate))
         .route("/processManager/destroy", delete(system::destroy))
         .route("/v1/events", get(events::events))
         .route("/v1/models", get(list::list).patch(registry::update_by_id).delete(registry::delete_by_id))
@@ -166,6 +167,7 @@ fn add_cors(admitted: &Admitted, asked: &HeaderMap, headers: &mut HeaderMap) {
 const ALIASES: &[(&str, &str)] = &[
     ("/inferences/server/chat_completion", "/v1/chat/completions"),
     ("/hardware/hardware", "/v1/hardware"),
+    ("/hardware/hardware/activate", "/v1/hardware/activate"),
     ("/models", "/v1/models"),
     ("/models/import", "/v1/models/import"),
     ("/models/fit", "/v1/models/fit"),
@@ -188,6 +190,7 @@ const FIXED: &[&str] = &[
     "/metrics",
     "/v1/system/doctor",
     "/v1/hardware",
+    "/v1/hardware/activate",
     "/processManager/destroy",
     "/v1/events",
     "/v1/models",

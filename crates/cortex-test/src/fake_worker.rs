@@ -4,6 +4,7 @@ use crate::{
     dist,
     gguf::{GgufBuilder, Size},
 };
+use cortex_api::worker::{Device, encode};
 use std::path::{Path, PathBuf};
 
 /// What the fake worker does wrong when its word is in a prompt (for that request) or in the name of
@@ -43,6 +44,32 @@ impl Misbehaviour {
     }
 }
 
+/// A device with this in its name fails its trial.
+pub const BROKEN: &str = "broken";
+/// Layers of [`model`], the output among them.
+pub const LAYERS: u32 = 9;
+
+/// Gives a fake worker a compute module for graphics processors that finds these; one that crashes when there are none.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn lay_out_graphics(folder: &Path, devices: &[Device]) {
+    let text = if devices.is_empty() { String::new() } else { encode(&devices) };
+    fs_err::write(folder.join("fake/backends/libggml-fake.so"), text).expect("a file");
+}
+
+/// A graphics processor with memory of its own. 128 MiB of what is free are not given to models.
+pub fn device(name: &str, bus: &str, free: u64) -> Device {
+    Device {
+        name: name.into(),
+        description: format!("Test {name}"),
+        bus: bus.into(),
+        is_integrated: false,
+        total: 2 << 30,
+        free: free + (128 << 20),
+    }
+}
+
 /// Lays the fake worker out in a folder as a real one would be; its program.
 ///
 /// # Panics
@@ -62,8 +89,15 @@ pub fn lay_out(folder: &Path) -> PathBuf {
 /// When it cannot be written.
 pub fn model(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(format!("{name}.gguf"));
-    let size =
-        Size { vocabulary: 64, embedding: 64, feed_forward: 64, layers: 8, heads: 2, kept_heads: 2, context: 8192 };
+    let size = Size {
+        vocabulary: 64,
+        embedding: 64,
+        feed_forward: 64,
+        layers: u64::from(LAYERS - 1),
+        heads: 2,
+        kept_heads: 2,
+        context: 8192,
+    };
     fs_err::write(&path, GgufBuilder::llama_of(size).build()).expect("written");
     path
 }

@@ -1,7 +1,7 @@
 //! A real worker, spoken to directly.
 
 use crate::dist;
-use cortex_api::worker::{FromWorker, Generate, Load, Loaded, Sampling, Segment, ToWorker, encode};
+use cortex_api::worker::{CacheType, FromWorker, Generate, Load, Loaded, Sampling, Segment, ToWorker, encode};
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Write},
@@ -112,6 +112,9 @@ impl TestWorker {
             threads_batch: 1,
             batch: 512,
             is_exact: true,
+            cache_type: CacheType::F16,
+            devices: vec![],
+            device_layers: 0,
         }));
     }
 

@@ -260,6 +260,12 @@ pub(crate) struct FitArguments {
     /// Requests at the same time.
     #[arg(long)]
     pub(crate) parallel: Option<i64>,
+    /// How keys and values are stored: `f16`, `q8_0` or `q4_0`.
+    #[arg(long, alias = "cache_type")]
+    pub(crate) cache_type: Option<String>,
+    /// Layers on graphics processors at most; 0 is none.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) ngl: Option<i64>,
 }
 
 /// `cortex hardware …`.
@@ -267,6 +273,16 @@ pub(crate) struct FitArguments {
 pub(crate) enum HardwareCommand {
     /// Show what this machine has; without a flag, all of it.
     List(HardwareArguments),
+    /// Choose the graphics processors that models may use from now on: `--gpus "[0, 1]"`, or `--gpus "[]"` for none.
+    Activate(ActivateArguments),
+}
+
+/// Arguments of `cortex hardware activate`.
+#[derive(Debug, Args)]
+pub(crate) struct ActivateArguments {
+    /// Their numbers, as `cortex hardware list --gpu` shows them: `0`, `0,1`, `[0, 1]`, `[]` for none.
+    #[arg(long, required = true)]
+    pub(crate) gpus: String,
 }
 
 /// Arguments of `cortex hardware list`.
@@ -407,6 +423,15 @@ pub(crate) struct StartArguments {
     /// Requests that it answers at the same time.
     #[arg(long, alias = "n_parallel")]
     pub(crate) parallel: Option<i64>,
+    /// How keys and values are stored: `f16`, `q8_0` or `q4_0`.
+    #[arg(long, alias = "cache_type")]
+    pub(crate) cache_type: Option<String>,
+    /// Layers on graphics processors at most; 0 is none, -1 as many as fit.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) ngl: Option<i64>,
+    /// First choose the graphics processors that models may use, as `cortex hardware activate` does.
+    #[arg(long)]
+    pub(crate) gpus: Option<String>,
     /// How long it stays when nobody uses it: seconds, a duration such as 5m, or -1 for ever, the default.
     #[arg(long, alias = "keep_alive", allow_hyphen_values = true)]
     pub(crate) keep_alive: Option<String>,

@@ -205,6 +205,8 @@ fn engine_config(settings: &Settings) -> cortex_engine::Config {
     cortex_engine::Config {
         worker_program: settings.worker_program.clone(),
         cache_folder: settings.data_folder.join("cache"),
+        graphics_choice: settings.data_folder.join("state/graphics.json"),
+        driver_environment: env::DRIVERS.iter().filter_map(|&name| Some((name.to_owned(), env::text(name)?))).collect(),
         max_loaded: Some(settings.max_loaded).filter(|&most| most > 0),
         memory_limit: settings.memory_limit,
         max_queued: settings.max_queued,
@@ -215,6 +217,7 @@ fn engine_config(settings: &Settings) -> cortex_engine::Config {
             context_length: settings.context_length,
             parallel: settings.parallel,
             threads: settings.threads,
+            cache_type: settings.cache_type,
             ..LoadSettings::default()
         },
         batch: 512,

@@ -37,6 +37,17 @@ pub(crate) const PROXIES: &[&str] =
     &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"];
 /// Hosts that are asked without a proxy.
 pub(crate) const NO_PROXY: &[&str] = &["NO_PROXY", "no_proxy"];
+/// What drivers of graphics processors and the compute modules for them read; workers get these and no others.
+pub(crate) const DRIVERS: &[&str] = &[
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HSA_OVERRIDE_GFX_VERSION",
+    "GGML_VK_VISIBLE_DEVICES",
+    "VK_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
+    "LD_LIBRARY_PATH",
+];
 /// For tests only: `off` takes the first compute module untried.
 pub(crate) const CORTEX_TEST_VARIANT_TRIAL: &str = "CORTEX_TEST_VARIANT_TRIAL";
 

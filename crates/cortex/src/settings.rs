@@ -1,6 +1,7 @@
 //! The settings: defaults, then the file, then the environment, then the command line.
 
 use crate::env;
+use cortex_hardware::CacheType;
 use cortex_models::{OutboundConfig, ProxyConfig, PullsConfig};
 use serde_json::{Map, Value};
 use std::{
@@ -48,6 +49,7 @@ pub(crate) struct Settings {
     pub(crate) context_length: u32,
     pub(crate) parallel: u32,
     pub(crate) threads: u32,
+    pub(crate) cache_type: CacheType,
     pub(crate) body_limit: usize,
     pub(crate) shutdown_grace: Duration,
     pub(crate) variant_trial: bool,
@@ -127,6 +129,7 @@ const OUR_KEYS: &[&str] = &[
     "contextLength",
     "parallel",
     "threads",
+    "cacheType",
     "bodyLimitBytes",
     "shutdownGraceSeconds",
     "huggingFaceToken",
@@ -203,6 +206,14 @@ impl Settings {
             context_length: u32::try_from(file.number("contextLength", 8192, (1, 1 << 24))?).unwrap_or(8192),
             parallel: u32::try_from(file.number("parallel", 4, (1, 64))?).unwrap_or(4),
             threads: u32::try_from(file.number("threads", 0, (0, 512))?).unwrap_or(0),
+            cache_type: match file.text("cacheType")? {
+                None => CacheType::F16,
+                Some(name) => CacheType::of_name(name.trim()).ok_or(SettingsError::Value {
+                    key: "cacheType",
+                    value: name,
+                    expected: "it must be f16, q8_0 or q4_0".into(),
+                })?,
+            },
             body_limit: usize::try_from(file.number("bodyLimitBytes", 32 << 20, (1024, 1 << 30))?).unwrap_or(32 << 20),
             shutdown_grace: Duration::from_secs(file.number("shutdownGraceSeconds", 0, (0, 3600))?),
             outbound: outbound(&file)?,

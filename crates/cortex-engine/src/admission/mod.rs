@@ -17,6 +17,7 @@ mod tests;
 pub(crate) use demand::Demand;
 
 use crate::need::{Need, Size};
+use cortex_hardware::{Budget, Graphics};
 use std::{cmp::Reverse, time::Duration};
 
 /// A model that is in memory, or wanted.
@@ -31,8 +32,10 @@ pub(crate) enum Model<'need> {
     },
     /// It has memory, or was promised some.
     Held {
-        /// Bytes that are free again without it.
+        /// Bytes of memory that are free again without it.
         bytes: u64,
+        /// Bytes that graphics processors have again without it.
+        graphics: u64,
         /// What it does.
         hold: Hold,
         /// It never leaves for another.
@@ -60,6 +63,8 @@ pub(crate) enum Hold {
 pub(crate) struct Room {
     /// Bytes that nobody has and nobody was promised. Less than nothing when others took what was promised.
     pub(crate) free: i64,
+    /// Graphics processors; of those with memory of their own, the bytes that nobody has.
+    pub(crate) graphics: Graphics,
     /// Models that may be loaded beside those that are.
     pub(crate) places: usize,
     /// How long a request waits for models in use.
@@ -84,51 +89,88 @@ pub(crate) struct Plan {
 pub(crate) enum Shortage {
     /// Every place is taken by a pinned model.
     Places,
-    /// The bytes that it could have if all left that may.
-    Memory(u64),
+    /// What it could have if all left that may.
+    Memory(Budget),
 }
 
 /// Memory and places, of those that are free or will be.
 #[derive(Debug, Clone, Copy, Default)]
 struct Amount {
     bytes: i64,
+    graphics: i64,
     places: usize,
 }
 
 impl Amount {
-    fn of(bytes: u64) -> Self {
-        Self { bytes: i64::try_from(bytes).unwrap_or(i64::MAX), places: 1 }
+    fn of(bytes: u64, graphics: u64) -> Self {
+        Self { bytes: signed(bytes), graphics: signed(graphics), places: 1 }
+    }
+
+    fn of_size(size: Size) -> Self {
+        Self::of(size.bytes, size.graphics)
     }
 
     fn plus(self, other: Self) -> Self {
-        Self { bytes: self.bytes.saturating_add(other.bytes), places: self.places.saturating_add(other.places) }
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            graphics: self.graphics.saturating_add(other.graphics),
+            places: self.places.saturating_add(other.places),
+        }
     }
 
     fn minus(self, other: Self) -> Self {
-        Self { bytes: self.bytes.saturating_sub(other.bytes), places: self.places.saturating_sub(other.places) }
+        Self {
+            bytes: self.bytes.saturating_sub(other.bytes),
+            graphics: self.graphics.saturating_sub(other.graphics),
+            places: self.places.saturating_sub(other.places),
+        }
     }
 
-    fn usable(self) -> u64 {
-        u64::try_from(self.bytes).unwrap_or(0)
+    fn at_most(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.min(other.bytes),
+            graphics: self.graphics.min(other.graphics),
+            places: self.places.min(other.places),
+        }
     }
 
-    /// What `need` gets of it; `goal` is the size that it wants at least when no context fits whole.
-    fn serves(self, need: &Need, goal: Goal) -> Option<Size> {
+    /// What a model may have of it, on a machine with such graphics processors.
+    fn budget(self, graphics: Graphics) -> Budget {
+        let graphics = match graphics {
+            Graphics::Own(_) => Graphics::Own(u64::try_from(self.graphics).unwrap_or(0)),
+            other => other,
+        };
+        Budget { memory: u64::try_from(self.bytes).unwrap_or(0), graphics }
+    }
+
+    /// What `need` gets of it, when that is what it waits for.
+    fn serves(self, need: &Need, goal: Goal, graphics: Graphics) -> Option<Size> {
         if self.places == 0 {
             return None;
         }
+        let budget = self.budget(graphics);
         match goal {
-            Goal::WholeContext => need.whole_context(self.usable()),
-            Goal::Size(size) => (size.bytes <= self.usable()).then_some(size),
+            Goal::WholeContext { layers } => need.whole_context(budget).filter(|size| size.layers >= layers),
+            Goal::Size(size) => {
+                let has_graphics = match budget.graphics {
+                    Graphics::Own(bytes) => size.graphics <= bytes,
+                    Graphics::None | Graphics::Shared => true,
+                };
+                (size.bytes <= budget.memory && has_graphics).then_some(size)
+            }
         }
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// What a waiting model can reach at best.
 #[derive(Debug, Clone, Copy)]
 enum Goal {
-    /// The whole context, for one request or more.
-    WholeContext,
+    /// The whole context, for one request or more, with so many layers on graphics processors.
+    WholeContext { layers: u32 },
     /// This, and nothing more.
     Size(Size),
 }
@@ -136,17 +178,21 @@ enum Goal {
 /// Decides.
 pub(crate) fn plan(models: &[Model<'_>], room: Room) -> Plan {
     let mut plan = Plan::default();
-    let mut free = Amount { bytes: room.free, places: room.places };
+    let graphics = match room.graphics {
+        Graphics::Own(bytes) => signed(bytes),
+        Graphics::None | Graphics::Shared => 0,
+    };
+    let mut free = Amount { bytes: room.free, graphics, places: room.places };
     let mut coming = Amount::default();
     // What there would be if all left that may.
     let mut most = free;
     for model in models {
-        if let Model::Held { bytes, hold, pinned, .. } = model {
+        if let Model::Held { bytes, graphics, hold, pinned, .. } = model {
             if *hold == Hold::Leaving {
-                coming = coming.plus(Amount::of(*bytes));
+                coming = coming.plus(Amount::of(*bytes, *graphics));
             }
             if !pinned || *hold == Hold::Leaving {
-                most = most.plus(Amount::of(*bytes));
+                most = most.plus(Amount::of(*bytes, *graphics));
             }
         }
     }
@@ -164,29 +210,30 @@ pub(crate) fn plan(models: &[Model<'_>], room: Room) -> Plan {
             plan.refuse.push((at, Shortage::Places));
             continue;
         }
-        let goal = match (need.whole_context(most.usable()), need.within(most.usable())) {
-            (Some(_), _) => Goal::WholeContext,
+        let best = most.budget(room.graphics);
+        let goal = match (need.whole_context(best), need.within(best)) {
+            (Some(size), _) => Goal::WholeContext { layers: size.layers },
             (None, Some(size)) => Goal::Size(size),
             (None, None) => {
-                plan.refuse.push((at, Shortage::Memory(most.usable())));
+                plan.refuse.push((at, Shortage::Memory(best)));
                 continue;
             }
         };
-        if let Some(size) = free.serves(need, goal) {
-            free = free.minus(Amount::of(size.bytes));
+        if let Some(size) = free.serves(need, goal, room.graphics) {
+            free = free.minus(Amount::of_size(size));
             plan.load.push((at, size));
             continue;
         }
         let is_impatient = since >= room.patience;
         let (mut have, mut leaving) = (free.plus(coming), Vec::new());
-        for (victim, bytes) in victims(models, &plan, is_impatient) {
-            if have.serves(need, goal).is_some() {
+        for (victim, amount) in victims(models, &plan, is_impatient) {
+            if have.serves(need, goal, room.graphics).is_some() {
                 break;
             }
-            have = have.plus(Amount::of(bytes));
-            leaving.push((victim, bytes));
+            have = have.plus(amount);
+            leaving.push((victim, amount));
         }
-        let Some(size) = have.serves(need, goal) else {
+        let Some(size) = have.serves(need, goal, room.graphics) else {
             // Nobody else may take what it waits for.
             if is_impatient {
                 break;
@@ -197,43 +244,46 @@ pub(crate) fn plan(models: &[Model<'_>], room: Room) -> Plan {
             continue;
         };
         // A large one may have made a smaller one before it unnecessary.
-        leaving.retain(|(victim, bytes)| {
-            let without = have.minus(Amount::of(*bytes));
-            let is_needed = without.serves(need, goal).is_none();
+        leaving.retain(|(victim, amount)| {
+            let without = have.minus(*amount);
+            let is_needed = without.serves(need, goal, room.graphics).is_none();
             if is_needed {
                 plan.leave.push(*victim);
-                coming = coming.plus(Amount::of(*bytes));
+                coming = coming.plus(*amount);
             } else {
                 have = without;
             }
             is_needed
         });
         // It waits for what goes, and has a claim on it.
-        let claim = Amount::of(size.bytes);
-        let of_coming = Amount { bytes: claim.bytes.min(coming.bytes), places: claim.places.min(coming.places) };
+        let claim = Amount::of_size(size);
+        let of_coming = claim.at_most(coming);
         coming = coming.minus(of_coming);
         free = free.minus(claim.minus(of_coming));
     }
     plan
 }
 
-/// The models that may leave, in the order in which they should, each with its bytes.
-fn victims(models: &[Model<'_>], plan: &Plan, also_busy: bool) -> Vec<(usize, u64)> {
-    let mut found: Vec<(bool, Reverse<Duration>, usize, u64)> = models
+/// The models that may leave, in the order in which they should, each with what it has.
+fn victims(models: &[Model<'_>], plan: &Plan, also_busy: bool) -> Vec<(usize, Amount)> {
+    let mut found: Vec<(bool, Reverse<Duration>, usize, Amount)> = models
         .iter()
         .enumerate()
         .filter(|(at, _)| !plan.leave.contains(at))
         .filter_map(|(at, model)| match model {
-            Model::Held { bytes, hold, pinned: false, unused } => match hold {
-                Hold::Idle { expected } if expected.is_zero() => Some((false, Reverse(*unused), at, *bytes)),
-                Hold::Idle { .. } | Hold::Busy if also_busy => Some((true, Reverse(*unused), at, *bytes)),
-                Hold::Idle { .. } | Hold::Busy | Hold::Loading | Hold::Leaving => None,
-            },
+            Model::Held { bytes, graphics, hold, pinned: false, unused } => {
+                let amount = Amount::of(*bytes, *graphics);
+                match hold {
+                    Hold::Idle { expected } if expected.is_zero() => Some((false, Reverse(*unused), at, amount)),
+                    Hold::Idle { .. } | Hold::Busy if also_busy => Some((true, Reverse(*unused), at, amount)),
+                    Hold::Idle { .. } | Hold::Busy | Hold::Loading | Hold::Leaving => None,
+                }
+            }
             Model::Held { .. } | Model::Waiting { .. } => None,
         })
         .collect();
-    found.sort();
-    found.into_iter().map(|(_, _, at, bytes)| (at, bytes)).collect()
+    found.sort_by_key(|(is_used, unused, at, _)| (*is_used, *unused, *at));
+    found.into_iter().map(|(_, _, at, amount)| (at, amount)).collect()
 }
 
 /// When the next idle model no longer counts as in use.

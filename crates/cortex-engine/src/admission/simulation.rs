@@ -83,14 +83,20 @@ fn run(requests: &[(Duration, usize)], models: usize, places: u64) -> Outcome {
                             .map(|came| Model::Waiting { need: &need, since: now.saturating_sub(*came) });
                     }
                 };
-                Some(Model::Held { bytes: BYTES, hold, pinned: false, unused: now.saturating_sub(model.last_used) })
+                Some(Model::Held {
+                    bytes: BYTES,
+                    graphics: 0,
+                    hold,
+                    pinned: false,
+                    unused: now.saturating_sub(model.last_used),
+                })
             })
             .collect();
         let numbers: Vec<usize> =
             (0..models).filter(|&at| all[at].loading.is_some() || all[at].ready || !all[at].queue.is_empty()).collect();
         let taken = views.iter().filter(|view| matches!(view, Model::Held { .. })).count() as u64;
         let free = i64::try_from((places - taken) * BYTES).unwrap();
-        let plan = plan(&views, Room { free, places: usize::MAX, patience: PATIENCE });
+        let plan = plan(&views, Room { free, graphics: Graphics::None, places: usize::MAX, patience: PATIENCE });
         assert!(plan.refuse.is_empty());
         for (at, _) in plan.load {
             all[numbers[at]].loading = Some(now + LOAD);

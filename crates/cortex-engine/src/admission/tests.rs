@@ -4,7 +4,7 @@ use proptest::prelude::*;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const fn room(free: i64) -> Room {
-    Room { free, places: usize::MAX, patience: PATIENCE }
+    Room { free, graphics: Graphics::None, places: usize::MAX, patience: PATIENCE }
 }
 
 fn waiting(need: &Need, seconds: u64) -> Model<'_> {
@@ -12,7 +12,7 @@ fn waiting(need: &Need, seconds: u64) -> Model<'_> {
 }
 
 fn held(bytes: u64, hold: Hold, unused: u64) -> Model<'static> {
-    Model::Held { bytes, hold, pinned: false, unused: Duration::from_secs(unused) }
+    Model::Held { bytes, graphics: 0, hold, pinned: false, unused: Duration::from_secs(unused) }
 }
 
 const IDLE: Hold = Hold::Idle { expected: Duration::ZERO };
@@ -51,12 +51,13 @@ fn idle_models_leave_least_recently_used_first_and_no_more_than_needed() {
 #[test]
 fn what_is_in_use_loading_or_pinned_stays() {
     let need = Need::of_bytes(1100);
-    let pinned = Model::Held { bytes: 5000, hold: IDLE, pinned: true, unused: PATIENCE * 9 };
+    let pinned = Model::Held { bytes: 5000, graphics: 0, hold: IDLE, pinned: true, unused: PATIENCE * 9 };
     let plan = check(&[waiting(&need, 1), held(1200, Hold::Busy, 0)], room(0), &[], &[], &[]);
     assert_eq!(plan.again, PATIENCE.checked_sub(Duration::from_secs(1)));
     check(&[waiting(&need, 99), held(1200, Hold::Loading, 0)], room(0), &[], &[], &[]);
     let plan = check(&[waiting(&need, 0), pinned], room(700), &[], &[], &[0]);
-    assert_eq!(plan.refuse, [(0, Shortage::Memory(700))]);
+    let had = Budget { memory: 700, graphics: Graphics::None };
+    assert_eq!(plan.refuse, [(0, Shortage::Memory(had))]);
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn places_are_counted_like_memory() {
     let full = Room { places: 0, ..room(1 << 40) };
     check(&[waiting(&need, 0), held(10, IDLE, 1), held(10, IDLE, 2)], full, &[], &[2], &[]);
     check(&[waiting(&need, 0), held(10, Hold::Busy, 1)], full, &[], &[], &[]);
-    let pinned = Model::Held { bytes: 10, hold: IDLE, pinned: true, unused: PATIENCE };
+    let pinned = Model::Held { bytes: 10, graphics: 0, hold: IDLE, pinned: true, unused: PATIENCE };
     let plan = check(&[waiting(&need, 0), pinned], full, &[], &[], &[0]);
     assert_eq!(plan.refuse, [(0, Shortage::Places)]);
     let one = Room { places: 1, ..full };
@@ -137,10 +138,10 @@ proptest! {
         let needs: Vec<Need> = wanted.iter().map(|(bytes, _)| Need::of_bytes(bytes * 11)).collect();
         let mut models: Vec<Model<'_>> = held
             .iter()
-            .map(|&(bytes, hold, pinned, unused)| Model::Held { bytes: bytes * 11, hold, pinned, unused: Duration::from_secs(unused) })
+            .map(|&(bytes, hold, pinned, unused)| Model::Held { bytes: bytes * 11, graphics: 0, hold, pinned, unused: Duration::from_secs(unused) })
             .collect();
         models.extend(needs.iter().zip(&wanted).map(|(need, (_, since))| waiting(need, *since)));
-        let room = Room { free, places, patience: PATIENCE };
+        let room = Room { free, graphics: Graphics::None, places, patience: PATIENCE };
         let plan = plan(&models, room);
 
         let promised: u64 = plan.load.iter().map(|(_, size)| size.bytes).sum();
@@ -173,8 +174,8 @@ proptest! {
             let most: i64 = free + held.iter().filter(|(_, hold, pinned, _)| !pinned || *hold == Hold::Leaving).map(|(bytes, ..)| i64::try_from(bytes * 11).unwrap()).sum::<i64>();
             match shortage {
                 Shortage::Memory(had) => {
-                    prop_assert_eq!(*had, u64::try_from(most).unwrap_or(0));
-                    prop_assert!(needs[at - held.len()].least().bytes > *had);
+                    prop_assert_eq!(had.memory, u64::try_from(most).unwrap_or(0));
+                    prop_assert!(needs[at - held.len()].least(Graphics::None).bytes > had.memory);
                 }
                 Shortage::Places => prop_assert!(places == 0),
             }

@@ -37,6 +37,12 @@ pub(super) struct Entry {
     pub(super) size: Option<Size>,
     /// Bytes of memory that are set aside for it.
     pub(super) reserved: u64,
+    /// Bytes of the memory that graphics processors have of their own.
+    pub(super) graphics: u64,
+    /// The graphics processors that its worker was told to use.
+    pub(super) devices: Vec<String>,
+    /// Why not all of it is on graphics processors.
+    pub(super) why_not_graphics: Option<String>,
     /// Requests that wait, each with the moment it came.
     pub(super) waiters: Vec<(Instant, Waiter)>,
     /// Requests that say how it should be loaded, and came while it was loading.
@@ -72,6 +78,9 @@ impl Entry {
             measure: Measure::Unknown,
             size: None,
             reserved: 0,
+            graphics: 0,
+            devices: vec![],
+            why_not_graphics: None,
             waiters: vec![],
             later: vec![],
             pid: 0,
@@ -97,7 +106,7 @@ impl Entry {
 
     /// Nothing is left of the last worker.
     pub(super) fn worker_is_gone(&mut self) {
-        (self.reserved, self.pid, self.size) = (0, 0, None);
+        (self.reserved, self.graphics, self.pid, self.size) = (0, 0, 0, None);
         (self.session, self.stop) = (None, None);
     }
 
@@ -120,7 +129,7 @@ impl Entry {
         match self.state {
             State::Idle | State::Queued { .. } => None,
             State::Loading { .. } | State::Ready { .. } | State::Draining { .. } => {
-                Some(Holding { reserved: self.reserved, taken })
+                Some(Holding { reserved: self.reserved, taken, graphics: self.graphics })
             }
         }
     }
@@ -140,8 +149,8 @@ impl Entry {
             (State::Ready { .. }, _) => Hold::Busy,
             (State::Draining { .. }, _) => Hold::Leaving,
         };
-        let bytes = holding.map_or(0, Holding::bytes);
-        Some(Model::Held { bytes, hold, pinned: self.pinned, unused: now - self.last_used })
+        let (bytes, graphics) = holding.map_or((0, 0), |it| (it.bytes(), it.graphics));
+        Some(Model::Held { bytes, graphics, hold, pinned: self.pinned, unused: now - self.last_used })
     }
 
     /// Requests that wait: for the model, or for a place in it.
@@ -184,6 +193,9 @@ impl Entry {
             model_bytes: facts.map_or(0, |facts| facts.model_bytes),
             buffers: facts.map(|facts| facts.buffers.clone()).unwrap_or_default(),
             reserved: self.reserved,
+            graphics: self.graphics,
+            placement: facts.map(|facts| facts.placement.clone()).unwrap_or_default(),
+            why_not_graphics: self.why_not_graphics.clone(),
             pid: self.pid,
             pinned: self.pinned,
             leaves_at,

@@ -1,18 +1,39 @@
 //! From a model that was admitted to its worker.
 
-use super::{Command, Supervisor, entry::Measure};
+use super::{
+    Command, Supervisor,
+    entry::{Entry, Measure},
+};
 use crate::{
-    EngineError,
+    AcceleratorReport, EngineError,
+    need::Size,
     slot_state::Generation,
     worker::{Launch, Session, load},
 };
-use cortex_api::worker::Load;
-use cortex_hardware::ModelShape;
+use cortex_api::worker::{self, Load};
+use cortex_hardware::{CacheType, ModelShape};
 use cortex_models::ModelId;
 use std::{path::Path, sync::Arc};
 use tokio::sync::oneshot;
 
 impl Supervisor {
+    /// Has the drivers of graphics processors asked; models wait until they have answered.
+    pub(super) fn look_for_accelerators(&self) {
+        let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
+        let (accelerators, commands) = (Arc::clone(&self.accelerators), self.commands.clone());
+        self.tasks.spawn(async move {
+            // They are proven together with the module for the processor.
+            let processor = {
+                let mut variants = variants.lock().await;
+                let processor = variants.choose(None).await;
+                report.send_replace(Arc::new(variants.report().clone()));
+                processor
+            };
+            accelerators.look(processor.as_deref()).await;
+            let _ = commands.send(Command::Accelerators);
+        });
+    }
+
     /// Starts the worker of a model that was admitted; what becomes of it comes back as commands.
     pub(super) fn start_worker(&mut self, id: &ModelId, generation: Generation) {
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -26,7 +47,13 @@ impl Supervisor {
         let (variants, report, tasks) = (Arc::clone(&self.variants), self.report.clone(), self.tasks.clone());
         let cores = u32::try_from(self.cores).unwrap_or(1);
         let died = self.variant_died.take();
-        tracing::info!(model = %id, context = size.context, parallel = size.parallel, bytes = size.bytes, "loading");
+        let accelerators = self.accelerators.report();
+        let used = if size.layers > 0 { accelerators.used() } else { vec![] };
+        let devices = if size.layers > 0 { accelerators.names() } else { vec![] };
+        entry.devices.clone_from(&devices);
+        let mut modules: Vec<String> = used.iter().map(|it| text(&it.module)).collect();
+        modules.dedup();
+        tracing::info!(model = %id, context = size.context, parallel = size.parallel, bytes = size.bytes, layers = size.layers, ?devices, "loading");
         self.tasks.spawn(async move {
             let backend = {
                 let mut variants = variants.lock().await;
@@ -45,14 +72,22 @@ impl Supervisor {
                         model: id.clone(),
                         load: Load {
                             model: text(&weights),
-                            backends: vec![text(&backend)],
+                            backends: [text(&backend)].into_iter().chain(modules).collect(),
                             context_length: size.context,
                             parallel: size.parallel,
                             is_exact: load_settings.fixed_context || load_settings.fixed_parallel,
                             threads,
                             threads_batch: threads,
                             batch: config.batch,
+                            cache_type: match load_settings.cache_type {
+                                CacheType::F16 => worker::CacheType::F16,
+                                CacheType::Q8 => worker::CacheType::Q8_0,
+                                CacheType::Q4 => worker::CacheType::Q4_0,
+                            },
+                            devices,
+                            device_layers: size.layers,
                         },
+                        environment: config.driver_environment,
                         silence_limit: config.silence_limit,
                     };
                     let (started, exits) = ((commands.clone(), id.clone()), (commands.clone(), id.clone()));
@@ -81,14 +116,36 @@ pub(super) fn shape(weights: &Path) -> ModelShape {
     ModelShape { weight_bytes, ..ModelShape::default() }
 }
 
-/// Bytes of memory that a worker has and will have; `None` when it reports nothing.
-pub(super) fn reported(session: &Session, measure: &Measure) -> Option<u64> {
-    let buffers: u64 = session.facts.buffers.iter().map(|buffer| buffer.bytes).sum();
+/// Bytes that a worker has and will have, of the machine's memory and of that which graphics processors have of their own;
+/// `None` when it reports nothing.
+pub(super) fn reported(session: &Session, measure: &Measure, has_own: bool) -> Option<(u64, u64)> {
+    // What a driver keeps in the memory of the machine for a device is named after its kind: `Vulkan_Host`.
+    let is_there = |name: &str| has_own && !name.starts_with("CPU") && !name.ends_with("_Host");
+    let (mut here, mut there) = (0u64, 0u64);
+    for buffer in &session.facts.buffers {
+        let sum = if is_there(&buffer.device) { &mut there } else { &mut here };
+        *sum = sum.saturating_add(buffer.bytes);
+    }
     let process = match measure {
         Measure::Known(need) => need.process_bytes(),
         Measure::Unknown | Measure::Asked(_) => 0,
     };
-    (buffers > 0).then(|| buffers.saturating_add(process))
+    (here > 0).then(|| (here.saturating_add(process), there))
+}
+
+/// Why not all layers of a model are on graphics processors.
+pub(super) fn why_not_graphics(report: &AcceleratorReport, entry: &Entry, size: Size) -> Option<String> {
+    if let Some(why) = report.why_not() {
+        return Some(why);
+    }
+    let Measure::Known(need) = &entry.measure else { return None };
+    match (need.layers(), size.layers) {
+        (0, _) => Some("what its file says does not tell how it could be divided".into()),
+        (all, on) if on >= all => None,
+        (_, on) if entry.load.device_layers == Some(on) => Some(format!("`ngl` allows {on} layers")),
+        (all, 0) => Some(format!("none of its {all} layers has room there")),
+        (all, on) => Some(format!("{on} of its {all} layers have room there")),
+    }
 }
 
 fn text(path: &Path) -> String {

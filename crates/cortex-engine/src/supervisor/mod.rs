@@ -10,6 +10,7 @@ pub use view::{Count, Counts, LoadedModel, Phase};
 
 use crate::{
     Config, EngineError, LoadSettings, Tasks,
+    accelerators::Accelerators,
     admission::{self, Room},
     failures::Failures,
     lease::Lease,
@@ -22,7 +23,7 @@ use crate::{
 use cortex_hardware::{Cpu, Memory, ModelShape};
 use cortex_models::{KeepAlive, ModelId};
 use entry::{Entry, Measure};
-use loading::{reported, shape};
+use loading::{reported, shape, why_not_graphics};
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     Settings { id: ModelId, load: LoadSettings },
     /// A model should leave.
     Unload { id: ModelId, reply: oneshot::Sender<bool> },
+    /// What there is of graphics processors is known, or which of them are on is another.
+    Accelerators,
     /// A compute module should be chosen now.
     ChooseVariant { reply: oneshot::Sender<()> },
     /// The daemon is stopping.
@@ -110,6 +113,7 @@ pub(crate) struct Supervisor {
     counts: Arc<Counts>,
     /// Shared with the loads, which choose a module before they start a worker.
     variants: Arc<Mutex<Variants>>,
+    accelerators: Arc<Accelerators>,
     loaded: watch::Sender<Arc<Vec<LoadedModel>>>,
     report: watch::Sender<Arc<VariantReport>>,
     /// Why the module in use must not be used again; the next choice is told.
@@ -122,6 +126,7 @@ pub(crate) struct Views {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
     pub(crate) report: watch::Receiver<Arc<VariantReport>>,
+    pub(crate) accelerators: Arc<Accelerators>,
     pub(crate) counts: Arc<Counts>,
 }
 
@@ -132,6 +137,7 @@ impl Supervisor {
         let (report, report_view) = watch::channel(Arc::default());
         let mut supervisor = Self {
             variants: Arc::new(Mutex::new(Variants::new(&config))),
+            accelerators: Arc::new(Accelerators::new(&config)),
             cores: Cpu::probe().cores,
             config,
             tasks: tasks.child(),
@@ -149,6 +155,10 @@ impl Supervisor {
             closing: false,
         };
         let counts = Arc::clone(&supervisor.counts);
+        let accelerators = Arc::clone(&supervisor.accelerators);
+        if accelerators.has_modules() {
+            supervisor.look_for_accelerators();
+        }
         tasks.spawn(async move {
             loop {
                 let wake = supervisor.next_idle().into_iter().chain(supervisor.look_again).min();
@@ -163,7 +173,7 @@ impl Supervisor {
                 supervisor.publish();
             }
         });
-        Views { commands, loaded: loaded_view, report: report_view, counts }
+        Views { commands, loaded: loaded_view, report: report_view, accelerators, counts }
     }
 
     fn take(&mut self, command: Command) {
@@ -202,6 +212,8 @@ impl Supervisor {
                     self.settle(&id);
                 }
             }
+            // The loop asks for room after each command.
+            Command::Accelerators => {}
             Command::Unload { id, reply } => self.unload(&id, reply),
             Command::ChooseVariant { reply } => {
                 let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
@@ -318,6 +330,11 @@ impl Supervisor {
         if !self.entries.values().any(|entry| matches!(entry.state, State::Queued { .. })) {
             return;
         }
+        let accelerators = self.accelerators.report();
+        if accelerators.is_pending {
+            // They answer soon, or are given up; a command says so.
+            return;
+        }
         self.forget_who_left();
         self.measure();
         let now = Instant::now();
@@ -335,6 +352,7 @@ impl Supervisor {
         }
         let room = Room {
             free: ledger::free(Memory::probe(), self.config.memory_limit, &holdings),
+            graphics: ledger::free_graphics(accelerators.graphics(), &holdings),
             places: self.config.max_loaded.map_or(usize::MAX, |most| most.saturating_sub(holdings.len())),
             patience: self.config.patience,
         };
@@ -349,8 +367,9 @@ impl Supervisor {
         for (at, size) in plan.load {
             self.generation += 1;
             if let Some(entry) = self.entries.get_mut(&ids[at]) {
-                entry.reserved = size.bytes;
+                (entry.reserved, entry.graphics) = (size.bytes, size.graphics);
                 entry.size = Some(size);
+                entry.why_not_graphics = why_not_graphics(&accelerators, entry, size);
                 entry.load_began = now;
             }
             self.apply(&ids[at], Event::Admitted(self.generation), None);
@@ -390,7 +409,9 @@ impl Supervisor {
                     tracing::info!(model = %id, pid = session.pid, context = session.facts.context_length, parallel = session.facts.parallel, "loaded");
                     self.counts.loads.add();
                     self.failures.forget(id);
-                    entry.reserved = reported(&session, &entry.measure).unwrap_or(entry.reserved);
+                    if let Some(reported) = reported(&session, &entry.measure, entry.graphics > 0) {
+                        (entry.reserved, entry.graphics) = reported;
+                    }
                     entry.pid = session.pid;
                     entry.session = Some(session);
                     entry.since = SystemTime::now();

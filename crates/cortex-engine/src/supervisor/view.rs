@@ -1,6 +1,6 @@
 //! What others see of the models that are loaded or wanted.
 
-use cortex_api::worker::Buffer;
+use cortex_api::worker::{Buffer, PlacedLayers};
 use cortex_models::ModelId;
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -32,6 +32,12 @@ pub struct LoadedModel {
     pub buffers: Vec<Buffer>,
     /// Bytes of memory that are set aside for it: predicted before it is loaded, then as reported.
     pub reserved: u64,
+    /// Bytes that are set aside for it of the memory that graphics processors have of their own.
+    pub graphics: u64,
+    /// Where its layers are, once it is loaded.
+    pub placement: Vec<PlacedLayers>,
+    /// Why not all of them are on graphics processors; `None` when they are.
+    pub why_not_graphics: Option<String>,
     /// The worker's process id; 0 before it has one.
     pub pid: u32,
     /// Whether it never leaves to make room for another.

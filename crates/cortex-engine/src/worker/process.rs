@@ -30,6 +30,8 @@ pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     pub(crate) model: ModelId,
     pub(crate) load: Load,
+    /// What drivers of graphics processors read.
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) silence_limit: Duration,
 }
 
@@ -90,6 +92,7 @@ fn spawn(launch: &Launch) -> Result<Child, EngineError> {
     command
         // A worker gets what it needs by its pipe, and no secret of the user's environment.
         .env_clear()
+        .envs(launch.environment.iter().map(|(name, value)| (name, value)))
         // Threads that wait for each other spin for a while and then sleep. Spinning for milliseconds,
         // the default, makes two workers on the same cores several times slower.
         .env("GOMP_SPINCOUNT", "100000")

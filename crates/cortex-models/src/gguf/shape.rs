@@ -66,13 +66,28 @@ impl Gguf {
         let of_expert = self.of_architecture("expert_feed_forward_length");
         let dense = self.largest("feed_forward_length").unwrap_or(0);
         let of_experts = of_expert.unwrap_or(dense).saturating_mul(experts);
-        let layers: Vec<Layer> = (0..count).map(|at| self.layer(at, embedding)).collect();
+        let mut layers: Vec<Layer> = (0..count).map(|at| self.layer(at, embedding)).collect();
+        let (mut input, mut output) = (0u64, 0u64);
+        let mut output_is_copied = true;
+        for tensor in &self.tensors {
+            let place = layer_of(&tensor.name).and_then(|at| layers.get_mut(at));
+            let bytes = match place {
+                Some(layer) => &mut layer.weights,
+                None if tensor.name.starts_with("token_embd.") => &mut input,
+                None => &mut output,
+            };
+            *bytes = bytes.saturating_add(tensor.bytes);
+            output_is_copied &= tensor.name != "output.weight";
+        }
+        let output_weights = output.saturating_add(if output_is_copied { input } else { 0 });
         Some(Architecture {
             vocabulary: self.vocabulary(),
             embedding,
             feed_forward: if experts > 0 { of_experts.max(dense) } else { dense },
             trained_context: u32::try_from(self.of_architecture("context_length").unwrap_or(0)).unwrap_or(u32::MAX),
             layers,
+            output_weights,
+            output_is_copied,
         })
     }
 
@@ -104,7 +119,7 @@ impl Gguf {
         };
         let keys = kept_heads.saturating_mul(length(key, "attention.key_length"));
         let values = kept_heads.saturating_mul(length(value, "attention.value_length"));
-        let attention = Layer { keys, values: if is_latent { 0 } else { values }, window, state: 0 };
+        let attention = Layer { keys, values: if is_latent { 0 } else { values }, window, ..Layer::default() };
         let state = self.state(embedding);
         match architecture {
             "mamba" | "mamba2" | "rwkv6" | "rwkv6qwen2" | "rwkv7" | "arwkv7" => Layer { state, ..Layer::default() },
@@ -184,4 +199,9 @@ impl Gguf {
             _ => None,
         }
     }
+}
+
+/// The number of the layer that a tensor belongs to: `blk.3.attn_q.weight`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }

@@ -515,7 +515,7 @@ fn shape(offer: &Offer) -> ModelShape {
 }
 
 fn fits(offer: &Offer, hardware: &Hardware) -> bool {
-    fit(&shape(offer), hardware).fits()
+    fit(&shape(offer), hardware.memory.into()).fits()
 }
 
 /// Which model to take when nobody chose, and why.
@@ -525,8 +525,8 @@ fn choose(offers: &[Offer], hardware: &Hardware) -> (Option<usize>, String) {
     match at {
         None => (None, why.into()),
         Some(at) => {
-            let fit = fit(&shape(&offers[at]), hardware);
-            let (needed, budget) = (plan_bytes(fit.needed), plan_bytes(fit.budget));
+            let fit = fit(&shape(&offers[at]), hardware.memory.into());
+            let (needed, budget) = (plan_bytes(fit.needed()), plan_bytes(fit.budget.memory));
             let kind = offers[at].quantization.as_deref().unwrap_or(offers[at].name());
             (Some(at), format!("{kind} is {why}; it needs about {needed} of the {budget} that can be used"))
         }
@@ -552,12 +552,12 @@ pub(super) fn best<'kinds>(
 
 fn nothing_fits(offers: &[Offer], repository: &Repository, hardware: &Hardware) -> SourceError {
     let smallest = offers.iter().min_by_key(|offer| offer.bytes()).expect("there is an offer");
-    let fit = fit(&shape(smallest), hardware);
+    let fit = fit(&shape(smallest), hardware.memory.into());
     SourceError::NothingFits {
         repository: repository.to_string(),
         smallest: smallest.name().to_owned(),
-        needed: plan_bytes(fit.needed),
-        budget: plan_bytes(fit.budget),
+        needed: plan_bytes(fit.needed()),
+        budget: plan_bytes(fit.budget.memory),
     }
 }
 

@@ -13,9 +13,9 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use cortex_api::native::{FitAnswer, FitList, FitRequest, FitResponse, MemoryUse, ModelRequest};
+use cortex_api::native::{FitAnswer, FitList, FitRequest, FitResponse, GraphicsFit, MemoryUse, ModelRequest};
 use cortex_engine::{Engines, LoadSettings};
-use cortex_hardware::{CacheType, Cpu, Fit, Hardware, Memory, ModelShape, fit as fit_of};
+use cortex_hardware::{Budget, Fit, Graphics, Memory, ModelShape, fit as fit_of};
 use cortex_models::{ErrorKind, ModelId};
 
 /// Says what a model needs, and whether there is room for it: of a file that is here, or of the files of a repository on
@@ -23,7 +23,13 @@ use cortex_models::{ErrorKind, ModelId};
 pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Json<FitAnswer>, ApiError> {
     let request: FitRequest = json::required(&headers, &body)?;
     let name = request.model.clone().ok_or_else(|| missing_field("model"))?;
-    let order = ModelRequest { ctx_len: request.ctx_len, n_parallel: request.n_parallel, ..ModelRequest::default() };
+    let order = ModelRequest {
+        ctx_len: request.ctx_len,
+        n_parallel: request.n_parallel,
+        cache_type: request.cache_type.clone(),
+        ngl: request.ngl,
+        ..ModelRequest::default()
+    };
     let (model, yaml, weights) = match find(&app, &name).await {
         Ok(found) => found,
         Err(error) if error.status == StatusCode::NOT_FOUND && is_of_hub(&name) => {
@@ -76,8 +82,8 @@ async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitA
 
 /// What a model could have.
 struct Room {
-    /// The memory, when all models have left that may.
-    memory: Memory,
+    /// What it could have, when all models have left that may.
+    budget: Budget,
     /// What the system says is available now.
     available: u64,
     /// The models that stay.
@@ -87,7 +93,7 @@ struct Room {
 impl Room {
     fn of(engines: &Engines, id: &ModelId) -> Self {
         let pinned = engines.pinned().iter().filter(|pinned| *pinned != id).map(ToString::to_string).collect();
-        Self { memory: engines.memory_for(id), available: Memory::probe().available, pinned }
+        Self { budget: engines.budget_for(id), available: Memory::probe().available, pinned }
     }
 }
 
@@ -104,10 +110,12 @@ fn predicted(
         // No more than it was trained with is ever given.
         context: load.context_length.min(trained_context.unwrap_or(u32::MAX)),
         parallel: load.parallel,
-        cache_type: CacheType::F16,
+        cache_type: load.cache_type,
+        most_layers: load.device_layers,
         ..shape
     };
-    let fit = fit_of(&shape, &Hardware { cpu: Cpu::default(), memory: room.memory });
+    let fit = fit_of(&shape, room.budget);
+    let (parts, graphics) = (fit.placed.parts(), fit.placed.graphics);
     let (mut verdict, loads) = verdict(&shape, &fit, load);
     if !fit.fits() && !room.pinned.is_empty() {
         verdict = format!("{verdict}; pinned models keep their memory: {}", room.pinned.join(", "));
@@ -118,11 +126,21 @@ fn predicted(
         quantization,
         context_length: shape.context,
         parallel: shape.parallel,
-        memory: MemoryUse { weights: fit.weights, cache: fit.cache, compute: fit.compute, output: fit.output },
-        process: fit.process,
-        needed: fit.needed,
+        cache_type: shape.cache_type.name().into(),
+        memory: MemoryUse { weights: parts.weights, cache: parts.cache, compute: parts.compute, output: parts.output },
+        process: parts.process,
+        needed: fit.needed(),
+        graphics: (fit.budget.graphics != Graphics::None).then(|| GraphicsFit {
+            device_layers: fit.placed.layers,
+            layers: shape.layers(),
+            needed: graphics.total(),
+            budget: match fit.budget.graphics {
+                Graphics::Own(bytes) => Some(bytes),
+                Graphics::None | Graphics::Shared => None,
+            },
+        }),
         available: room.available,
-        budget: fit.budget,
+        budget: fit.budget.memory,
         fits: fit.fits(),
         loads,
         largest_context: fit.largest_context,
@@ -134,9 +152,18 @@ fn predicted(
 /// For a person, and whether a load would find a way: what was not ordered may be less.
 fn verdict(shape: &ModelShape, fit: &Fit, load: LoadSettings) -> (String, bool) {
     if fit.fits() {
-        return ("it fits; models run on the processor".into(), true);
+        let (layers, on) = (shape.layers(), fit.placed.layers);
+        let where_to = match (fit.budget.graphics, on) {
+            (Graphics::None, _) => "it fits; models run on the processor".into(),
+            (_, 0) => "it fits, on the processor; none of it is on a graphics processor".into(),
+            (_, on) if on >= layers => "it fits on the graphics processor".into(),
+            (_, on) => {
+                format!("it fits; {on} of its {layers} layers on the graphics processor, the rest on the processor")
+            }
+        };
+        return (where_to, true);
     }
-    let missing = mebibytes(fit.needed - fit.budget);
+    let missing = mebibytes(fit.needed() - fit.budget.memory);
     let least = if load.fixed_parallel { shape.parallel } else { 1 };
     if let Some(parallel) = shape.most_parallel(least, fit.budget) {
         return (

@@ -17,11 +17,13 @@ use axum::{
     http::HeaderMap,
 };
 use cortex_api::{
-    native::{LoadedModel, LoadedModels, MemoryLedger, MemoryUse, Message, ModelRequest, StartResponse},
+    native::{
+        LoadedModel, LoadedModels, MemoryLedger, MemoryUse, Message, ModelRequest, PlacedOn, Placement, StartResponse,
+    },
     worker::{Buffer, BufferKind},
 };
 use cortex_engine::{LoadSettings, Phase};
-use cortex_hardware::Memory;
+use cortex_hardware::{CacheType, Memory};
 use cortex_models::{ErrorKind, KeepAlive, Model, ModelId};
 use serde::Deserialize;
 use std::{sync::Arc, time::SystemTime};
@@ -59,7 +61,24 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
     };
     let context_length = order("ctx_len", request.ctx_len, stored.context_length, 1 << 24)?;
     let parallel = order("n_parallel", request.n_parallel, stored.parallel, 64)?;
+    let wrong_type = |name: &str| {
+        let names = CacheType::NAMES.map(|(name, _)| name).join(", ");
+        ApiError::field("cache_type", format!("cache_type is {name}; it must be one of {names}"))
+    };
+    let cache_type = match request.cache_type.as_deref() {
+        None | Some("") => stored.cache_type,
+        Some(name) => CacheType::of_name(name).ok_or_else(|| wrong_type(name))?,
+    };
+    let device_layers = match request.ngl {
+        None => stored.device_layers,
+        Some(layers @ -1..=65_536) => u32::try_from(layers).ok(),
+        Some(layers) => {
+            return Err(ApiError::field("ngl", format!("ngl is {layers}; it must be between -1 and 65536")));
+        }
+    };
     Ok(LoadSettings {
+        cache_type,
+        device_layers,
         context_length,
         parallel,
         threads: order("cpu_threads", request.cpu_threads.filter(|&threads| threads > 0), stored.threads, 512)?,
@@ -161,12 +180,13 @@ pub(crate) async fn loaded(State(app): State<App>, Asked(which): Asked<Which>) -
 }
 
 fn wire(model: &cortex_engine::LoadedModel) -> LoadedModel {
+    let placement = placement(model);
     LoadedModel {
         id: model.id.to_string(),
         engine: "llama-cpp".into(),
         start_time: milliseconds(model.since),
         model_size: model.model_bytes,
-        vram: 0,
+        vram: placement.devices.iter().filter(|it| it.device != "CPU").map(|it| it.bytes).sum(),
         ram: if model.pid == 0 { 0 } else { cortex_hardware::process_resident_bytes(model.pid) },
         object: "model".into(),
         requests: model.requests,
@@ -185,8 +205,39 @@ fn wire(model: &cortex_engine::LoadedModel) -> LoadedModel {
         pid: model.pid,
         memory: memory_use(&model.buffers),
         reserved: model.reserved,
+        placement,
         pinned: model.pinned,
         leaves_at: model.leaves_at.map(milliseconds),
+    }
+}
+
+/// Where a model runs. What a driver keeps in the memory of the machine (`Vulkan_Host`) counts as the processor's, and so do
+/// its ways of arranging weights (`CPU_REPACK`).
+fn placement(model: &cortex_engine::LoadedModel) -> Placement {
+    let name = |device: &str| {
+        let is_here = device.starts_with("CPU") || device.ends_with("_Host");
+        if is_here { "CPU".to_owned() } else { device.to_owned() }
+    };
+    let mut devices: Vec<PlacedOn> = Vec::new();
+    let mut add = |device: &str, layers: u32, bytes: u64| {
+        let device = name(device);
+        match devices.iter_mut().find(|it| it.device == device) {
+            Some(known) => (known.layers, known.bytes) = (known.layers + layers, known.bytes.saturating_add(bytes)),
+            None => devices.push(PlacedOn { device, layers, bytes }),
+        }
+    };
+    for placed in &model.placement {
+        add(&placed.device, placed.layers, 0);
+    }
+    for buffer in &model.buffers {
+        add(&buffer.device, 0, buffer.bytes);
+    }
+    devices.sort_by(|left, right| left.device.cmp(&right.device));
+    Placement {
+        device_layers: devices.iter().filter(|it| it.device != "CPU").map(|it| it.layers).sum(),
+        layers: devices.iter().map(|it| it.layers).sum(),
+        devices,
+        reason: model.why_not_graphics.clone(),
     }
 }
 

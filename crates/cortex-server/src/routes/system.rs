@@ -52,17 +52,8 @@ pub(crate) async fn doctor(State(app): State<App>) -> Result<Json<List<Finding>>
     }
     let monitor = app.hardware.clone();
     let machine = blocking(move || monitor.machine()).await?;
-    let gpus = machine.gpus.clone().unwrap_or_default();
-    for gpu in &gpus.gpus {
-        let why = "this build has compute modules for processors only, and models run there";
-        data.push(finding("graphics", true, format!("{}: not used: {why}", gpu.name)));
-    }
-    data.extend(gpus.problems.iter().map(|problem| finding("graphics", true, problem.clone())));
-    if machine.gpus.is_none() {
-        data.push(finding("graphics", true, "the drivers have not answered yet; one may hang".into()));
-    } else if gpus.gpus.is_empty() && gpus.problems.is_empty() {
-        data.push(finding("graphics", true, "there is no graphics processor; models run on the processor".into()));
-    }
+    let explained = super::hardware::explained(&machine, &app.engines.accelerators());
+    data.extend(explained.into_iter().map(|text| finding("graphics", true, text)));
     let store = app.models.clone();
     match blocking(move || registry_health(&store)).await? {
         Ok(health) => {

@@ -4,9 +4,10 @@
 #![allow(clippy::disallowed_methods, clippy::exit, reason = "it behaves like a program that is broken")]
 
 use cortex_api::worker::{
-    FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, Segment, Stats, Timings, ToWorker, TrialResult, encode,
+    FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, PlacedLayers, Segment, Stats, Timings, ToWorker,
+    TrialResult, encode,
 };
-use cortex_test::fake_worker::Misbehaviour;
+use cortex_test::fake_worker::{self, Misbehaviour};
 use std::{
     io::{BufRead, Write},
     process::exit,
@@ -21,9 +22,22 @@ const LOAD: Duration = Duration::from_secs(1);
 const SERVICE: Duration = Duration::from_millis(100);
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("trial") {
-        say(&encode(&TrialResult { batch_microseconds: 1, single_microseconds: 1 }));
-        return;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["trial", _, _, _, device] if device.contains(fake_worker::BROKEN) => {
+            let _ = writeln!(std::io::stderr(), "cortex-llamacpp: it computes nonsense");
+            exit(1);
+        }
+        ["trial", ..] => {
+            say(&encode(&TrialResult { batch_microseconds: 1, single_microseconds: 1 }));
+            return;
+        }
+        // A module for graphics processors is a file that says what it finds.
+        ["devices", module] => match std::fs::read_to_string(module) {
+            Ok(devices) if !devices.is_empty() => return say(&devices),
+            _ => std::process::abort(),
+        },
+        _ => {}
     }
     let (sender, inbox) = channel();
     std::thread::spawn(move || {
@@ -67,7 +81,16 @@ fn serve(inbox: &Receiver<ToWorker>) {
 }
 
 fn facts(load: &Load) -> Loaded {
-    Loaded { context_length: load.context_length, parallel: load.parallel, vocabulary_size: 8, ..Loaded::default() }
+    let on_devices = load.device_layers.min(fake_worker::LAYERS);
+    let here = PlacedLayers { device: "CPU".into(), layers: fake_worker::LAYERS - on_devices };
+    let there = load.devices.first().map(|device| PlacedLayers { device: device.clone(), layers: on_devices });
+    Loaded {
+        context_length: load.context_length,
+        parallel: load.parallel,
+        vocabulary_size: 8,
+        placement: [here].into_iter().chain(there).collect(),
+        ..Loaded::default()
+    }
 }
 
 /// One word for each token, in one write.

@@ -7,7 +7,7 @@ use crate::{
     output::bytes,
 };
 use cortex_api::{
-    hardware::Hardware,
+    hardware::{ActivateRequest, Activated, Hardware, Number},
     native::{FitAnswer, FitList, FitRequest},
 };
 
@@ -38,11 +38,51 @@ pub(crate) async fn list(context: &Context<'_>, arguments: &HardwareArguments) -
     Ok(())
 }
 
+/// Chooses the graphics processors that models may use from now on.
+pub(crate) async fn activate(context: &Context<'_>, gpus: &str) -> Result<(), CliError> {
+    let numbers = numbers(gpus).ok_or_else(|| CliError::Usage {
+        message: format!("--gpus is `{gpus}`; it must be numbers: 0 or [0, 1], or [] for none"),
+        hint: Some("`cortex hardware list --gpu` shows them".into()),
+    })?;
+    ensure_running(context).await?;
+    let request = ActivateRequest { gpus: Some(numbers.into_iter().map(Number::Number).collect()) };
+    let answer: Activated = context.client.post("/v1/hardware/activate", &request).await?;
+    if context.printer.json {
+        return context.printer.line(&serde_json::json!(answer).to_string());
+    }
+    if let Some((_, problems)) = answer.message.split_once("Not used: ") {
+        context.printer.note(&format!("not used: {problems}"));
+    }
+    let active: Vec<String> = answer.activated_gpus.iter().map(ToString::to_string).collect();
+    context.printer.line(&if active.is_empty() {
+        "Deactivated all GPUs!".to_owned()
+    } else {
+        format!("Activated GPUs: {}", active.join(" "))
+    })
+}
+
+/// The numbers of `[0, 1]`, `0,1` or `0 1`; nothing when there is something else.
+fn numbers(text: &str) -> Option<Vec<i64>> {
+    let inside = text.trim();
+    let inside = match (inside.strip_prefix('['), inside.strip_suffix(']')) {
+        (Some(_), Some(_)) => &inside[1..inside.len() - 1],
+        (None, None) if !inside.is_empty() => inside,
+        _ => return None,
+    };
+    let parts = inside.split([',', ' ']).map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| part.trim_matches(['"', '\'']).parse().ok()).collect()
+}
+
 /// Says whether a model fits.
 pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Result<(), CliError> {
     ensure_running(context).await?;
-    let request =
-        FitRequest { model: Some(arguments.model), ctx_len: arguments.context, n_parallel: arguments.parallel };
+    let request = FitRequest {
+        model: Some(arguments.model),
+        ctx_len: arguments.context,
+        n_parallel: arguments.parallel,
+        cache_type: arguments.cache_type,
+        ngl: arguments.ngl,
+    };
     let answer: FitAnswer = context.client.post("/v1/models/fit", &request).await?;
     if context.printer.json {
         return context.printer.line(&serde_json::json!(answer).to_string());
@@ -52,17 +92,21 @@ pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Resul
         FitAnswer::Model(fit) => fit,
     };
     let tokens = format!("context, {} × {} tokens", fit.parallel, fit.context_length);
+    let on_graphics = fit.graphics.as_ref().map(|graphics| graphics.needed);
     let rows: Vec<Vec<String>> = [
         ("weights", fit.memory.weights),
         (tokens.as_str(), fit.memory.cache),
         ("computation", fit.memory.compute + fit.memory.output),
         ("process", fit.process),
-        ("together", fit.needed),
+        ("on graphics processors", on_graphics.unwrap_or(0)),
+        ("memory needed", fit.needed),
         ("available", fit.available),
         ("for models", fit.budget),
     ]
-    .map(|(what, amount)| vec![what.to_owned(), bytes(amount)])
-    .to_vec();
+    .iter()
+    .filter(|(what, _)| on_graphics.is_some() || *what != "on graphics processors")
+    .map(|(what, amount)| vec![(*what).to_owned(), bytes(*amount)])
+    .collect();
     context.printer.table(&["MEMORY", "BYTES"], &rows)?;
     context.printer.line(&fit.verdict)
 }

@@ -51,6 +51,7 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
         Command::Search(arguments) => sources::search(&context, arguments).await,
         Command::Models(ModelsCommand::Sources(command)) => sources::sources(&context, command).await,
         Command::Hardware(HardwareCommand::List(arguments)) => hardware::list(&context, &arguments).await,
+        Command::Hardware(HardwareCommand::Activate(arguments)) => hardware::activate(&context, &arguments.gpus).await,
         Command::Fit(arguments) => hardware::fit(&context, arguments).await,
         Command::Ps => models::ps(&context).await,
         Command::Start => daemon::start(&context).await,

@@ -99,11 +99,16 @@ pub(crate) async fn get(context: &Context<'_>, id: &str) -> Result<(), CliError>
 /// Loads a model and keeps it.
 pub(crate) async fn start(context: &Context<'_>, arguments: StartArguments) -> Result<(), CliError> {
     ensure_running(context).await?;
+    if let Some(gpus) = &arguments.gpus {
+        super::hardware::activate(context, gpus).await?;
+    }
     let id = arguments.id;
     let request = ModelRequest {
         model: Some(id.clone()),
         ctx_len: arguments.ctx_len,
         n_parallel: arguments.parallel,
+        cache_type: arguments.cache_type,
+        ngl: arguments.ngl,
         keep_alive: arguments.keep_alive.map(Into::into),
         pin: arguments.pin.then_some(true),
         ..ModelRequest::default()

@@ -1,6 +1,6 @@
 //! What the daemon tells of the machine, also when drivers lie, fail or hang: real daemon, a library of ours in place of NVIDIA's.
 
-use crate::http::get;
+use crate::http::{get, post};
 use cortex_test::daemon::{Options, TestDaemon};
 use serde_json::{Value, json};
 use std::{path::Path, process::Command};
@@ -117,8 +117,15 @@ async fn eight_cards_are_told_with_their_driver() {
         gpus[2],
         json!({"id": "2", "name": "NVIDIA Test 2", "version": "12.4", "vendor": "NVIDIA", "uuid": "GPU-2",
             "additional_information": {"driver_version": "550.54", "compute_cap": "8.6"},
-            "total_vram": 24 * 1024, "free_vram": 21 * 1024, "activated": false, "usage": null})
+            "total_vram": 24 * 1024, "free_vram": 21 * 1024, "activated": false, "usage": null,
+            "device": null, "problem": "no compute module for graphics processors is installed"})
     );
+    // As Jan switches them. Without a module for them they stay unused, and the answer says so.
+    let (status, answer) = post(&daemon, "/v1/hardware/activate", &json!({"gpus": [0, 1]})).await;
+    assert_eq!((status, &answer["activated_gpus"]), (200, &json!([])), "{answer}");
+    let message = answer["message"].as_str().unwrap();
+    assert!(message.starts_with("The hardware configuration has been activated."), "{answer}");
+    assert!(message.contains("NVIDIA Test 1: no compute module for graphics processors is installed"), "{answer}");
     let doctor = String::from_utf8(daemon.cli(&["doctor"]).output().unwrap().stdout).unwrap();
     assert!(doctor.contains("NVIDIA Test 2: not used: "), "{doctor}");
 }

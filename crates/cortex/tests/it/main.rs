@@ -6,6 +6,7 @@ mod cli;
 mod edge;
 mod faults;
 mod fit;
+mod graphics;
 mod hardware;
 mod http;
 mod memory;

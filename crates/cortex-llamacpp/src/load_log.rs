@@ -1,4 +1,4 @@
-//! What llama.cpp has allocated, read from what it says while it loads: its functions do not tell. Pure.
+//! What llama.cpp has allocated and where it has put the layers, read from what it says while it loads: its functions do not tell. Pure.
 //! A test with a real model pins the words of the version that is built in.
 
 use cortex_api::worker::{Buffer, BufferKind};
@@ -13,7 +13,7 @@ const KINDS: &[(&str, BufferKind)] = &[
 ];
 
 /// The buffer that a line of the log tells of: `load_tensors:   CPU_Mapped model buffer size =    92.10 MiB`.
-pub(crate) fn of_line(line: &str) -> Option<Buffer> {
+pub(crate) fn buffer(line: &str) -> Option<Buffer> {
     let (_, rest) = line.split_once(':')?;
     let (words, size) = rest.split_once(" buffer size = ")?;
     let mebibytes: f64 = size.trim().strip_suffix("MiB")?.trim().parse().ok().filter(|it: &f64| it.is_finite())?;
@@ -25,35 +25,39 @@ pub(crate) fn of_line(line: &str) -> Option<Buffer> {
     (!device.is_empty()).then_some(Buffer { device, kind, bytes })
 }
 
+/// The device of a layer that a line of the log tells of: `load_tensors: layer   3 assigned to device Vulkan0, is_swa = 0`.
+/// The output comes as a layer behind the last.
+pub(crate) fn layer(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once(": layer ")?;
+    let (number, rest) = rest.split_once(" assigned to device ")?;
+    number.trim().parse::<u32>().ok()?;
+    let (device, _) = rest.split_once(',')?;
+    (!device.is_empty()).then_some(device)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn lines_about_buffers_are_read_and_others_are_not() {
-        let buffer = |device: &str, kind, bytes| Some(Buffer { device: device.into(), kind, bytes });
+        let some = |device: &str, kind, bytes| Some(Buffer { device: device.into(), kind, bytes });
         for (line, expected) in [
             (
                 "load_tensors:   CPU_Mapped model buffer size =    92.10 MiB",
-                buffer("CPU", BufferKind::Weights, 96_573_849),
+                some("CPU", BufferKind::Weights, 96_573_849),
             ),
             (
                 "load_tensors:   CPU_REPACK model buffer size =    1.00 MiB\n",
-                buffer("CPU_REPACK", BufferKind::Weights, 1 << 20),
+                some("CPU_REPACK", BufferKind::Weights, 1 << 20),
             ),
-            ("llama_kv_cache:        CPU KV buffer size =    11.25 MiB", buffer("CPU", BufferKind::Cache, 11_796_480)),
-            (
-                "llama_memory_recurrent:      CPU RS buffer size =     2.00 MiB",
-                buffer("CPU", BufferKind::Cache, 2 << 20),
-            ),
+            ("llama_kv_cache:        CPU KV buffer size =    11.25 MiB", some("CPU", BufferKind::Cache, 11_796_480)),
+            ("llama_memory_recurrent:      CPU RS buffer size =     2.00 MiB", some("CPU", BufferKind::Cache, 2 << 20)),
             (
                 "sched_reserve:    Vulkan0 compute buffer size =   102.00 MiB",
-                buffer("Vulkan0", BufferKind::Compute, 102 << 20),
+                some("Vulkan0", BufferKind::Compute, 102 << 20),
             ),
-            (
-                "llama_context:        CPU  output buffer size =     0.50 MiB",
-                buffer("CPU", BufferKind::Output, 1 << 19),
-            ),
+            ("llama_context:        CPU  output buffer size =     0.50 MiB", some("CPU", BufferKind::Output, 1 << 19)),
             (
                 "~llama_context:        CPU compute buffer size is  88.5293 MiB, matches expectation of  88.5293 MiB",
                 None,
@@ -63,7 +67,20 @@ mod tests {
             ("x: CPU KV buffer size = NaN MiB", None),
             ("", None),
         ] {
-            assert_eq!(of_line(line), expected, "{line}");
+            assert_eq!(buffer(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_about_layers_name_the_device() {
+        for (line, expected) in [
+            ("load_tensors: layer   0 assigned to device CPU, is_swa = 0\n", Some("CPU")),
+            ("load_tensors: layer  30 assigned to device Vulkan0, is_swa = 1", Some("Vulkan0")),
+            ("load_tensors: layer one assigned to device CPU, is_swa = 0", None),
+            ("llama_kv_cache: layer   0: dev = CPU", None),
+            ("load_tensors: layer   0 assigned to device CPU", None),
+        ] {
+            assert_eq!(layer(line), expected, "{line}");
         }
     }
 }
