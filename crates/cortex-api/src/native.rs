@@ -155,7 +155,7 @@ pub struct FitRequest {
 }
 
 /// How a model fits this machine. Amounts are bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FitResponse {
     /// `fit`.
     pub object: String,
@@ -180,6 +180,13 @@ pub struct FitResponse {
     /// What it would have on graphics processors; `null` when none is used.
     #[serde(default)]
     pub graphics: Option<GraphicsFit>,
+    /// How fast it is expected to be on the processor; `null` before this machine was measured, and when that cannot be said.
+    #[serde(default)]
+    pub speed: Option<ExpectedSpeed>,
+    /// This machine is being measured, which the first question begins and takes some seconds, or will be when no model answers:
+    /// ask again for the speed.
+    #[serde(default)]
+    pub speed_pending: bool,
     /// What is free now; of a model that is loaded, with what it has.
     pub available: u64,
     /// What a model may have of that: the rest is for what else runs.
@@ -198,6 +205,21 @@ pub struct FitResponse {
     pub verdict: String,
 }
 
+/// How fast a model is expected to be on the processor, after a prompt of [`ExpectedSpeed::prompt_tokens`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ExpectedSpeed {
+    /// Tokens of the prompt for which it holds.
+    pub prompt_tokens: u32,
+    /// Tokens of a prompt in a second.
+    pub prompt_per_second: f64,
+    /// Tokens of an answer in a second.
+    pub predicted_per_second: f64,
+    /// What decides about the answer: `computation` or `memory bandwidth`.
+    pub bound: String,
+    /// `measured` when answers of this model on this machine have corrected it, else `estimated`.
+    pub source: String,
+}
+
 /// What a model would have on graphics processors.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GraphicsFit {
@@ -212,7 +234,7 @@ pub struct GraphicsFit {
 }
 
 /// The answer to [`FitRequest`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum FitAnswer {
     /// Of a repository.
@@ -222,7 +244,7 @@ pub enum FitAnswer {
 }
 
 /// How the models of a repository fit this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FitList {
     /// `list`.
     pub object: String,

@@ -365,6 +365,45 @@ pub struct TrialResult {
     pub single_microseconds: u64,
 }
 
+/// What `cortex-llamacpp measure` prints: how fast this machine is. Times are seconds; a step computes one token, or a batch of
+/// them, through all layers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Measured {
+    /// Bytes of memory that can be read in a second.
+    pub bytes_per_second: f64,
+    /// What a step of one token takes beside its layers.
+    pub step: f64,
+    /// What one number of the attention takes for one token: the product of a query with a key, or of a weight with a value.
+    pub attention: f64,
+    /// The same for a token of a batch.
+    pub batch_attention: f64,
+    /// By how weights are stored, in layers as narrow as [`Measured::NARROW`].
+    pub types: Vec<MeasuredType>,
+    /// The share of the time that a weight takes in layers as wide as [`Measured::WIDE`], when single tokens are computed.
+    pub wide: f64,
+    /// The same for a batch.
+    pub batch_wide: f64,
+}
+
+impl Measured {
+    /// Numbers between the layers of the models that were measured.
+    pub const NARROW: u64 = 512;
+    /// The same of those with wide layers.
+    pub const WIDE: u64 = 2048;
+}
+
+/// How fast this machine computes with weights that are stored in one way: seconds for each weight, with all that is computed
+/// between the matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredType {
+    /// How they are stored, as ggml numbers it.
+    pub kind: u32,
+    /// When single tokens are computed.
+    pub single: f64,
+    /// For a token of a batch.
+    pub batch: f64,
+}
+
 /// What `cortex-llamacpp devices` prints, one line of JSON for all: what the modules for graphics processors can compute on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {

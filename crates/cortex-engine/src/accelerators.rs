@@ -4,15 +4,17 @@
 //! A driver may hang or crash whoever asks it, so a process of its own asks, and another one proves each device with a
 //! tiny model. What was switched off is kept by where a device is on the bus, so that it holds when another is put in.
 
-use crate::{Config, worker::exit_reason};
-use cortex_api::worker::Device;
+use crate::{
+    Config,
+    worker::{Question, Scratch, Unanswered},
+};
+use cortex_api::worker::{Device, TrialResult};
 use cortex_hardware::{Cpu, Graphics};
 use cortex_models::write_atomically;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -122,7 +124,7 @@ pub(crate) struct Accelerators {
     modules: Vec<PathBuf>,
     environment: Vec<(String, String)>,
     cache: PathBuf,
-    scratch: PathBuf,
+    folder: PathBuf,
     /// The file with what was switched off.
     choice: PathBuf,
     proves: bool,
@@ -161,7 +163,7 @@ impl Accelerators {
             modules,
             environment: config.driver_environment.clone(),
             cache: config.cache_folder.join("accelerators.json"),
-            scratch: config.cache_folder.join(format!("proof-{}.gguf", std::process::id())),
+            folder: config.cache_folder.clone(),
             choice: config.graphics_choice.clone(),
             proves: config.variant_trial,
             changing: Mutex::default(),
@@ -206,15 +208,13 @@ impl Accelerators {
         let mut found: Vec<Accelerator> = Vec::new();
         for module in &self.modules {
             let name = module_name(module).unwrap_or_default();
-            let listed = self.ask(&[Path::new("devices"), module], LIST_LIMIT).await;
-            let listed: Vec<Device> =
-                match listed.and_then(|text| serde_json::from_slice(&text).map_err(|why| why.to_string())) {
-                    Ok(listed) => listed,
-                    Err(why) => {
-                        problems.push(format!("the compute module for {name} cannot be used: {why}"));
-                        continue;
-                    }
-                };
+            let listed: Vec<Device> = match self.ask(&[Path::new("devices"), module], LIST_LIMIT).await {
+                Ok(listed) => listed,
+                Err(why) => {
+                    problems.push(format!("the compute module for {name} cannot be used: {why}"));
+                    continue;
+                }
+            };
             for device in listed {
                 let key = key(&device, &found);
                 // Two modules may be able to use the same one: the first is the one made for it.
@@ -238,12 +238,10 @@ impl Accelerators {
                 it.fault.clone_from(fault);
                 continue;
             }
-            let arguments = [Path::new("trial"), &self.scratch, processor, &it.module, Path::new(&it.device.name)];
-            if let Some(folder) = self.scratch.parent() {
-                let _ = fs_err::create_dir_all(folder);
-            }
-            it.fault = self.ask(&arguments, PROOF_LIMIT).await.err().map(|why| format!("a trial failed: {why}"));
-            let _ = fs_err::remove_file(&self.scratch);
+            let scratch = Scratch::new(&self.folder, "proof");
+            let arguments = [Path::new("trial"), scratch.path(), processor, &it.module, Path::new(&it.device.name)];
+            let passed: Result<TrialResult, String> = self.ask(&arguments, PROOF_LIMIT).await;
+            it.fault = passed.err().map(|why| format!("a trial failed: {why}"));
             proofs.devices.insert(what, it.fault.clone());
             is_new = true;
         }
@@ -264,30 +262,10 @@ impl Accelerators {
         format!("{} | {} | {:?}", Cpu::probe().identity(), files.collect::<Vec<_>>().join(" | "), self.environment)
     }
 
-    /// What the worker program prints for a question.
-    async fn ask(&self, arguments: &[&Path], limit: Duration) -> Result<Vec<u8>, String> {
-        let child = tokio::process::Command::new(&self.program)
-            .args(arguments)
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .output();
-        let output = match tokio::time::timeout(limit, child).await {
-            Ok(output) => output.map_err(|why| why.to_string())?,
-            Err(_) => return Err(format!("no result within {} s", limit.as_secs())),
-        };
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().rev().find_map(|line| line.strip_prefix("cortex-llamacpp: "));
-        Err(match said {
-            Some(said) if output.status.code().is_some() => said.to_owned(),
-            _ => format!("it died of {}", exit_reason(output.status)),
-        })
+    async fn ask<Answer: DeserializeOwned>(&self, arguments: &[&Path], limit: Duration) -> Result<Answer, String> {
+        let arguments = arguments.iter().map(|argument| argument.as_os_str().to_owned()).collect();
+        let question = Question { program: &self.program, arguments, environment: self.environment.clone(), limit };
+        question.ask().await.map_err(|Unanswered { reason, .. }| reason)
     }
 
     /// Lets models use only those of `all` whose key is in `on`; others that are known stay as they are. False when that

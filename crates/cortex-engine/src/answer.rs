@@ -117,12 +117,12 @@ pub struct Answer {
     /// The replay while it is under way. Kept here, so that [`Answer::next`] may be dropped and called again.
     replaying: Option<BoxFuture<'static, Result<Answer, EngineError>>>,
     ended: bool,
-    _lease: Lease,
+    lease: Lease,
 }
 
 impl Answer {
     pub(crate) fn new(running: Running, prompt_tokens: u32, replay: Option<Replay>, lease: Lease) -> Self {
-        Self { running, prompt_tokens, replay, replaying: None, ended: false, _lease: lease }
+        Self { running, prompt_tokens, replay, replaying: None, ended: false, lease }
     }
 
     /// Length of the prompt in tokens.
@@ -155,6 +155,9 @@ impl Answer {
             {
                 self.replaying = Some(Box::pin(replay.again()));
                 continue;
+            }
+            if let Ok(AnswerEvent::Finished { timings, reason: FinishReason::Stop | FinishReason::Length }) = &event {
+                self.lease.answered(*timings);
             }
             self.ended = !matches!(event, Ok(AnswerEvent::Text(_)));
             return Some(event);

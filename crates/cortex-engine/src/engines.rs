@@ -6,11 +6,12 @@ use crate::{
     answer,
     lease::Lease,
     ledger::{self, Holding},
+    speeds::{Expected, Speeds},
     supervisor::{Command, Counts, LoadedModel, Phase, Purpose, Supervisor, Wanted},
     variants::VariantReport,
 };
 use cortex_api::worker::{Generate, Sampling};
-use cortex_hardware::{Budget, Graphics, Memory, process_anonymous_bytes};
+use cortex_hardware::{Architecture, Budget, Graphics, Memory, process_anonymous_bytes};
 use cortex_models::{KeepAlive, ModelId};
 use std::{
     path::{Path, PathBuf},
@@ -53,6 +54,7 @@ pub struct Engines {
     loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
     variants: watch::Receiver<Arc<VariantReport>>,
     accelerators: Arc<Accelerators>,
+    speeds: Arc<Speeds>,
     counts: Arc<Counts>,
     load: LoadSettings,
     memory_limit: Option<u64>,
@@ -68,6 +70,7 @@ impl Engines {
             loaded: views.loaded,
             variants: views.report,
             accelerators: views.accelerators,
+            speeds: views.speeds,
             counts: views.counts,
             load,
             memory_limit,
@@ -87,6 +90,22 @@ impl Engines {
     /// Which compute module was chosen, and which were dropped and why.
     pub fn variants(&self) -> Arc<VariantReport> {
         self.variants.borrow().clone()
+    }
+
+    /// How fast a model is expected to be on the processor, whose prompt has so many tokens; `None` when this machine was not
+    /// measured yet, which then begins if nobody is answered, or when the model is not known well enough.
+    pub fn expected_speed(&self, id: Option<&ModelId>, architecture: &Architecture, tokens: u32) -> Option<Expected> {
+        let expected = self.speeds.expected(id, architecture, tokens);
+        if expected.is_none() {
+            // A supervisor that is gone measures nothing.
+            let _ = self.supervisor.send(Command::MeasureSpeed);
+        }
+        expected
+    }
+
+    /// Whether the speed of this machine is not known yet and will be.
+    pub fn is_speed_pending(&self) -> bool {
+        self.speeds.is_pending()
     }
 
     /// What is known of graphics processors.

@@ -1,6 +1,7 @@
 //! The permission to use a loaded model.
 
 use crate::{slot_state::Generation, supervisor::Command, worker::Session};
+use cortex_api::worker::Timings;
 use cortex_models::ModelId;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
@@ -21,6 +22,13 @@ impl Lease {
         supervisor: UnboundedSender<Command>,
     ) -> Self {
         Self { session, id, generation, supervisor }
+    }
+
+    /// Tells what an answer has cost.
+    pub(crate) fn answered(&self, timings: Timings) {
+        let (id, generation) = (self.id.clone(), self.generation);
+        // A supervisor that is gone learns nothing any more.
+        let _ = self.supervisor.send(Command::Answered { id, generation, timings });
     }
 }
 

@@ -1,7 +1,7 @@
 //! What memory a model needs, and how much of what was asked for can be given. Pure.
 
 use crate::LoadSettings;
-use cortex_hardware::{Budget, Graphics, ModelShape};
+use cortex_hardware::{Architecture, Budget, Graphics, ModelShape};
 
 /// Fewer tokens than this are no use to anybody.
 const SHORTEST: u32 = 256;
@@ -93,6 +93,11 @@ impl Need {
         self.size(context, if self.fixed_parallel { self.shape.parallel } else { 1 }, graphics)
     }
 
+    /// How the model is built, when its file says it.
+    pub(crate) fn architecture(&self) -> Option<&Architecture> {
+        self.shape.architecture.as_ref()
+    }
+
     /// Layers that can be on graphics processors, the output among them.
     pub(crate) fn layers(&self) -> u32 {
         self.shape.layers()
@@ -114,7 +119,7 @@ impl Need {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cortex_hardware::{Architecture, CacheType, Layer};
+    use cortex_hardware::{CacheType, Layer};
 
     fn small(load: LoadSettings) -> Need {
         let architecture = Architecture {

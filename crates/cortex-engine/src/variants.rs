@@ -4,13 +4,15 @@
 //! process of its own; one that dies, hangs or computes nonsense is dropped, with its reason. Of the
 //! first three that pass, the fastest is taken. The result is kept for this processor, kernel and build.
 
-use crate::{Config, worker::exit_reason};
+use crate::{
+    Config,
+    worker::{Question, Scratch, Unanswered},
+};
 use cortex_api::worker::TrialResult;
 use cortex_hardware::Cpu;
 use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -78,7 +80,7 @@ pub(crate) struct Variants {
     program: PathBuf,
     modules: PathBuf,
     cache: PathBuf,
-    scratch: PathBuf,
+    folder: PathBuf,
     trial: bool,
     limits: [Duration; 2],
     report: VariantReport,
@@ -91,7 +93,7 @@ impl Variants {
             program: config.worker_program.clone(),
             modules: folder.join("backends"),
             cache: config.cache_folder.join("variants.json"),
-            scratch: config.cache_folder.join(format!("trial-{}.gguf", std::process::id())),
+            folder: config.cache_folder.clone(),
             trial: config.variant_trial,
             limits: LIMITS,
             report: VariantReport::default(),
@@ -189,9 +191,6 @@ impl Variants {
 
     /// Tries the modules in order; true when one gave no result in time.
     async fn run_trials(&mut self, names: &[String]) -> bool {
-        if let Some(folder) = self.scratch.parent() {
-            let _ = fs_err::create_dir_all(folder);
-        }
         let [limit, patient] = self.limits;
         let slow = self.run_round(names, limit, TIMED).await;
         if self.report.passed.is_empty() && !slow.is_empty() {
@@ -199,7 +198,6 @@ impl Variants {
             self.report.dropped.retain(|dropped| !slow.contains(&dropped.name));
             self.run_round(&slow, patient, 1).await;
         }
-        let _ = fs_err::remove_file(&self.scratch);
         self.report.chosen = fastest(&self.report.passed);
         tracing::info!(chosen = ?self.report.chosen, passed = self.report.passed.len(), "compute modules were tried");
         !slow.is_empty()
@@ -208,11 +206,12 @@ impl Variants {
     /// Tries modules in order until `enough` have passed; those that were only too slow are the answer.
     async fn run_round(&mut self, names: &[String], limit: Duration, enough: usize) -> Vec<String> {
         let mut slow = vec![];
+        let scratch = Scratch::new(&self.folder, "trial");
         for name in names {
-            match self.try_one(name, limit).await {
+            match self.try_one(name, limit, scratch.path()).await {
                 Ok(times) => self.report.passed.push(Passed { name: name.clone(), times }),
-                Err(TrialFailure { reason, in_time }) => {
-                    if !in_time {
+                Err(Unanswered { reason, is_late }) => {
+                    if is_late {
                         slow.push(name.clone());
                     }
                     tracing::info!(variant = %name, %reason, "the compute module is dropped");
@@ -226,39 +225,15 @@ impl Variants {
         slow
     }
 
-    async fn try_one(&self, name: &str, limit: Duration) -> Result<TrialResult, TrialFailure> {
-        let failed = |reason: String| TrialFailure { reason, in_time: true };
-        let child = tokio::process::Command::new(&self.program)
-            .arg("trial")
-            .arg(&self.scratch)
-            .arg(self.path(name))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(limit, child)
-            .await
-            .map_err(|_| TrialFailure { reason: format!("no result within {} s", limit.as_secs()), in_time: false })?
-            .map_err(|why| failed(why.to_string()))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().rev().find_map(|line| line.strip_prefix("cortex-llamacpp: "));
-            return Err(failed(match said {
-                Some(said) if output.status.code().is_some() => said.to_owned(),
-                _ => format!("died of {}", exit_reason(output.status)),
-            }));
-        }
-        serde_json::from_slice(&output.stdout).map_err(|why| failed(format!("no result: {why}")))
+    async fn try_one(&self, name: &str, limit: Duration, scratch: &Path) -> Result<TrialResult, Unanswered> {
+        let question = Question {
+            program: &self.program,
+            arguments: vec!["trial".into(), scratch.into(), self.path(name).into()],
+            environment: vec![],
+            limit,
+        };
+        question.ask().await
     }
-}
-
-/// Why a module did not pass.
-struct TrialFailure {
-    reason: String,
-    /// False when it was only too slow.
-    in_time: bool,
 }
 
 /// Unknown modules first, then llama.cpp's order.
@@ -322,7 +297,7 @@ mod tests {
             program,
             modules: folder.path().join("backends"),
             cache: folder.path().join("variants.json"),
-            scratch: folder.path().join("trial.gguf"),
+            folder: folder.path().to_owned(),
             trial: true,
             limits: [Duration::from_millis(100), Duration::from_mins(10)],
             report: VariantReport::default(),

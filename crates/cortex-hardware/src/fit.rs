@@ -3,7 +3,7 @@
 //! What is counted is what llama.cpp allocates for a model, by the names that its load log gives the buffers: weights,
 //! the cache of keys and values (`KV`, and `RS` for recurrent layers), the buffers of the computation, and its output.
 
-use crate::Memory;
+use crate::{Memory, speed::Weights};
 
 /// llama.cpp gives each sequence a multiple of so many cells.
 const CELLS: u64 = 256;
@@ -51,6 +51,10 @@ pub struct Architecture {
     pub output_weights: u64,
     /// They are those that turn tokens into numbers, too.
     pub output_is_copied: bool,
+    /// The weights that a token passes, by how they are stored; empty when they are not known.
+    pub passed: Vec<Weights>,
+    /// Experts of a layer, of which a token passes a few; 0 when there are none.
+    pub experts: u64,
 }
 
 /// What one layer keeps between tokens.
@@ -67,6 +71,8 @@ pub struct Layer {
     pub state: u64,
     /// Bytes of its weights; 0 when they are not known.
     pub weights: u64,
+    /// Numbers that its attention computes of a token for each token before it.
+    pub attention: u64,
 }
 
 /// How keys and values are stored.
@@ -399,6 +405,7 @@ mod tests {
             layers: vec![Layer { keys: 192, values: 192, weights: 2_236_416, ..Layer::default() }; 30],
             output_weights: 30_081_024,
             output_is_copied: true,
+            ..Architecture::default()
         }
     }
 
@@ -529,8 +536,14 @@ mod tests {
 
     #[test]
     fn nonsense_does_not_overflow() {
-        let layer =
-            Layer { keys: u64::MAX, values: u64::MAX, window: Some(u32::MAX), state: u64::MAX, weights: u64::MAX };
+        let layer = Layer {
+            keys: u64::MAX,
+            values: u64::MAX,
+            window: Some(u32::MAX),
+            state: u64::MAX,
+            weights: u64::MAX,
+            attention: u64::MAX,
+        };
         let architecture = Architecture {
             vocabulary: u64::MAX,
             embedding: u64::MAX,
@@ -539,6 +552,7 @@ mod tests {
             layers: vec![layer],
             output_weights: u64::MAX,
             output_is_copied: true,
+            ..Architecture::default()
         };
         let shape = ModelShape {
             weight_bytes: u64::MAX,

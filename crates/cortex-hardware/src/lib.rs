@@ -9,6 +9,7 @@ mod fit;
 mod gpu;
 mod memory;
 mod monitor;
+mod speed;
 mod system;
 #[cfg(test)]
 mod tree;
@@ -18,6 +19,7 @@ pub use fit::{Architecture, Budget, CacheType, Fit, Graphics, Layer, ModelShape,
 pub use gpu::{Gpu, Gpus};
 pub use memory::{Memory, process_anonymous_bytes, process_resident_bytes};
 pub use monitor::{Facts, Machine, Monitor};
+pub use speed::{Bound, Rates, Speed, TypeRate, Weights, speed};
 pub use system::{OperatingSystem, Power, Storage};
 
 /// The machine, at one moment.

@@ -5,6 +5,7 @@
 mod generation;
 mod llama;
 mod load_log;
+mod measure;
 mod sampling;
 mod schedule;
 mod serve;
@@ -28,10 +29,11 @@ fn main() -> ExitCode {
         ["trial", scratch, backend, graphics, device] => {
             trial::run(lines, scratch, backend, Some(trial::Graphics { backend: graphics, device }))
         }
+        ["measure", scratch, backend, threads, memory] => measure::run(lines, scratch, backend, threads, memory),
         ["devices", backends @ ..] => trial::list_devices(lines, backends),
         _ => stdio::fail(
-            "usage: cortex-llamacpp [devices BACKEND... | trial SCRATCH-FILE BACKEND [GRAPHICS-BACKEND DEVICE]]; it is \
-             started by cortex-server",
+            "usage: cortex-llamacpp [devices BACKEND... | trial SCRATCH-FILE BACKEND [GRAPHICS-BACKEND DEVICE] | measure \
+             SCRATCH-FILE BACKEND THREADS MEBIBYTES]; it is started by cortex-server",
         ),
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn list_devices(lines: Lines, backends: &[&str]) -> ExitCode {
     print(lines, Ok(llama::devices()))
 }
 
-fn print(mut lines: Lines, result: Result<impl Serialize, LlamaError>) -> ExitCode {
+pub(crate) fn print(mut lines: Lines, result: Result<impl Serialize, LlamaError>) -> ExitCode {
     let text = result.and_then(|result| serde_json::to_string(&result).map_err(|why| LlamaError(why.to_string())));
     match text {
         Ok(line) => {

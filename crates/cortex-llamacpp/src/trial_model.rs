@@ -1,19 +1,18 @@
-//! A tiny model that uses every common quantisation, written as a GGUF file. Pure.
+//! Models with arbitrary weights, written as GGUF files: tiny ones that use every common quantisation, and larger ones of
+//! one quantisation each. Pure.
 //!
 //! A compute module is only proven by a real load and a real decode of one: some kernels are reached
 //! through the buffer types that the loader chooses, and never by a bare matrix product.
 
-/// Width of the embedding: the super-blocks of K-quants hold 256 numbers.
-const WIDTH: u64 = 256;
-/// Width of the feed-forward layer.
-const HIDDEN: u64 = 512;
+use cortex_api::worker::Measured;
+
 /// Tokens of the vocabulary.
 pub(crate) const VOCABULARY: i32 = 64;
 const ALIGNMENT: usize = 32;
 
 /// A tensor type as ggml numbers it, with its block.
-#[derive(Clone, Copy)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
     F32,
     F16,
     Q4_0,
@@ -26,7 +25,7 @@ enum Kind {
 
 impl Kind {
     /// ggml's number of the type.
-    const fn id(self) -> u32 {
+    pub(crate) const fn id(self) -> u32 {
         match self {
             Self::F32 => 0,
             Self::F16 => 1,
@@ -99,32 +98,87 @@ impl Noise {
     }
 }
 
-struct Tensor {
-    name: &'static str,
-    kind: Kind,
-    dimensions: &'static [u64],
+/// How many layers there are, the quantisations of the matrices in each, and how wide they are: the super-blocks of K-quants
+/// hold 256 numbers.
+pub(crate) struct Layers {
+    count: u32,
+    width: u64,
+    hidden: u64,
+    heads: u32,
+    kinds: [Kind; 7],
 }
 
-const TENSORS: &[Tensor] = &[
-    Tensor { name: "token_embd.weight", kind: Kind::F16, dimensions: &[WIDTH, VOCABULARY as u64] },
-    Tensor { name: "blk.0.attn_norm.weight", kind: Kind::F32, dimensions: &[WIDTH] },
-    Tensor { name: "blk.0.attn_q.weight", kind: Kind::Q4_0, dimensions: &[WIDTH, WIDTH] },
-    Tensor { name: "blk.0.attn_k.weight", kind: Kind::Q4_1, dimensions: &[WIDTH, WIDTH] },
-    Tensor { name: "blk.0.attn_v.weight", kind: Kind::Q4K, dimensions: &[WIDTH, WIDTH] },
-    Tensor { name: "blk.0.attn_output.weight", kind: Kind::Q5K, dimensions: &[WIDTH, WIDTH] },
-    Tensor { name: "blk.0.ffn_norm.weight", kind: Kind::F32, dimensions: &[WIDTH] },
-    Tensor { name: "blk.0.ffn_gate.weight", kind: Kind::Q6K, dimensions: &[WIDTH, HIDDEN] },
-    Tensor { name: "blk.0.ffn_up.weight", kind: Kind::Q8_0, dimensions: &[WIDTH, HIDDEN] },
-    Tensor { name: "blk.0.ffn_down.weight", kind: Kind::Q4_0, dimensions: &[HIDDEN, WIDTH] },
-    Tensor { name: "output_norm.weight", kind: Kind::F32, dimensions: &[WIDTH] },
-    Tensor { name: "output.weight", kind: Kind::F16, dimensions: &[WIDTH, VOCABULARY as u64] },
-];
+impl Layers {
+    /// Layers of one quantisation, as narrow as those of the smallest models.
+    pub(crate) fn narrow(count: u32, kind: Kind) -> Self {
+        Self { count, width: Measured::NARROW, hidden: 3 * Measured::NARROW, heads: 8, kinds: [kind; 7] }
+    }
 
-/// The whole file.
+    /// One layer, as wide as those of models with a few billion weights.
+    pub(crate) fn wide(kind: Kind) -> Self {
+        Self { count: 1, width: Measured::WIDE, hidden: 3 * Measured::WIDE, heads: 32, kinds: [kind; 7] }
+    }
+
+    /// Numbers in the matrices of all layers.
+    pub(crate) fn weights(&self) -> f64 {
+        f64::from(self.count) * number(4 * self.width * self.width + 3 * self.width * self.hidden)
+    }
+
+    /// Numbers of the attention of all layers, for each token that it looks back at.
+    pub(crate) fn attention(&self) -> f64 {
+        f64::from(self.count) * number(2 * self.width)
+    }
+
+    /// The whole file.
+    pub(crate) fn file(&self) -> Vec<u8> {
+        file(self)
+    }
+
+    fn tensors(&self) -> Vec<(String, Kind, Vec<u64>)> {
+        let Self { width, hidden, kinds: [q, k, v, output, gate, up, down], .. } = *self;
+        let vocabulary = u64::from(VOCABULARY.cast_unsigned());
+        let mut tensors = vec![("token_embd.weight".to_owned(), Kind::F16, vec![width, vocabulary])];
+        for at in 0..self.count {
+            let of_layer = [
+                ("attn_norm", Kind::F32, vec![width]),
+                ("attn_q", q, vec![width, width]),
+                ("attn_k", k, vec![width, width]),
+                ("attn_v", v, vec![width, width]),
+                ("attn_output", output, vec![width, width]),
+                ("ffn_norm", Kind::F32, vec![width]),
+                ("ffn_gate", gate, vec![width, hidden]),
+                ("ffn_up", up, vec![width, hidden]),
+                ("ffn_down", down, vec![hidden, width]),
+            ];
+            tensors
+                .extend(of_layer.map(|(name, kind, dimensions)| (format!("blk.{at}.{name}.weight"), kind, dimensions)));
+        }
+        tensors.push(("output_norm.weight".to_owned(), Kind::F32, vec![width]));
+        tensors.push(("output.weight".to_owned(), Kind::F16, vec![width, vocabulary]));
+        tensors
+    }
+}
+
+/// Every common quantisation once: less than a megabyte.
 pub(crate) fn bytes() -> Vec<u8> {
+    use Kind::{Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
+    Layers { count: 1, width: 256, hidden: 512, heads: 4, kinds: [Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0, Q4_0] }.file()
+}
+
+/// The quantisations whose speed is worth to be known; others are taken for the most similar of them.
+pub(crate) const MEASURED: [Kind; 7] = [Kind::F16, Kind::Q4_0, Kind::Q4_1, Kind::Q8_0, Kind::Q4K, Kind::Q5K, Kind::Q6K];
+
+#[expect(clippy::cast_precision_loss, reason = "millions")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+fn file(layers: &Layers) -> Vec<u8> {
+    let tensors = layers.tensors();
+    let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let mut file = b"GGUF".to_vec();
     file.extend(3u32.to_le_bytes());
-    file.extend((TENSORS.len() as u64).to_le_bytes());
+    file.extend((tensors.len() as u64).to_le_bytes());
     let mut entries = Vec::new();
     let mut count = 0u64;
     let mut text = |key: &str, value: &str, entries: &mut Vec<u8>| {
@@ -137,12 +191,12 @@ pub(crate) fn bytes() -> Vec<u8> {
     text("tokenizer.ggml.model", "no_vocab", &mut entries);
     for (key, value) in [
         ("llama.vocab_size", VOCABULARY.cast_unsigned()),
-        ("llama.context_length", 256),
-        ("llama.embedding_length", 256),
-        ("llama.block_count", 1),
-        ("llama.feed_forward_length", 512),
-        ("llama.attention.head_count", 4),
-        ("llama.attention.head_count_kv", 4),
+        ("llama.context_length", 8192),
+        ("llama.embedding_length", narrow(layers.width)),
+        ("llama.block_count", layers.count),
+        ("llama.feed_forward_length", narrow(layers.hidden)),
+        ("llama.attention.head_count", layers.heads),
+        ("llama.attention.head_count_kv", layers.heads),
         ("llama.rope.dimension_count", 64),
     ] {
         put_text(key, &mut entries);
@@ -159,18 +213,18 @@ pub(crate) fn bytes() -> Vec<u8> {
 
     let mut noise = Noise(42);
     let mut weights = Vec::new();
-    for tensor in TENSORS {
+    for (name, kind, dimensions) in tensors {
         weights.resize(weights.len().next_multiple_of(ALIGNMENT), 0);
-        put_text(tensor.name, &mut file);
-        file.extend((u32::try_from(tensor.dimensions.len()).unwrap_or(0)).to_le_bytes());
-        for dimension in tensor.dimensions {
+        put_text(&name, &mut file);
+        file.extend((u32::try_from(dimensions.len()).unwrap_or(0)).to_le_bytes());
+        for dimension in &dimensions {
             file.extend(dimension.to_le_bytes());
         }
-        file.extend(tensor.kind.id().to_le_bytes());
+        file.extend(kind.id().to_le_bytes());
         file.extend((weights.len() as u64).to_le_bytes());
-        let numbers = usize::try_from(tensor.dimensions.iter().product::<u64>()).unwrap_or(0);
-        for _ in 0..numbers / tensor.kind.block() {
-            tensor.kind.write_block(&mut noise, &mut weights);
+        let numbers = usize::try_from(dimensions.iter().product::<u64>()).unwrap_or(0);
+        for _ in 0..numbers / kind.block() {
+            kind.write_block(&mut noise, &mut weights);
         }
     }
     file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
@@ -192,5 +246,6 @@ mod tests {
     fn the_file_is_the_same_every_time_and_small() {
         assert_eq!(bytes(), bytes());
         assert!(bytes().len() < 1024 * 1024, "{}", bytes().len());
+        assert!(Layers::wide(Kind::Q4K).file().len() < 40 << 20);
     }
 }

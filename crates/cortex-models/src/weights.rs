@@ -89,7 +89,9 @@ pub(crate) fn read(path: &Path) -> Result<Weights, WeightsError> {
             header,
         });
     };
-    let (mut first, mut bytes, mut tensor_bytes, mut parameters) = (None, 0u64, 0u64, 0u64);
+    let (mut bytes, mut tensor_bytes, mut parameters) = (0u64, 0u64, 0u64);
+    // The tensors of all parts, and the keys of the first.
+    let mut first: Option<Gguf> = None;
     for (at, file) in shard.all().enumerate() {
         let number = u32::try_from(at + 1).unwrap_or(u32::MAX);
         if !file.is_file() {
@@ -108,7 +110,10 @@ pub(crate) fn read(path: &Path) -> Result<Weights, WeightsError> {
         bytes = bytes.saturating_add(header.file_bytes);
         tensor_bytes = tensor_bytes.saturating_add(header.tensor_bytes());
         parameters = parameters.saturating_add(header.parameter_count());
-        first.get_or_insert(header);
+        match &mut first {
+            None => first = Some(header),
+            Some(known) => known.tensors.extend(header.tensors),
+        }
     }
     let Some(header) = first else { return Err(WeightsError::NotAFile { path: path.to_owned() }) };
     Ok(Weights { header, files: shard.all().collect(), bytes, tensor_bytes, parameters })

@@ -5,12 +5,12 @@ use super::{
     entry::{Entry, Measure},
 };
 use crate::{
-    AcceleratorReport, EngineError,
+    AcceleratorReport, EngineError, LoadedModel, Phase,
     need::Size,
-    slot_state::Generation,
+    slot_state::{Generation, State},
     worker::{Launch, Session, load},
 };
-use cortex_api::worker::{self, Load};
+use cortex_api::worker::{self, Load, Timings};
 use cortex_hardware::{CacheType, ModelShape};
 use cortex_models::ModelId;
 use std::{path::Path, sync::Arc};
@@ -32,6 +32,42 @@ impl Supervisor {
             accelerators.look(processor.as_deref()).await;
             let _ = commands.send(Command::Accelerators);
         });
+    }
+
+    /// Measures how fast this machine is, when that is not known and nobody is disturbed by it.
+    pub(super) fn measure_speed(&self) {
+        let is_busy =
+            |model: &LoadedModel| model.requests > 0 || matches!(model.phase, Phase::Loading | Phase::Waiting);
+        if self.closing || self.loaded.borrow().iter().any(is_busy) || !self.speeds.begin() {
+            return;
+        }
+        let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
+        let (speeds, loaded) = (Arc::clone(&self.speeds), self.loaded.subscribe());
+        self.tasks.spawn(async move {
+            let module = {
+                let mut variants = variants.lock().await;
+                let module = variants.choose(None).await;
+                report.send_replace(Arc::new(variants.report().clone()));
+                module
+            };
+            speeds.measure(module.as_deref(), || loaded.borrow().iter().any(is_busy)).await;
+        });
+    }
+
+    /// Learns from an answer that nothing else disturbed how fast this machine really is.
+    pub(super) fn answered(&self, id: &ModelId, generation: Generation, timings: Timings) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let is_alone = matches!(entry.state, State::Ready { leases: 1, generation: current } if current == generation)
+            && entry.size.is_some_and(|size| size.layers == 0)
+            && entry.load.threads == self.config.load.threads
+            && self.entries.iter().all(|(other, entry)| {
+                other == id || matches!(entry.state, State::Idle | State::Ready { leases: 0, .. })
+            });
+        if let (true, Measure::Known(need)) = (is_alone, &entry.measure)
+            && let Some(architecture) = need.architecture()
+        {
+            self.speeds.observe(id, architecture, &timings);
+        }
     }
 
     /// Starts the worker of a model that was admitted; what becomes of it comes back as commands.

@@ -17,9 +17,11 @@ use crate::{
     ledger,
     need::Need,
     slot_state::{Action, Event, Generation, State, step},
+    speeds::Speeds,
     variants::{VariantReport, Variants},
     worker::Session,
 };
+use cortex_api::worker::Timings;
 use cortex_hardware::{Cpu, Memory, ModelShape};
 use cortex_models::{KeepAlive, ModelId};
 use entry::{Entry, Measure};
@@ -78,6 +80,10 @@ pub(crate) enum Command {
     Loaded { id: ModelId, generation: Generation, result: Result<Arc<Session>, EngineError> },
     /// A worker that was ready is gone; the reason when nobody asked for it.
     Exited { id: ModelId, generation: Generation, error: Option<EngineError> },
+    /// An answer is complete.
+    Answered { id: ModelId, generation: Generation, timings: Timings },
+    /// Somebody asks how fast models are.
+    MeasureSpeed,
     /// A lease came back.
     Released { id: ModelId, generation: Generation },
     /// The settings of a model are others now.
@@ -114,6 +120,7 @@ pub(crate) struct Supervisor {
     /// Shared with the loads, which choose a module before they start a worker.
     variants: Arc<Mutex<Variants>>,
     accelerators: Arc<Accelerators>,
+    speeds: Arc<Speeds>,
     loaded: watch::Sender<Arc<Vec<LoadedModel>>>,
     report: watch::Sender<Arc<VariantReport>>,
     /// Why the module in use must not be used again; the next choice is told.
@@ -127,6 +134,7 @@ pub(crate) struct Views {
     pub(crate) loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
     pub(crate) report: watch::Receiver<Arc<VariantReport>>,
     pub(crate) accelerators: Arc<Accelerators>,
+    pub(crate) speeds: Arc<Speeds>,
     pub(crate) counts: Arc<Counts>,
 }
 
@@ -135,10 +143,12 @@ impl Supervisor {
         let (commands, mut inbox) = mpsc::unbounded_channel();
         let (loaded, loaded_view) = watch::channel(Arc::default());
         let (report, report_view) = watch::channel(Arc::default());
+        let cores = Cpu::probe().cores;
         let mut supervisor = Self {
             variants: Arc::new(Mutex::new(Variants::new(&config))),
             accelerators: Arc::new(Accelerators::new(&config)),
-            cores: Cpu::probe().cores,
+            speeds: Arc::new(Speeds::new(&config, cores)),
+            cores,
             config,
             tasks: tasks.child(),
             commands: commands.clone(),
@@ -155,7 +165,7 @@ impl Supervisor {
             closing: false,
         };
         let counts = Arc::clone(&supervisor.counts);
-        let accelerators = Arc::clone(&supervisor.accelerators);
+        let (accelerators, speeds) = (Arc::clone(&supervisor.accelerators), Arc::clone(&supervisor.speeds));
         if accelerators.has_modules() {
             supervisor.look_for_accelerators();
         }
@@ -173,7 +183,7 @@ impl Supervisor {
                 supervisor.publish();
             }
         });
-        Views { commands, loaded: loaded_view, report: report_view, accelerators, counts }
+        Views { commands, loaded: loaded_view, report: report_view, accelerators, speeds, counts }
     }
 
     fn take(&mut self, command: Command) {
@@ -200,6 +210,8 @@ impl Supervisor {
                 }
                 self.exited(&id, generation, error);
             }
+            Command::Answered { id, generation, timings } => self.answered(&id, generation, timings),
+            Command::MeasureSpeed => self.measure_speed(),
             Command::Released { id, generation } => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.used();
@@ -566,7 +578,7 @@ impl Supervisor {
             }
         }
         let loaded = self.loaded.subscribe();
-        let tasks = self.tasks.clone();
+        let (tasks, speeds) = (self.tasks.clone(), Arc::clone(&self.speeds));
         self.tasks.spawn(async move {
             if busy {
                 let _ = tokio::time::timeout(streams, all_returned(loaded)).await;
@@ -581,6 +593,7 @@ impl Supervisor {
                 }
             };
             let _ = tokio::time::timeout(workers.saturating_sub(streams), everyone).await;
+            speeds.keep();
             // What is still there is killed: its watch holds the process with kill-on-drop.
             drop(stops);
             let _ = reply.send(());

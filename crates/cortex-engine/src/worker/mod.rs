@@ -2,7 +2,9 @@
 
 mod lines;
 mod process;
+mod question;
 mod session;
 
-pub(crate) use process::{Launch, exit_reason, load};
+pub(crate) use process::{ENVIRONMENT, Launch, load};
+pub(crate) use question::{Question, Scratch, Unanswered};
 pub(crate) use session::{Running, Session};

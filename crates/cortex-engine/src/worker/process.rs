@@ -25,6 +25,15 @@ const GRACE: Duration = Duration::from_millis(1500);
 /// How long the last words of a worker that is gone may take to arrive.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
+/// What each worker finds in its environment.
+pub(crate) const ENVIRONMENT: [(&str, &str); 2] = [
+    // Threads that wait for each other spin for a while and then sleep. Spinning for milliseconds,
+    // the default, makes two workers on the same cores several times slower.
+    ("GOMP_SPINCOUNT", "100000"),
+    // Without it ggml starts a debugger before it aborts, whose output buries the reason.
+    ("GGML_NO_BACKTRACE", "1"),
+];
+
 /// What to start.
 pub(crate) struct Launch {
     pub(crate) program: PathBuf,
@@ -93,11 +102,7 @@ fn spawn(launch: &Launch) -> Result<Child, EngineError> {
         // A worker gets what it needs by its pipe, and no secret of the user's environment.
         .env_clear()
         .envs(launch.environment.iter().map(|(name, value)| (name, value)))
-        // Threads that wait for each other spin for a while and then sleep. Spinning for milliseconds,
-        // the default, makes two workers on the same cores several times slower.
-        .env("GOMP_SPINCOUNT", "100000")
-        // Without it ggml starts a debugger before it aborts, whose output buries the reason.
-        .env("GGML_NO_BACKTRACE", "1")
+        .envs(ENVIRONMENT.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -295,7 +300,7 @@ impl Watched {
 }
 
 /// An exit code or a signal in words.
-pub(crate) fn exit_reason(status: ExitStatus) -> String {
+pub(super) fn exit_reason(status: ExitStatus) -> String {
     #[cfg(unix)]
     {
         use std::os::unix::process::ExitStatusExt;

@@ -10,3 +10,4 @@ mod shape;
 mod types;
 
 pub use read::{Gguf, GgufError, TensorInfo, Value};
+pub(crate) use types::of_quantization;

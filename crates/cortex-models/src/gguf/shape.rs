@@ -5,7 +5,7 @@ use super::{
     Gguf, GgufError,
     read::{Value, read_beginning},
 };
-use cortex_hardware::{Architecture, Layer};
+use cortex_hardware::{Architecture, Layer, Weights};
 
 /// Architectures of which every so many-th layer has full attention and the others a window, when the header does not say
 /// which: the period, and whether the full one comes first.
@@ -69,6 +69,7 @@ impl Gguf {
         let mut layers: Vec<Layer> = (0..count).map(|at| self.layer(at, embedding)).collect();
         let (mut input, mut output) = (0u64, 0u64);
         let mut output_is_copied = true;
+        let passed = self.passed(experts);
         for tensor in &self.tensors {
             let place = layer_of(&tensor.name).and_then(|at| layers.get_mut(at));
             let bytes = match place {
@@ -88,7 +89,38 @@ impl Gguf {
             layers,
             output_weights,
             output_is_copied,
+            passed,
+            experts: self.of_architecture("expert_count").unwrap_or(0),
         })
+    }
+
+    /// The weights that a token passes. Those that turn it into numbers are looked up, of which one row is read; where they
+    /// turn numbers into tokens as well, all of them are passed.
+    fn passed(&self, experts_of_a_token: u64) -> Vec<Weights> {
+        let experts = self.of_architecture("expert_count").unwrap_or(0);
+        let has_output = self.tensors.iter().any(|tensor| tensor.name == "output.weight");
+        let mut passed: Vec<Weights> = Vec::new();
+        for tensor in &self.tensors {
+            let is_output = match tensor.name.as_str() {
+                "output.weight" => true,
+                "token_embd.weight" if has_output => continue,
+                name => name == "token_embd.weight",
+            };
+            let all: u64 = tensor.dimensions.iter().fold(1, |all, length| all.saturating_mul(*length));
+            let share = |amount: u64| match experts {
+                1.. if tensor.name.contains("_exps") => amount / experts * experts_of_a_token,
+                _ => amount,
+            };
+            let more = Weights { kind: tensor.kind, count: share(all), bytes: share(tensor.bytes), is_output };
+            match passed.iter_mut().find(|it| (it.kind, it.is_output) == (more.kind, is_output)) {
+                Some(known) => {
+                    known.count = known.count.saturating_add(more.count);
+                    known.bytes = known.bytes.saturating_add(more.bytes);
+                }
+                None => passed.push(more),
+            }
+        }
+        passed
     }
 
     fn vocabulary(&self) -> u64 {
@@ -119,7 +151,15 @@ impl Gguf {
         };
         let keys = kept_heads.saturating_mul(length(key, "attention.key_length"));
         let values = kept_heads.saturating_mul(length(value, "attention.value_length"));
-        let attention = Layer { keys, values: if is_latent { 0 } else { values }, window, ..Layer::default() };
+        let attention = Layer {
+            keys,
+            values: if is_latent { 0 } else { values },
+            window,
+            attention: heads.saturating_mul(
+                length(key, "attention.key_length").saturating_add(length(value, "attention.value_length")),
+            ),
+            ..Layer::default()
+        };
         let state = self.state(embedding);
         match architecture {
             "mamba" | "mamba2" | "rwkv6" | "rwkv6qwen2" | "rwkv7" | "arwkv7" => Layer { state, ..Layer::default() },

@@ -5,8 +5,11 @@ use super::{
     reference::{self, Reference},
     resolve::{Resolver, SourceError, best, find_file, find_wanted, of_hub},
 };
-use crate::pull::plan::{self, Offer};
-use cortex_hardware::{Architecture, ModelShape};
+use crate::{
+    gguf::of_quantization,
+    pull::plan::{self, Offer},
+};
+use cortex_hardware::{Architecture, ModelShape, Weights};
 use std::sync::Arc;
 
 /// Headers that are read of one repository at most: it may hold models of many kinds.
@@ -85,13 +88,29 @@ impl Resolver {
                 quantization: offer.quantization.clone(),
                 shape: ModelShape {
                     weight_bytes: offer.bytes(),
-                    architecture: architecture.as_deref().cloned(),
+                    architecture: architecture.as_deref().map(|it| with_passed(it, offer)),
                     ..ModelShape::default()
                 },
             });
         }
         Ok(Some(OfferedShapes { models, is_choice: which.is_none() }))
     }
+}
+
+/// The weights of one quantisation, of which only the first keys were read: all count as those that most of them are. Of models
+/// with experts it is not known how many a token passes.
+fn with_passed(architecture: &Architecture, offer: &Offer) -> Architecture {
+    let mut architecture = architecture.clone();
+    let kind = offer.quantization.as_deref().and_then(of_quantization);
+    if let Some((kind, (numbers, size))) = kind
+        && architecture.passed.is_empty()
+        && architecture.experts == 0
+    {
+        let bytes = offer.bytes();
+        let count = bytes / size * numbers;
+        architecture.passed = vec![Weights { kind, count, bytes, is_output: false }];
+    }
+    architecture
 }
 
 /// What the quantisations of one model have in common in their names.

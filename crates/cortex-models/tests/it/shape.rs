@@ -41,7 +41,27 @@ fn attention(keys: u64, values: u64) -> Layer {
 fn all(architecture: &str, keys: &[(&str, Value)], layer: Layer, count: usize, inside: u64) {
     let found = shape(architecture, keys);
     assert_eq!((found.layers.len(), found.feed_forward), (count, inside), "{architecture}");
-    assert!(found.layers.iter().all(|it| *it == layer), "{architecture}: {:?}", found.layers[0]);
+    assert!(kept(&found).iter().all(|it| *it == layer), "{architecture}: {:?}", found.layers[0]);
+}
+
+/// What the layers keep; what they compute is another matter.
+fn kept(found: &Architecture) -> Vec<Layer> {
+    found.layers.iter().map(|layer| Layer { attention: 0, ..*layer }).collect()
+}
+
+#[test]
+fn attention_computes_for_each_head_with_keys_and_values() {
+    let of = |architecture: &str, keys: &[(&str, Value)]| shape(architecture, keys).layers[0].attention;
+    // Heads that share keys and values compute with them each on its own.
+    assert_eq!(of("llama", &usual(32, 4096, 14_336, 32, 8)), 32 * (128 + 128));
+    let latent = [
+        ("attention.key_length", number(576)),
+        ("attention.value_length", number(512)),
+        ("attention.key_length_mla", number(192)),
+    ];
+    let keys: Vec<_> = usual(61, 7168, 18_432, 128, 1).into_iter().chain(latent).collect();
+    assert_eq!(of("deepseek2", &keys), 128 * (576 + 512));
+    assert_eq!(of("bert", &usual(12, 384, 1536, 12, 12)), 0);
 }
 
 #[test]
@@ -118,18 +138,18 @@ fn models_with_layers_of_several_kinds() {
     let recurrent = Layer { state, ..Layer::default() };
     // Granite-4-H: heads for some layers only.
     let heads = vec![("attention.head_count_kv", Value::Ints(vec![0, 0, 4]))];
-    assert_eq!(shape("granitehybrid", &keys(3, heads)).layers, [recurrent, recurrent, attention(512, 512)]);
+    assert_eq!(kept(&shape("granitehybrid", &keys(3, heads))), [recurrent, recurrent, attention(512, 512)]);
     // Nemotron-H: a layer that has neither only computes.
     let kinds = vec![
         ("attention.head_count_kv", Value::Ints(vec![0, 0, 4])),
         ("feed_forward_length", Value::Ints(vec![0, 12_288, 0])),
     ];
     let found = shape("nemotron_h", &keys(3, kinds));
-    assert_eq!(found.layers, [recurrent, Layer::default(), attention(512, 512)]);
+    assert_eq!(kept(&found), [recurrent, Layer::default(), attention(512, 512)]);
     assert_eq!(found.feed_forward, 12_288);
-    assert_eq!(shape("falcon-h1", &keys(1, vec![])).layers, [Layer { state, ..attention(512, 512) }]);
+    assert_eq!(kept(&shape("falcon-h1", &keys(1, vec![]))), [Layer { state, ..attention(512, 512) }]);
     let found = shape("qwen3next", &keys(4, vec![]));
-    assert_eq!(found.layers, [recurrent, recurrent, recurrent, attention(512, 512)]);
+    assert_eq!(kept(&found), [recurrent, recurrent, recurrent, attention(512, 512)]);
     let lfm = vec![("shortconv.l_cache", number(3)), ("attention.head_count_kv", Value::Ints(vec![0, 4]))];
     assert_eq!(shape("lfm2", &keys(2, lfm)).layers[0].state, 1536 * 2);
 }

@@ -13,9 +13,11 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use cortex_api::native::{FitAnswer, FitList, FitRequest, FitResponse, GraphicsFit, MemoryUse, ModelRequest};
+use cortex_api::native::{
+    ExpectedSpeed, FitAnswer, FitList, FitRequest, FitResponse, GraphicsFit, MemoryUse, ModelRequest,
+};
 use cortex_engine::{Engines, LoadSettings};
-use cortex_hardware::{Budget, Fit, Graphics, Memory, ModelShape, fit as fit_of};
+use cortex_hardware::{Bound, Budget, Fit, Graphics, Memory, ModelShape, fit as fit_of};
 use cortex_models::{ErrorKind, ModelId};
 
 /// Says what a model needs, and whether there is room for it: of a file that is here, or of the files of a repository on
@@ -43,7 +45,8 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
     let (architecture, weight_bytes) =
         shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
     let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
-    Ok(Json(FitAnswer::Model(Box::new(predicted(model.id.to_string(), None, shape, load, &room)))))
+    let speed = expected(&app.engines, Some(&model.id), &shape);
+    Ok(Json(FitAnswer::Model(Box::new(predicted((model.id.to_string(), None), shape, load, &room, speed)))))
 }
 
 /// Whether a name may be one of the hub: names of models that are not here are asked for by mistake, too.
@@ -64,7 +67,10 @@ async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitA
     let mut data: Vec<FitResponse> = shapes
         .models
         .iter()
-        .map(|it| predicted(it.model.clone(), it.quantization.clone(), it.shape.clone(), load, &room))
+        .map(|it| {
+            let speed = expected(&app.engines, None, &it.shape);
+            predicted((it.model.clone(), it.quantization.clone()), it.shape.clone(), load, &room, speed)
+        })
         .collect();
     if !shapes.is_choice {
         return Ok(Json(FitAnswer::Model(Box::new(data.remove(0)))));
@@ -78,6 +84,32 @@ async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitA
         reason: why.into(),
         data,
     })))
+}
+
+/// Tokens of the prompt for which the speed is told.
+const PROMPT: u32 = 512;
+
+/// How fast a model would be on the processor, and whether that will be known later.
+fn expected(engines: &Engines, id: Option<&ModelId>, shape: &ModelShape) -> (Option<ExpectedSpeed>, bool) {
+    let Some(architecture) = shape.architecture.as_ref().filter(|it| !it.passed.is_empty()) else {
+        return (None, false);
+    };
+    let Some(expected) = engines.expected_speed(id, architecture, PROMPT) else {
+        return (None, engines.is_speed_pending());
+    };
+    let rounded = |number: f64| (number * 10.0).round() / 10.0;
+    let speed = ExpectedSpeed {
+        prompt_tokens: PROMPT,
+        prompt_per_second: rounded(expected.prompt),
+        predicted_per_second: rounded(expected.answer),
+        bound: match expected.bound {
+            Bound::Computation => "computation",
+            Bound::Memory => "memory bandwidth",
+        }
+        .into(),
+        source: if expected.is_observed { "measured" } else { "estimated" }.into(),
+    };
+    (Some(speed), false)
 }
 
 /// What a model could have.
@@ -99,11 +131,11 @@ impl Room {
 
 /// The prediction for one model.
 fn predicted(
-    model: String,
-    quantization: Option<String>,
+    (model, quantization): (String, Option<String>),
     shape: ModelShape,
     load: LoadSettings,
     room: &Room,
+    (speed, speed_pending): (Option<ExpectedSpeed>, bool),
 ) -> FitResponse {
     let trained_context = shape.architecture.as_ref().map(|it| it.trained_context).filter(|&trained| trained > 0);
     let shape = ModelShape {
@@ -139,6 +171,8 @@ fn predicted(
                 Graphics::None | Graphics::Shared => None,
             },
         }),
+        speed,
+        speed_pending,
         available: room.available,
         budget: fit.budget.memory,
         fits: fit.fits(),

@@ -10,6 +10,7 @@ use cortex_api::{
     hardware::{ActivateRequest, Activated, Hardware, Number},
     native::{FitAnswer, FitList, FitRequest},
 };
+use std::time::Duration;
 
 /// Shows the machine, or parts of it.
 pub(crate) async fn list(context: &Context<'_>, arguments: &HardwareArguments) -> Result<(), CliError> {
@@ -83,7 +84,7 @@ pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Resul
         cache_type: arguments.cache_type,
         ngl: arguments.ngl,
     };
-    let answer: FitAnswer = context.client.post("/v1/models/fit", &request).await?;
+    let answer = with_speed(context, &request).await?;
     if context.printer.json {
         return context.printer.line(&serde_json::json!(answer).to_string());
     }
@@ -108,8 +109,38 @@ pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Resul
     .map(|(what, amount)| vec![(*what).to_owned(), bytes(*amount)])
     .collect();
     context.printer.table(&["MEMORY", "BYTES"], &rows)?;
-    context.printer.line(&fit.verdict)
+    context.printer.line(&fit.verdict)?;
+    match &fit.speed {
+        Some(speed) => context.printer.line(&format!(
+            "about {:.0} tokens a second of an answer and {:.0} of a prompt, on the processor ({}, bound by {})",
+            speed.predicted_per_second, speed.prompt_per_second, speed.source, speed.bound
+        )),
+        None if fit.speed_pending => {
+            context.printer.note("how fast it is can be said once this machine was measured, while no model answers");
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
+
+/// Asks, and waits for the measurement that the first question begins.
+async fn with_speed(context: &Context<'_>, request: &FitRequest) -> Result<FitAnswer, CliError> {
+    let deadline = tokio::time::Instant::now() + MEASUREMENT;
+    loop {
+        let answer: FitAnswer = context.client.post("/v1/models/fit", request).await?;
+        let is_pending = match &answer {
+            FitAnswer::Models(list) => list.data.iter().any(|fit| fit.speed_pending),
+            FitAnswer::Model(fit) => fit.speed_pending,
+        };
+        if !is_pending || tokio::time::Instant::now() > deadline {
+            return Ok(answer);
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// How long a command waits until this machine was measured: longer when models answer, and not for ever.
+const MEASUREMENT: Duration = Duration::from_secs(15);
 
 /// The models of a repository.
 fn fits(context: &Context<'_>, list: &FitList) -> Result<(), CliError> {
@@ -132,11 +163,14 @@ fn fits(context: &Context<'_>, list: &FitList) -> Result<(), CliError> {
                 bytes(fit.needed),
                 answer.into(),
                 fit.largest_context.map_or_else(|| "-".into(), |tokens| tokens.to_string()),
+                fit.speed.as_ref().map_or_else(|| "-".into(), |it| format!("{:.1}", it.predicted_per_second)),
                 mark.into(),
             ]
         })
         .collect();
-    context.printer.table(&["MODEL", "WEIGHTS", "CONTEXT", "NEEDS", "FITS", "LARGEST CONTEXT", ""], &rows)?;
+    context
+        .printer
+        .table(&["MODEL", "WEIGHTS", "CONTEXT", "NEEDS", "FITS", "LARGEST CONTEXT", "TOKENS/S", ""], &rows)?;
     if let Some(first) = list.data.first() {
         context.printer.note(&format!(
             "{} can be used of {} that are available",

@@ -1,6 +1,6 @@
 //! What is predicted of a model's memory, against what llama.cpp reports once it is loaded.
 
-use crate::http::{MODEL, get, import, post};
+use crate::http::{MODEL, get, import, post, until};
 use cortex_test::{
     daemon::{Options, TestDaemon},
     dist,
@@ -10,8 +10,8 @@ use cortex_test::{
 use serde_json::{Value, json};
 
 /// Loads a model as it was predicted, and returns both: what was predicted, and what was reported.
-async fn both(daemon: &TestDaemon, model: &str, (context, parallel): (u32, u32)) -> (Value, Value) {
-    let asked = json!({"model": model, "ctx_len": context, "n_parallel": parallel});
+async fn both(daemon: &TestDaemon, model: &str, (context, parallel): (u32, u32), cache_type: &str) -> (Value, Value) {
+    let asked = json!({"model": model, "ctx_len": context, "n_parallel": parallel, "cache_type": cache_type});
     let (status, fit) = post(daemon, "/v1/models/fit", &asked).await;
     assert_eq!(status, 200, "{fit}");
     let (status, started) = post(daemon, "/v1/models/start", &asked).await;
@@ -40,8 +40,19 @@ fn near(fit: &Value, loaded: &Value, kind: &str, percent: f64) {
 async fn what_is_predicted_of_the_small_model_is_what_it_takes() {
     let daemon = TestDaemon::start();
     import(&daemon).await;
-    for run in [(512, 1), (2048, 1), (8192, 1), (512, 8), (2048, 8)] {
-        let (fit, loaded) = both(&daemon, MODEL, run).await;
+    for (run, cache_type) in [
+        ((512, 1), "f16"),
+        ((2048, 1), "f16"),
+        ((8192, 1), "f16"),
+        ((512, 8), "f16"),
+        ((2048, 8), "f16"),
+        ((512, 1), "q8_0"),
+        ((8192, 1), "q8_0"),
+        ((2048, 8), "q8_0"),
+        ((2048, 1), "q4_0"),
+    ] {
+        let (fit, loaded) = both(&daemon, MODEL, run, cache_type).await;
+        assert_eq!(fit["cache_type"], cache_type);
         near(&fit, &loaded, "weights", 1.0);
         near(&fit, &loaded, "cache", 1.0);
         near(&fit, &loaded, "compute", 10.0);
@@ -88,7 +99,7 @@ async fn models_of_other_proportions_are_predicted_too() {
         let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": name, "modelPath": path})).await;
         assert_eq!(status, 200, "{body}");
         for run in [(1024, 1), (8192, 2)] {
-            let (fit, loaded) = both(&daemon, name, run).await;
+            let (fit, loaded) = both(&daemon, name, run, "f16").await;
             near(&fit, &loaded, "weights", 1.0);
             near(&fit, &loaded, "cache", 1.0);
             near(&fit, &loaded, "compute", 10.0);
@@ -121,7 +132,7 @@ async fn a_model_that_is_too_large_is_told_with_what_would_fit() {
     let shown = daemon.cli(&["fit", MODEL, "--ctx", "1024", "--parallel", "1"]).output().unwrap();
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(
-        text.contains("context, 1 × 1024 tokens") && text.ends_with("it fits; models run on the processor\n"),
+        text.contains("context, 1 × 1024 tokens") && text.contains("\nit fits; models run on the processor\n"),
         "{text}"
     );
 }
@@ -219,4 +230,27 @@ async fn a_model_whose_tokenizer_comes_first_is_read_further() {
     let (status, fit) = post(&daemon, "/v1/models/fit", &json!({"model": "maker/late:Q8_0"})).await;
     assert_eq!((status, &fit["trained_context"]), (200, &json!(4096)), "{fit}");
     assert!(hub.bytes_sent() > 256 << 10, "{} bytes", hub.bytes_sent());
+}
+
+#[tokio::test]
+async fn the_speed_is_measured_when_somebody_asks_and_corrected_by_answers() {
+    let daemon = TestDaemon::start();
+    import(&daemon).await;
+    let asked = json!({"model": MODEL});
+    let first = post(&daemon, "/v1/models/fit", &asked).await.1;
+    assert_eq!((&first["speed"], &first["speed_pending"]), (&Value::Null, &json!(true)), "{first}");
+    let said = daemon.cli(&["fit", MODEL]).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("tokens a second of an answer") && said.contains("estimated"), "{said}");
+    let known = post(&daemon, "/v1/models/fit", &asked).await.1;
+    assert_eq!((&known["speed"]["source"], &known["speed_pending"]), (&json!("estimated"), &json!(false)), "{known}");
+    for field in ["prompt_per_second", "predicted_per_second"] {
+        assert!(known["speed"][field].as_f64().unwrap() > 0.0, "{known}");
+    }
+    let body = json!({"model": MODEL, "prompt": "well", "max_tokens": 32, "ignore_eos": true});
+    let (status, answer) = post(&daemon, "/v1/completions", &body).await;
+    assert_eq!(status, 200, "{answer}");
+    until(&daemon, "/inferences/server/models", |models| models["data"][0]["requests"] == 0).await;
+    let corrected = post(&daemon, "/v1/models/fit", &asked).await.1;
+    assert_eq!(corrected["speed"]["source"], "measured", "{corrected}");
 }
