@@ -45,6 +45,9 @@ pub struct LoadedModel {
     /// Tokens that were asked for; more than `context_length` when memory is short or the model was trained with less.
     #[serde(default)]
     pub requested_context_length: u32,
+    /// Where `context_length` comes from, for a person.
+    #[serde(default)]
+    pub context_origin: String,
     /// Requests that it answers at the same time.
     #[serde(default)]
     pub parallel: u32,

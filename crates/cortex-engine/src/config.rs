@@ -38,8 +38,10 @@ pub struct Config {
 /// How a model is loaded, and kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoadSettings {
-    /// Tokens that one request may use; the model's trained context is the upper bound.
+    /// Tokens that one request may use; 0 is what fits comfortably. The model's trained context is the upper bound.
     pub context_length: u32,
+    /// What the model's own settings say about that. It is the upper bound of what the daemon's settings say.
+    pub stored_context: Option<u32>,
     /// Requests that run at the same time.
     pub parallel: u32,
     /// Threads; 0 is one for each core.

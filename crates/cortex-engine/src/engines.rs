@@ -45,6 +45,17 @@ pub struct Job {
     pub keep_alive: Option<KeepAlive>,
 }
 
+/// A model that was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Tokens that one request may use.
+    pub context: u32,
+    /// Requests that run at the same time.
+    pub parallel: u32,
+    /// Tokens that one request should be able to use.
+    pub requested_context: u32,
+}
+
 /// The engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Engines {
@@ -152,11 +163,16 @@ impl Engines {
                 self.attempt(&job, None, Purpose::Answer).await
             }
             // It may have been loaded when memory was short, with less than it should have.
-            Err(EngineError::ContextExceeded { available, .. }) if available < job.load.context_length => {
+            Err(EngineError::ContextExceeded { available, .. }) if self.is_cut(&job.model, available) => {
                 self.attempt(&job, None, Purpose::MoreRoom).await
             }
             other => other,
         }
+    }
+
+    /// Whether a model has less context than it should have.
+    fn is_cut(&self, id: &ModelId, context: u32) -> bool {
+        self.loaded().iter().any(|model| model.id == *id && context < model.requested_context)
     }
 
     async fn attempt(&self, job: &Job, replay: Option<Replay>, purpose: Purpose) -> Result<Answer, EngineError> {
@@ -191,19 +207,24 @@ impl Engines {
     }
 
     /// Loads a model and keeps it for that time, or until [`Engines::stop`]. One that is loaded with another size than
-    /// is ordered, or with less than fits by now, is loaded anew. The tokens that one request may use, and how many run at
-    /// the same time.
+    /// is ordered, or with less than fits by now, is loaded anew. What became of it.
     pub async fn start_model(
         &self,
         id: &ModelId,
         weights: &Path,
         load: LoadSettings,
         (keep_alive, pin): (KeepAlive, Option<bool>),
-    ) -> Result<(u32, u32), EngineError> {
+    ) -> Result<Started, EngineError> {
         let (id, weights) = (id.clone(), weights.to_owned());
         let (keep_alive, purpose) = (Some(keep_alive), Purpose::Order { pin });
-        let lease = self.acquire_for(Wanted { id, weights, load, keep_alive, purpose }).await?;
-        Ok((lease.session.facts.context_length, lease.session.facts.parallel))
+        let lease = self.acquire_for(Wanted { id: id.clone(), weights, load, keep_alive, purpose }).await?;
+        let facts = &lease.session.facts;
+        let requested = self.loaded().iter().find(|model| model.id == id).map(|model| model.requested_context);
+        Ok(Started {
+            context: facts.context_length,
+            parallel: facts.parallel,
+            requested_context: requested.unwrap_or(facts.context_length),
+        })
     }
 
     /// Tells that the settings of a model have changed: how long it stays and whether it is pinned counts at once, what
@@ -220,6 +241,11 @@ impl Engines {
             .filter(|model| model.pinned && model.phase != Phase::Waiting)
             .map(|it| it.id.clone())
             .collect()
+    }
+
+    /// What there is for models on this machine when nothing else runs.
+    pub fn budget_of_machine(&self) -> Budget {
+        ledger::all(Memory::probe(), self.memory_limit, self.accelerators.report().graphics())
     }
 
     /// What a model could have beside those that are pinned, all others gone; `id` itself counts as gone.

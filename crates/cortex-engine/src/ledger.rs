@@ -1,6 +1,6 @@
 //! Who has how much memory. Pure.
 
-use cortex_hardware::{Graphics, Memory};
+use cortex_hardware::{Budget, Graphics, Memory};
 
 /// What one loaded model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,15 @@ pub(crate) fn free(memory: Memory, limit: Option<u64>, holdings: &[Holding]) -> 
     let of_machine = of_machine.saturating_sub(sum(Holding::promised));
     let of_limit = limit.map_or(i64::MAX, signed).saturating_sub(sum(Holding::bytes));
     of_machine.min(of_limit)
+}
+
+/// What there is for models on a machine where nothing else runs.
+pub(crate) fn all(memory: Memory, limit: Option<u64>, graphics: Graphics) -> Budget {
+    let of_machine = match memory.total {
+        0 => u64::MAX,
+        total => total.saturating_sub(memory.kept_free()),
+    };
+    Budget { memory: of_machine.min(limit.unwrap_or(u64::MAX)), graphics }
 }
 
 /// What a further model may have of graphics processors.

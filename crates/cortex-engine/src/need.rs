@@ -14,6 +14,8 @@ pub(crate) struct Need {
     fixed_context: bool,
     /// The requests at the same time may not be fewer than asked for.
     fixed_parallel: bool,
+    /// What this machine has for models.
+    all: Budget,
 }
 
 /// The room that a load gets.
@@ -31,24 +33,39 @@ pub(crate) struct Size {
     pub(crate) graphics: u64,
 }
 
-impl Need {
-    /// What a model needs when it is loaded like this. No context is longer than the model was trained with.
-    pub(crate) fn new(shape: ModelShape, load: LoadSettings) -> Self {
+impl LoadSettings {
+    /// The context that one request should have, of a machine that has this for models. A model's own settings that say
+    /// nothing but what it was trained with leave the choice.
+    pub fn context_of(&self, shape: &ModelShape, all: Budget) -> u32 {
         let trained = shape.architecture.as_ref().map_or(0, |it| it.trained_context);
         let most = if trained == 0 { u32::MAX } else { trained };
+        let comfortable = || ModelShape { cache_type: self.cache_type, ..shape.clone() }.comfortable_context(all);
+        let wanted = match (self.context_length, self.stored_context) {
+            (ordered, _) if self.fixed_context => ordered,
+            (0, Some(stored)) if stored != trained => stored,
+            (0, _) => comfortable(),
+            (of_all, stored) => of_all.min(stored.unwrap_or(u32::MAX)),
+        };
+        wanted.clamp(1, most)
+    }
+}
+
+impl Need {
+    /// What a model needs when it is loaded like this. No context is longer than the model was trained with.
+    pub(crate) fn new(shape: ModelShape, load: LoadSettings, all: Budget) -> Self {
         let shape = ModelShape {
-            context: load.context_length.clamp(1, most),
+            context: load.context_of(&shape, all),
             parallel: load.parallel.clamp(1, 64),
             cache_type: load.cache_type,
             most_layers: load.device_layers,
             ..shape
         };
-        Self { shape, fixed_context: load.fixed_context, fixed_parallel: load.fixed_parallel }
+        Self { shape, fixed_context: load.fixed_context, fixed_parallel: load.fixed_parallel, all }
     }
 
     /// The same model, loaded in another way.
     pub(crate) fn with(&self, load: LoadSettings) -> Self {
-        Self::new(self.shape.clone(), load)
+        Self::new(self.shape.clone(), load, self.all)
     }
 
     /// All that was asked for: the context, and the requests at the same time.
@@ -112,7 +129,7 @@ impl Need {
     #[cfg(test)]
     pub(crate) fn of_bytes(bytes: u64) -> Self {
         let shape = ModelShape { weight_bytes: bytes / 11 * 10, context: 1, parallel: 1, ..ModelShape::default() };
-        Self { shape, fixed_context: true, fixed_parallel: true }
+        Self { shape, fixed_context: true, fixed_parallel: true, all: Budget::default() }
     }
 }
 
@@ -130,11 +147,13 @@ mod tests {
             layers: vec![Layer { keys: 64, values: 64, ..Layer::default() }; 4],
             ..Architecture::default()
         };
-        Need::new(ModelShape { weight_bytes: 1 << 20, architecture: Some(architecture), ..ModelShape::default() }, load)
+        let shape = ModelShape { weight_bytes: 1 << 20, architecture: Some(architecture), ..ModelShape::default() };
+        Need::new(shape, load, memory(1 << 40))
     }
 
     const LOAD: LoadSettings = LoadSettings {
         context_length: 8192,
+        stored_context: None,
         parallel: 4,
         threads: 0,
         cache_type: CacheType::F16,
@@ -177,6 +196,24 @@ mod tests {
         let size = |context, parallel| need.size(context, parallel, Graphics::None);
         assert_eq!(need.within(memory(size(8192, 4).bytes - 1)), Some(size(7936, 4)));
         assert_eq!(need.least(Graphics::None), size(256, 4));
+    }
+
+    #[test]
+    fn the_context_is_what_somebody_said_or_what_fits_comfortably() {
+        for (of_all, stored, fixed, expected) in [
+            (0, None, false, 8192),
+            // What it was trained with is no opinion, and what a person stored is one.
+            (0, Some(8192), false, 8192),
+            (0, Some(5000), false, 5000),
+            (0, Some(100_000), false, 8192),
+            (4096, None, false, 4096),
+            (4096, Some(2048), false, 2048),
+            (4096, Some(8192), false, 4096),
+            (6000, Some(2048), true, 6000),
+        ] {
+            let load = LoadSettings { context_length: of_all, stored_context: stored, fixed_context: fixed, ..LOAD };
+            assert_eq!(small(load).whole().0, expected, "{of_all} {stored:?} {fixed}");
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ const PROCESS_TOKEN: u64 = 224;
 /// What the driver of a graphics processor takes in the process that uses it.
 const GRAPHICS_PROCESS: u64 = 64 << 20;
 
+/// Contexts that are taken where nobody says otherwise. Longer ones are seldom used, and cost time at each load.
+const COMFORTABLE: [u32; 3] = [8192, 16_384, 32_768];
+
 /// What is known of a model that decides how much memory it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelShape {
@@ -271,6 +274,28 @@ impl ModelShape {
         })
     }
 
+    /// The context that one request gets where nobody says otherwise: the longest of a few lengths whose cache takes no more than a
+    /// quarter of what is there for models beside the weights, so that there is room for more requests, and other models. Not
+    /// more than the model was trained with, and not less than the shortest of the lengths, whatever there is.
+    pub fn comfortable_context(&self, budget: Budget) -> u32 {
+        let Some(architecture) = &self.architecture else { return COMFORTABLE[0] };
+        let bytes = match budget.graphics {
+            // Layers should not leave a graphics processor for a longer context.
+            Graphics::Own(bytes) if bytes > self.weight_bytes => bytes,
+            Graphics::Own(_) | Graphics::None | Graphics::Shared => budget.memory,
+        };
+        let most = bytes.saturating_sub(self.weight_bytes) / 4;
+        let of = |context: u32| {
+            let shape = Self { context, parallel: 1, ..self.clone() };
+            architecture.layers.iter().map(|layer| cache(&shape, layer)).fold(0, u64::saturating_add)
+        };
+        let longest = COMFORTABLE.iter().rev().find(|&&context| of(context) <= most).copied().unwrap_or(COMFORTABLE[0]);
+        match architecture.trained_context {
+            0 => longest,
+            trained => longest.min(trained),
+        }
+    }
+
     fn fits(&self, budget: Budget) -> bool {
         self.placed(budget.graphics).memory_bytes() <= budget.memory
     }
@@ -473,6 +498,33 @@ mod tests {
             }
         }
         assert_eq!(fit(&of(smollm2(), 8192, 1), machine(0)).largest_context, None);
+    }
+
+    #[test]
+    fn the_usual_context_leaves_room_for_others() {
+        // A token of it takes 23,040 bytes.
+        let shape = |trained| {
+            let architecture = Architecture { trained_context: trained, ..smollm2() };
+            of(architecture, 0, 4)
+        };
+        let budget = |mebibytes: u64| Budget { memory: mebibytes * MIB, graphics: Graphics::None };
+        for (trained, mebibytes, expected) in [
+            (131_072, 100_000, 32_768),
+            (8192, 100_000, 8192),
+            (20_000, 100_000, 20_000),
+            (0, 100_000, 32_768),
+            (131_072, 4 * 720 + 93, 32_768),
+            (131_072, 4 * 720 + 91, 16_384),
+            (131_072, 200, 8192),
+            (131_072, 0, 8192),
+        ] {
+            assert_eq!(shape(trained).comfortable_context(budget(mebibytes)), expected, "{trained} {mebibytes}");
+        }
+        // What is there on a graphics processor decides, when the model is on it.
+        let own = |mebibytes: u64| Budget { graphics: Graphics::Own(mebibytes * MIB), ..budget(100_000) };
+        assert_eq!(shape(131_072).comfortable_context(own(4 * 360 + 93)), 16_384);
+        assert_eq!(shape(131_072).comfortable_context(own(10)), 32_768);
+        assert_eq!(ModelShape::default().comfortable_context(budget(100_000)), 8192);
     }
 
     #[test]

@@ -194,14 +194,13 @@ fn job(prompt: Prompt, fields: SamplingFields, target: Target<'_>) -> Result<Job
     })
 }
 
-/// The room that a model's yaml asks for. A stored context is an upper bound on the daemon's own.
+/// The room that a model's yaml asks for.
 pub(crate) fn load_settings(yaml: &ModelYaml, defaults: LoadSettings) -> LoadSettings {
     let positive = |key: &str| {
         yaml.number(key).and_then(whole_number).and_then(|value| u32::try_from(value).ok()).filter(|&it| it > 0)
     };
     LoadSettings {
-        context_length: positive("ctx_len")
-            .map_or(defaults.context_length, |stored| stored.min(defaults.context_length)),
+        stored_context: positive("ctx_len"),
         parallel: positive("n_parallel").unwrap_or(defaults.parallel),
         threads: positive("cpu_threads").unwrap_or(defaults.threads),
         cache_type: yaml
@@ -266,7 +265,7 @@ mod tests {
         assert!((job.sampling.top_p - 0.5).abs() < f32::EPSILON);
         assert_eq!((job.sampling.top_k, job.sampling.seed), (40, Some(7)));
         assert_eq!(job.stop, ["END", "</s>"]);
-        assert_eq!(job.load.context_length, 2048);
+        assert_eq!(job.load.stored_context, Some(2048));
     }
 
     #[test]

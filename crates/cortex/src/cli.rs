@@ -80,9 +80,12 @@ pub(crate) enum Command {
     Fit(FitArguments),
     /// List the loaded models.
     Ps,
-    /// The machine: list.
+    /// The machine: list, activate.
     #[command(subcommand, arg_required_else_help = true)]
     Hardware(HardwareCommand),
+    /// The settings: show.
+    #[command(subcommand, arg_required_else_help = true)]
+    Config(ConfigCommand),
     /// Start the daemon in the background.
     Start,
     /// Stop the daemon.
@@ -266,6 +269,13 @@ pub(crate) struct FitArguments {
     /// Layers on graphics processors at most; 0 is none.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) ngl: Option<i64>,
+}
+
+/// `cortex config …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show each setting as it is in effect, and who said so: default, settings file, environment, command line.
+    Show,
 }
 
 /// `cortex hardware …`.

@@ -6,6 +6,8 @@ use cortex_models::{OutboundConfig, ProxyConfig, PullsConfig};
 use serde_json::{Map, Value};
 use std::{
     borrow::Cow,
+    collections::HashMap,
+    fmt,
     io::{self, Write},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -55,10 +57,36 @@ pub(crate) struct Settings {
     pub(crate) variant_trial: bool,
     pub(crate) outbound: OutboundConfig,
     pub(crate) pulls: PullsConfig,
+    /// Who said what a setting is, where it is not the default.
+    origins: HashMap<&'static str, Origin>,
     /// Things to tell once logging works.
     pub(crate) warnings: Vec<String>,
     /// The file did not exist.
     fresh: bool,
+}
+
+/// Who said what a setting is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nobody.
+    Default,
+    /// The settings file.
+    File,
+    /// An environment variable.
+    Environment(&'static str),
+    /// An argument.
+    CommandLine,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::File => formatter.write_str("settings file"),
+            Self::Environment(name) => write!(formatter, "environment: {name}"),
+            Self::CommandLine => formatter.write_str("command line"),
+        }
+    }
 }
 
 /// Why the settings cannot be used.
@@ -109,7 +137,8 @@ const KEPT_KEYS: &[&str] = &[
     "sslKeyPath",
     "supportedEngines",
 ];
-const OUR_KEYS: &[&str] = &[
+/// The settings, by their names in the file.
+pub(crate) const OUR_KEYS: &[&str] = &[
     "dataFolderPath",
     "logFolderPath",
     "apiServerHost",
@@ -203,7 +232,7 @@ impl Settings {
             preload: file.texts("preloadModels")?.unwrap_or_default(),
             idle_unload: Duration::from_secs(file.number("idleUnloadSeconds", 300, (1, 31_536_000))?),
             worker_silence: Duration::from_secs(file.number("workerSilenceSeconds", 30, (1, 3600))?),
-            context_length: u32::try_from(file.number("contextLength", 8192, (1, 1 << 24))?).unwrap_or(8192),
+            context_length: u32::try_from(file.number("contextLength", 0, (0, 1 << 24))?).unwrap_or(0),
             parallel: u32::try_from(file.number("parallel", 4, (1, 64))?).unwrap_or(4),
             threads: u32::try_from(file.number("threads", 0, (0, 512))?).unwrap_or(0),
             cache_type: match file.text("cacheType")? {
@@ -219,12 +248,18 @@ impl Settings {
             outbound: outbound(&file)?,
             pulls: pulls(&file)?,
             variant_trial: env::text(env::CORTEX_TEST_VARIANT_TRIAL).is_none_or(|value| value != "off"),
+            origins: origins(overrides, &file),
             warnings,
             fresh,
             data_folder,
             config_file: config_file.clone(),
         };
         Ok(settings)
+    }
+
+    /// Who said what a setting is.
+    pub(crate) fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).copied().unwrap_or(Origin::Default)
     }
 
     /// What must hold before the daemon listens.
@@ -266,6 +301,40 @@ impl Settings {
     pub(crate) fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
+}
+
+/// Who said what a setting is, in the order in which they win.
+fn origins(overrides: &Overrides, file: &File<'_>) -> HashMap<&'static str, Origin> {
+    let arguments = [
+        ("dataFolderPath", overrides.data_folder.is_some()),
+        ("apiServerHost", overrides.host.is_some()),
+        ("apiServerPort", overrides.port.is_some()),
+        ("apiKeys", overrides.api_keys.is_some()),
+        ("enableCors", overrides.cors.is_some()),
+        ("allowedOrigins", overrides.allowed_origins.is_some()),
+    ];
+    let variables: &[(&str, &[&'static str])] = &[
+        ("dataFolderPath", &[env::CORTEX_DATA_FOLDER]),
+        ("apiServerHost", &[env::CORTEX_HOST]),
+        ("apiServerPort", &[env::CORTEX_PORT]),
+        ("workerPath", &[env::CORTEX_WORKER]),
+        ("huggingFaceEndpoint", &[env::HF_ENDPOINT]),
+        ("huggingFaceToken", &[env::HF_TOKEN]),
+    ];
+    // Of these the file wins.
+    let usual: &[(&str, &[&'static str])] = &[("proxyUrl", env::PROXIES), ("noProxy", env::NO_PROXY)];
+    let from = |list: &[(&str, &[&'static str])], key: &str| {
+        let names = list.iter().find(|(of, _)| *of == key)?.1;
+        names.iter().find(|name| env::text(name).is_some()).map(|name| Origin::Environment(name))
+    };
+    let origin = |key: &'static str| {
+        if arguments.contains(&(key, true)) {
+            return Some(Origin::CommandLine);
+        }
+        let in_file = file.get(key).is_some().then_some(Origin::File);
+        from(variables, key).or(in_file).or_else(|| from(usual, key))
+    };
+    OUR_KEYS.iter().filter_map(|&key| Some((key, origin(key)?))).collect()
 }
 
 fn address(overrides: &Overrides, file: &File<'_>) -> Result<SocketAddr, SettingsError> {

@@ -2,7 +2,7 @@
 
 use super::{Waiter, Wanted};
 use crate::{
-    LoadSettings, LoadedModel, Phase,
+    ContextOrigin, LoadSettings, LoadedModel, Phase,
     admission::{Demand, Hold, Model},
     ledger::Holding,
     need::{Need, Size},
@@ -169,6 +169,23 @@ impl Entry {
         matches!(self.state, State::Ready { leases, .. } if leases < parallel)
     }
 
+    /// Where the length of its context comes from.
+    fn context_origin(&self) -> ContextOrigin {
+        let Measure::Known(need) = &self.measure else { return ContextOrigin::Unknown };
+        let whole = need.whole().0;
+        if self.size.is_some_and(|size| size.context < whole) {
+            return ContextOrigin::Memory;
+        }
+        let trained = need.architecture().map_or(0, |it| it.trained_context);
+        match self.load {
+            load if load.fixed_context => ContextOrigin::Order,
+            load if load.stored_context == Some(whole) && whole != trained => ContextOrigin::Model,
+            _ if whole == trained => ContextOrigin::Trained,
+            load if load.context_length == whole => ContextOrigin::Settings,
+            _ => ContextOrigin::Comfortable,
+        }
+    }
+
     /// What others see of it.
     pub(super) fn view(&self, id: &ModelId, usual: KeepAlive) -> Option<LoadedModel> {
         let (requests, phase) = match self.state {
@@ -187,7 +204,11 @@ impl Entry {
             requests,
             waiting: self.waiting(),
             context_length: facts.map_or(size.map_or(0, |size| size.context), |facts| facts.context_length),
-            requested_context: self.load.context_length,
+            requested_context: match &self.measure {
+                Measure::Known(need) => need.whole().0,
+                Measure::Unknown | Measure::Asked(_) => self.load.context_length,
+            },
+            context_origin: self.context_origin(),
             parallel: facts.map_or(size.map_or(0, |size| size.parallel), |facts| facts.parallel),
             requested_parallel: self.load.parallel,
             model_bytes: facts.map_or(0, |facts| facts.model_bytes),

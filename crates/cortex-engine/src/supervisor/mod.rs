@@ -6,7 +6,7 @@ mod loading;
 mod room;
 mod view;
 
-pub use view::{Count, Counts, LoadedModel, Phase};
+pub use view::{ContextOrigin, Count, Counts, LoadedModel, Phase};
 
 use crate::{
     Config, EngineError, LoadSettings, Tasks,
@@ -190,10 +190,11 @@ impl Supervisor {
         match command {
             Command::Acquire(wanted, reply) => self.acquire(*wanted, reply),
             Command::Measured { id, number, shape } => {
+                let all = ledger::all(Memory::probe(), self.config.memory_limit, self.accelerators.report().graphics());
                 if let Some(entry) = self.entries.get_mut(&id)
                     && matches!(entry.measure, Measure::Asked(asked) if asked == number)
                 {
-                    entry.measure = Measure::Known(Need::new(shape, entry.load));
+                    entry.measure = Measure::Known(Need::new(shape, entry.load, all));
                 }
             }
             Command::Started { id, generation, pid } => {

@@ -22,6 +22,8 @@ pub struct LoadedModel {
     pub context_length: u32,
     /// Tokens that were asked for.
     pub requested_context: u32,
+    /// Where the length of the context comes from.
+    pub context_origin: ContextOrigin,
     /// Requests that it answers at the same time.
     pub parallel: u32,
     /// Requests at the same time that were asked for.
@@ -46,6 +48,25 @@ pub struct LoadedModel {
     pub leaves_at: Option<SystemTime>,
     /// Where it is in its life.
     pub phase: Phase,
+}
+
+/// Where the length of a model's context comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContextOrigin {
+    /// Nothing is known yet.
+    Unknown,
+    /// A start request.
+    Order,
+    /// The model's own settings.
+    Model,
+    /// The daemon's settings.
+    Settings,
+    /// It is all that the model was trained with.
+    Trained,
+    /// It is what fits comfortably.
+    Comfortable,
+    /// There was no memory for more.
+    Memory,
 }
 
 /// Where a model is in its life, for those who look.

@@ -116,6 +116,8 @@ fn expected(engines: &Engines, id: Option<&ModelId>, shape: &ModelShape) -> (Opt
 struct Room {
     /// What it could have, when all models have left that may.
     budget: Budget,
+    /// What there is on this machine.
+    all: Budget,
     /// What the system says is available now.
     available: u64,
     /// The models that stay.
@@ -125,7 +127,12 @@ struct Room {
 impl Room {
     fn of(engines: &Engines, id: &ModelId) -> Self {
         let pinned = engines.pinned().iter().filter(|pinned| *pinned != id).map(ToString::to_string).collect();
-        Self { budget: engines.budget_for(id), available: Memory::probe().available, pinned }
+        Self {
+            budget: engines.budget_for(id),
+            all: engines.budget_of_machine(),
+            available: Memory::probe().available,
+            pinned,
+        }
     }
 }
 
@@ -139,8 +146,7 @@ fn predicted(
 ) -> FitResponse {
     let trained_context = shape.architecture.as_ref().map(|it| it.trained_context).filter(|&trained| trained > 0);
     let shape = ModelShape {
-        // No more than it was trained with is ever given.
-        context: load.context_length.min(trained_context.unwrap_or(u32::MAX)),
+        context: load.context_of(&shape, room.all),
         parallel: load.parallel,
         cache_type: load.cache_type,
         most_layers: load.device_layers,

@@ -22,7 +22,7 @@ use cortex_api::{
     },
     worker::{Buffer, BufferKind},
 };
-use cortex_engine::{LoadSettings, Phase};
+use cortex_engine::{ContextOrigin, LoadSettings, Phase};
 use cortex_hardware::{CacheType, Memory};
 use cortex_models::{ErrorKind, KeepAlive, Model, ModelId};
 use serde::Deserialize;
@@ -42,9 +42,9 @@ pub(crate) async fn start(
     let started = app.engines.start_model(&model.id, &weights, load, (keep_alive, request.pin)).await?;
     Ok(Json(StartResponse {
         message: "Started successfully!".into(),
-        context_length: started.0,
-        parallel: started.1,
-        requested_context_length: load.context_length,
+        context_length: started.context,
+        parallel: started.parallel,
+        requested_context_length: started.requested_context,
         requested_parallel: load.parallel,
     }))
 }
@@ -59,7 +59,9 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
             _ => Err(ApiError::field(field, format!("{field} is {number}; it must be between 1 and {most}"))),
         },
     };
-    let context_length = order("ctx_len", request.ctx_len, stored.context_length, 1 << 24)?;
+    let said = order("ctx_len", request.ctx_len, stored.context_length, 1 << 24)?;
+    let is_stored = said == stored.context_length || Some(said) == stored.stored_context;
+    let context_length = if is_stored { stored.context_length } else { said };
     let parallel = order("n_parallel", request.n_parallel, stored.parallel, 64)?;
     let wrong_type = |name: &str| {
         let names = CacheType::NAMES.map(|(name, _)| name).join(", ");
@@ -82,7 +84,7 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
         context_length,
         parallel,
         threads: order("cpu_threads", request.cpu_threads.filter(|&threads| threads > 0), stored.threads, 512)?,
-        fixed_context: context_length != stored.context_length,
+        fixed_context: !is_stored,
         fixed_parallel: parallel != stored.parallel,
         ..stored
     })
@@ -200,6 +202,16 @@ fn wire(model: &cortex_engine::LoadedModel) -> LoadedModel {
         .into(),
         context_length: model.context_length,
         requested_context_length: model.requested_context,
+        context_origin: match model.context_origin {
+            ContextOrigin::Unknown => "",
+            ContextOrigin::Order => "a start request",
+            ContextOrigin::Model => "ctx_len of model.yaml",
+            ContextOrigin::Settings => "contextLength of the settings",
+            ContextOrigin::Trained => "the context that it was trained with",
+            ContextOrigin::Comfortable => "what fits comfortably",
+            ContextOrigin::Memory => "there was no memory for more",
+        }
+        .into(),
         parallel: model.parallel,
         requested_parallel: model.requested_parallel,
         pid: model.pid,

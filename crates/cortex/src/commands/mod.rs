@@ -1,6 +1,7 @@
 //! One file for each family of commands.
 
 mod chat;
+mod config;
 mod daemon;
 mod hardware;
 mod import;
@@ -12,7 +13,7 @@ mod run;
 mod sources;
 
 use crate::{
-    cli::{Command, HardwareCommand, ModelsCommand},
+    cli::{Command, ConfigCommand, HardwareCommand, ModelsCommand},
     client::Client,
     error::CliError,
     output::Printer,
@@ -53,6 +54,7 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
         Command::Hardware(HardwareCommand::List(arguments)) => hardware::list(&context, &arguments).await,
         Command::Hardware(HardwareCommand::Activate(arguments)) => hardware::activate(&context, &arguments.gpus).await,
         Command::Fit(arguments) => hardware::fit(&context, arguments).await,
+        Command::Config(ConfigCommand::Show) => config::show(&context),
         Command::Ps => models::ps(&context).await,
         Command::Start => daemon::start(&context).await,
         Command::Stop => daemon::stop(&context).await,

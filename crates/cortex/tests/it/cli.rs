@@ -1,4 +1,7 @@
-use cortex_test::{daemon::TestDaemon, dist};
+use cortex_test::{
+    daemon::{Options, TestDaemon},
+    dist,
+};
 use std::{
     io::{Read, Write},
     process::{Output, Stdio},
@@ -94,4 +97,35 @@ fn failures_say_what_to_do_and_have_exit_codes() {
         .output()
         .unwrap();
     assert_eq!(folder.status.code(), Some(4));
+}
+
+#[test]
+fn the_settings_are_shown_with_who_said_so_and_without_secrets() {
+    let secret = "very-secret";
+    let daemon = TestDaemon::with(Options {
+        settings: Some(format!("parallel: 3\napiKeys: ['{secret}']\nhuggingFaceToken: {secret}\nmystery: 1\n")),
+        ..Options::default()
+    });
+    let shown = daemon.cli(&["config", "show"]).env("HF_ENDPOINT", "http://127.0.0.1:9").output().unwrap();
+    let said = text(&shown.stdout);
+    let row = |key: &str| said.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+    for (key, words) in [
+        ("parallel", &["3", "settings file"][..]),
+        ("contextLength", &["0", "default"]),
+        ("apiServerHost", &["127.0.0.1", "command line"]),
+        ("huggingFaceEndpoint", &["http://127.0.0.1:9/", "environment: HF_ENDPOINT"]),
+        ("apiKeys", &["(set, not shown)", "settings file"]),
+        ("proxyPassword", &["default"]),
+    ] {
+        let row = row(key);
+        assert!(words.iter().all(|word| row.contains(word)), "{key}: {row}\n{said}");
+    }
+    assert!(!said.contains(secret) && text(&shown.stderr).contains("mystery"), "{shown:?}");
+    let json = daemon.cli(&["config", "show", "--json"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        json["settings"].as_array().unwrap().iter().filter(|it| it["setting"] == "threads").count(),
+        1,
+        "{json}"
+    );
 }
