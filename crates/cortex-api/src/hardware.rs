@@ -1,6 +1,7 @@
 //! The shape of the machine, as cortex.cpp told it and with what it left out.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// `GET /v1/hardware`. Amounts of memory and disk are MiB (2^20 bytes).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,26 +128,16 @@ pub struct GpuDriver {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ActivateRequest {
-    /// Their numbers, as `GET /v1/hardware` gives them; none switches all off.
-    pub gpus: Option<Vec<Number>>,
+    /// Their numbers, as `GET /v1/hardware` gives them, or texts that are such; none switches all off.
+    pub gpus: Option<Vec<Value>>,
 }
 
-/// A number, or a text that is one: the ids of `GET /v1/hardware` are texts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Number {
-    /// `0`
-    Number(i64),
-    /// `"0"`
-    Text(String),
-}
-
-impl Number {
-    /// Its value, when it is one.
-    pub fn value(&self) -> Option<i64> {
-        match self {
-            Self::Number(number) => Some(*number),
-            Self::Text(text) => text.trim().parse().ok(),
+impl ActivateRequest {
+    /// A number that was given; nothing when it is none.
+    pub fn index(given: &Value) -> Option<usize> {
+        match given {
+            Value::String(text) => text.trim().parse().ok(),
+            other => other.as_u64().and_then(|number| usize::try_from(number).ok()),
         }
     }
 }

@@ -48,6 +48,9 @@ pub struct LoadedModel {
     /// Where `context_length` comes from, for a person.
     #[serde(default)]
     pub context_origin: String,
+    /// How keys and values are stored: `f16`, `q8_0`, `q4_0`.
+    #[serde(default)]
+    pub cache_type: String,
     /// Requests that it answers at the same time.
     #[serde(default)]
     pub parallel: u32,
@@ -155,6 +158,9 @@ pub struct FitRequest {
     /// Layers on graphics processors at most; as many as fit when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ngl: Option<i64>,
+    /// `ctx_len` and `n_parallel` are meant, also where they equal the stored settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
 }
 
 /// How a model fits this machine. Amounts are bytes.
@@ -481,6 +487,10 @@ pub struct ModelRequest {
     /// Layers on graphics processors at most, 0 for none, -1 for as many as fit; `models/start` only.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_integer")]
     pub ngl: Option<i64>,
+    /// `ctx_len` and `n_parallel` are meant, also where they equal the stored settings, which clients send back as they read them;
+    /// `models/start` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
     /// How long it stays when nobody uses it: seconds, a duration such as `5m`, 0, or -1 for ever, the default;
     /// `models/start` only.
     #[serde(skip_serializing_if = "Option::is_none")]

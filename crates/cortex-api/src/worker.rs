@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -16,7 +16,7 @@ pub type RequestId = u64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToWorker {
-    /// Loads the one model of this process. Must come first, and only once.
+    /// Loads the one model of this process. Must come first; again after [`ToWorker::Rest`] only, and of the same model.
     Load(Load),
     /// Starts a generation. Answered by `accepted` or `rejected`, then `text`, then `finished`.
     Generate(Box<Generate>),
@@ -34,6 +34,8 @@ pub enum ToWorker {
     },
     /// Asks for one `stats` line.
     Stats,
+    /// Frees all but the vocabulary and what is mapped of the file, and waits for another `load`. Answered by `rested`.
+    Rest,
     /// Frees the model and ends the process with exit code 0.
     Shutdown,
 }
@@ -225,6 +227,8 @@ pub enum FromWorker {
         /// Ids in order.
         tokens: Vec<i32>,
     },
+    /// What could be freed is free.
+    Rested,
     /// A sign of life: on request, and every two seconds while something runs.
     Stats(Stats),
 }

@@ -40,7 +40,8 @@ pub struct Config {
 pub struct LoadSettings {
     /// Tokens that one request may use; 0 is what fits comfortably. The model's trained context is the upper bound.
     pub context_length: u32,
-    /// What the model's own settings say about that. It is the upper bound of what the daemon's settings say.
+    /// What the model's own settings say about that, before the daemon's: unless it is what the model was trained with, which is what
+    /// they say of themselves.
     pub stored_context: Option<u32>,
     /// Requests that run at the same time.
     pub parallel: u32,

@@ -42,9 +42,9 @@ impl LoadSettings {
         let comfortable = || ModelShape { cache_type: self.cache_type, ..shape.clone() }.comfortable_context(all);
         let wanted = match (self.context_length, self.stored_context) {
             (ordered, _) if self.fixed_context => ordered,
-            (0, Some(stored)) if stored != trained => stored,
+            (_, Some(stored)) if stored != trained => stored,
             (0, _) => comfortable(),
-            (of_all, stored) => of_all.min(stored.unwrap_or(u32::MAX)),
+            (of_all, _) => of_all,
         };
         wanted.clamp(1, most)
     }
@@ -208,6 +208,7 @@ mod tests {
             (0, Some(100_000), false, 8192),
             (4096, None, false, 4096),
             (4096, Some(2048), false, 2048),
+            (2048, Some(4096), false, 4096),
             (4096, Some(8192), false, 4096),
             (6000, Some(2048), true, 6000),
         ] {

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "the one file that calls C; each block says why it is sound")]
 
 use crate::{load_log, sampling};
-use cortex_api::worker::{Buffer, CacheType, Device, Load, PlacedLayers, Sampling, Segment};
+use cortex_api::worker::{Buffer, BufferKind, CacheType, Device, Load, PlacedLayers, Sampling, Segment};
 use llama_cpp_2::{
     context::{
         LlamaContext,
@@ -143,6 +143,12 @@ impl LoadLog {
             llama_cpp_sys_2::llama_log_set(Some(heard), data);
         }
         log
+    }
+
+    /// The context is freed: its buffers are no more.
+    pub(crate) fn forget_context(&self) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.buffers.retain(|buffer| buffer.kind == BufferKind::Weights);
     }
 
     /// The buffers that were heard of so far.

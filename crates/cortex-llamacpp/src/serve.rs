@@ -88,26 +88,64 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     if !vocabulary.has_texts() {
         return Err(LlamaError("the file has no vocabulary: it is not a model that can be talked to".into()));
     }
-    let context = room_for(&engine, &model, load, &vocabulary)?;
-    lines.send(&FromWorker::Loaded(Box::new(Loaded {
-        context_length: context.sequence_length,
-        parallel: context.sequences,
-        trained_context_length: vocabulary.trained_context(),
-        vocabulary_size: vocabulary.size.cast_unsigned(),
-        chat_template: vocabulary.chat_template(),
-        bos_token: vocabulary.bos_text(),
-        eos_token: vocabulary.eos_text(),
-        control_tokens: vocabulary.control_texts(),
-        backend: load.backends.first().cloned().unwrap_or_default(),
-        model_bytes: vocabulary.weight_bytes(),
-        buffers: log.buffers(),
-        placement: log.placement(),
-    })));
-    Worker::new(&vocabulary, context).run(lines, inbox);
-    lines.flush();
+    let control_tokens = vocabulary.control_texts();
+    let mut load = load.clone();
+    loop {
+        let context = room_for(&engine, &model, &load, &vocabulary)?;
+        lines.send(&FromWorker::Loaded(Box::new(Loaded {
+            context_length: context.sequence_length,
+            parallel: context.sequences,
+            trained_context_length: vocabulary.trained_context(),
+            vocabulary_size: vocabulary.size.cast_unsigned(),
+            chat_template: vocabulary.chat_template(),
+            bos_token: vocabulary.bos_text(),
+            eos_token: vocabulary.eos_text(),
+            control_tokens: control_tokens.clone(),
+            backend: load.backends.first().cloned().unwrap_or_default(),
+            model_bytes: vocabulary.weight_bytes(),
+            buffers: log.buffers(),
+            placement: log.placement(),
+        })));
+        let end = Worker::new(&vocabulary, context).run(lines, inbox);
+        lines.flush();
+        match end {
+            End::Shutdown => break,
+            End::Rest => {
+                log.forget_context();
+                lines.send(&FromWorker::Rested);
+                match until_loaded_again(inbox, &load.model) {
+                    Some(again) => load = again,
+                    None => break,
+                }
+            }
+        }
+    }
     // The system takes everything back faster than llama.cpp would give it back piece by piece; the next model may wait
     // for the memory.
     llama::end_process(0)
+}
+
+/// Why a worker does not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Shutdown,
+    Rest,
+}
+
+/// Rests until the same model is wanted again; nothing when the process should end.
+fn until_loaded_again(inbox: &Receiver<ToWorker>, model: &str) -> Option<Load> {
+    loop {
+        match inbox.recv() {
+            Ok(ToWorker::Load(load)) if load.model == model => return Some(load),
+            Ok(ToWorker::Load(load)) => {
+                stdio::warn(&format!("{} is wanted of a process that has {model}", load.model));
+                return None;
+            }
+            Ok(ToWorker::Shutdown) | Err(_) => return None,
+            // Of requests that were left.
+            Ok(_) => {}
+        }
+    }
 }
 
 fn load_with_progress(engine: &LlamaBackend, load: &Load, lines: &Lines) -> Result<LlamaModel, LlamaError> {
@@ -173,24 +211,24 @@ impl<'model> Worker<'model> {
         }
     }
 
-    fn run(&mut self, lines: &mut Lines, inbox: &Receiver<ToWorker>) {
+    fn run(&mut self, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> End {
         loop {
             if !self.is_busy() {
-                let Ok(message) = inbox.recv() else { return };
-                if !self.take(message, lines) {
-                    return;
+                let Ok(message) = inbox.recv() else { return End::Shutdown };
+                if let Some(end) = self.take(message, lines) {
+                    return end;
                 }
             }
             // What came in during the last step joins now.
             loop {
                 match inbox.try_recv() {
                     Ok(message) => {
-                        if !self.take(message, lines) {
-                            return;
+                        if let Some(end) = self.take(message, lines) {
+                            return end;
                         }
                     }
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return,
+                    Err(TryRecvError::Disconnected) => return End::Shutdown,
                 }
             }
             self.admit();
@@ -208,8 +246,8 @@ impl<'model> Worker<'model> {
         !self.waiting.is_empty() || self.slots.iter().any(|slot| slot.generation.is_some())
     }
 
-    /// Takes one message; false ends the worker.
-    fn take(&mut self, message: ToWorker, lines: &mut Lines) -> bool {
+    /// Takes one message; whether it is the last one.
+    fn take(&mut self, message: ToWorker, lines: &mut Lines) -> Option<End> {
         match message {
             ToWorker::Generate(generate) => self.accept(*generate, lines),
             ToWorker::Cancel { id } => self.cancel(id, lines),
@@ -218,11 +256,12 @@ impl<'model> Worker<'model> {
                 Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
             }),
             ToWorker::Stats => self.sign_of_life(lines),
-            ToWorker::Shutdown => return false,
+            ToWorker::Shutdown => return Some(End::Shutdown),
+            ToWorker::Rest => return Some(End::Rest),
             ToWorker::Load(_) => stdio::warn("a second `load` is ignored: one process, one model"),
         }
         lines.flush();
-        true
+        None
     }
 
     fn accept(&mut self, generate: Generate, lines: &mut Lines) {

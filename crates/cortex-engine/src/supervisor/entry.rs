@@ -7,8 +7,9 @@ use crate::{
     ledger::Holding,
     need::{Need, Size},
     slot_state::State,
-    worker::Session,
+    worker::{End, Session},
 };
+use cortex_api::worker::BufferKind;
 use cortex_hardware::process_anonymous_bytes;
 use cortex_models::{KeepAlive, ModelId};
 use std::{
@@ -51,7 +52,9 @@ pub(super) struct Entry {
     pub(super) pid: u32,
     pub(super) session: Option<Arc<Session>>,
     /// Dropping it ends the worker.
-    pub(super) stop: Option<oneshot::Sender<()>>,
+    pub(super) stop: Option<oneshot::Sender<End>>,
+    /// It leaves to make room, and may be wanted again soon.
+    pub(super) makes_room: bool,
     /// What the last request said about how long it stays.
     pub(super) keep_alive: Option<KeepAlive>,
     /// What an order said about it.
@@ -86,6 +89,7 @@ impl Entry {
             pid: 0,
             session: None,
             stop: None,
+            makes_room: false,
             keep_alive: None,
             ordered_keep_alive: None,
             pinned: false,
@@ -107,7 +111,16 @@ impl Entry {
     /// Nothing is left of the last worker.
     pub(super) fn worker_is_gone(&mut self) {
         (self.reserved, self.graphics, self.pid, self.size) = (0, 0, 0, None);
-        (self.session, self.stop) = (None, None);
+        (self.session, self.stop, self.makes_room) = (None, None, false);
+    }
+
+    /// How its worker ends: one that makes room rests when all that it would keep is small, or mapped from the file.
+    pub(super) fn end(&self) -> End {
+        let keeps_little = self.session.as_ref().is_some_and(|session| {
+            let weights = session.facts.buffers.iter().filter(|it| it.kind == BufferKind::Weights);
+            weights.clone().count() > 0 && weights.into_iter().all(|it| it.device == "CPU")
+        });
+        if self.makes_room && keeps_little { End::Rest } else { End::Stop }
     }
 
     /// How long it stays when nobody uses it.
@@ -209,6 +222,7 @@ impl Entry {
                 Measure::Unknown | Measure::Asked(_) => self.load.context_length,
             },
             context_origin: self.context_origin(),
+            cache_type: self.load.cache_type,
             parallel: facts.map_or(size.map_or(0, |size| size.parallel), |facts| facts.parallel),
             requested_parallel: self.load.parallel,
             model_bytes: facts.map_or(0, |facts| facts.model_bytes),

@@ -3,12 +3,13 @@
 use super::{
     Command, Supervisor,
     entry::{Entry, Measure},
+    resting::{Rested, Stamp},
 };
 use crate::{
     AcceleratorReport, EngineError, LoadedModel, Phase,
     need::Size,
     slot_state::{Generation, State},
-    worker::{Launch, Session, load},
+    worker::{Callbacks, Launch, Session, load},
 };
 use cortex_api::worker::{self, Load, Timings};
 use cortex_hardware::{CacheType, ModelShape};
@@ -59,6 +60,8 @@ impl Supervisor {
         let Some(entry) = self.entries.get(id) else { return };
         let is_alone = matches!(entry.state, State::Ready { leases: 1, generation: current } if current == generation)
             && entry.size.is_some_and(|size| size.layers == 0)
+            // The attention is measured with these.
+            && entry.load.cache_type == CacheType::F16
             && entry.load.threads == self.config.load.threads
             && self.entries.iter().all(|(other, entry)| {
                 other == id || matches!(entry.state, State::Idle | State::Ready { leases: 0, .. })
@@ -79,6 +82,7 @@ impl Supervisor {
         entry.session = None;
         let load_settings = entry.load;
         let weights = entry.weights.clone();
+        let rested = self.resting.take(id, &weights);
         let (config, commands, id) = (self.config.clone(), self.commands.clone(), id.clone());
         let (variants, report, tasks) = (Arc::clone(&self.variants), self.report.clone(), self.tasks.clone());
         let cores = u32::try_from(self.cores).unwrap_or(1);
@@ -126,14 +130,26 @@ impl Supervisor {
                         environment: config.driver_environment,
                         silence_limit: config.silence_limit,
                     };
-                    let (started, exits) = ((commands.clone(), id.clone()), (commands.clone(), id.clone()));
-                    let on_start = move |pid| {
-                        let _ = started.0.send(Command::Started { id: started.1, generation, pid });
+                    let stamp = Stamp::of(&weights);
+                    let rested = rested
+                        .filter(|it| Some(&it.stamp) == stamp.as_ref() && it.worker.backends == launch.load.backends);
+                    let [to_start, to_rest, to_exit] = [(); 3].map(|()| (commands.clone(), id.clone()));
+                    let callbacks = Callbacks {
+                        started: move |pid| {
+                            let _ = to_start.0.send(Command::Started { id: to_start.1.clone(), generation, pid });
+                        },
+                        rested: move |worker| {
+                            // One that may not be used again ends here.
+                            if let Some(stamp) = stamp {
+                                let rested = Rested::new(to_rest.1, weights, stamp, worker);
+                                let _ = to_rest.0.send(Command::Rests(Box::new(rested)));
+                            }
+                        },
+                        gone: move |error| {
+                            let _ = to_exit.0.send(Command::Exited { id: to_exit.1, generation, error });
+                        },
                     };
-                    let on_exit = move |error| {
-                        let _ = exits.0.send(Command::Exited { id: exits.1, generation, error });
-                    };
-                    load(launch, &tasks, stop, on_start, on_exit).await
+                    load(launch, rested.map(|it| it.worker), &tasks, stop, callbacks).await
                 }
             };
             // A supervisor that is gone has ended its workers.

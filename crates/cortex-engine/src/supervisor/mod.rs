@@ -3,6 +3,7 @@
 
 mod entry;
 mod loading;
+mod resting;
 mod room;
 mod view;
 
@@ -26,6 +27,7 @@ use cortex_hardware::{Cpu, Memory, ModelShape};
 use cortex_models::{KeepAlive, ModelId};
 use entry::{Entry, Measure};
 use loading::{reported, shape, why_not_graphics};
+use resting::{Rested, RestingWorkers};
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -84,6 +86,10 @@ pub(crate) enum Command {
     Answered { id: ModelId, generation: Generation, timings: Timings },
     /// Somebody asks how fast models are.
     MeasureSpeed,
+    /// A worker has freed what it can.
+    Rests(Box<Rested>),
+    /// Workers that rested are gone, and with them what they had.
+    RestIsOver,
     /// A lease came back.
     Released { id: ModelId, generation: Generation },
     /// The settings of a model are others now.
@@ -111,6 +117,7 @@ pub(crate) struct Supervisor {
     /// Outlive the worker: they hold until the model is stopped, or was not used for long enough.
     orders: HashMap<ModelId, Order>,
     failures: Failures,
+    resting: RestingWorkers,
     /// The last number that was given to a worker or a measurement.
     generation: Generation,
     /// When admission has to be asked again, if nothing happens before.
@@ -155,6 +162,7 @@ impl Supervisor {
             entries: HashMap::new(),
             orders: HashMap::new(),
             failures: Failures::default(),
+            resting: RestingWorkers::default(),
             generation: 0,
             look_again: None,
             began: Instant::now(),
@@ -226,7 +234,12 @@ impl Supervisor {
                 }
             }
             // The loop asks for room after each command.
-            Command::Accelerators => {}
+            Command::Accelerators | Command::RestIsOver => {}
+            Command::Rests(rested) => {
+                if !self.closing {
+                    self.resting.add(*rested);
+                }
+            }
             Command::Unload { id, reply } => self.unload(&id, reply),
             Command::ChooseVariant { reply } => {
                 let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
@@ -363,18 +376,28 @@ impl Supervisor {
         if !models.iter().any(|model| matches!(model, admission::Model::Waiting { .. })) {
             return;
         }
+        let loaded = holdings.len();
+        holdings.extend(self.resting.holdings());
         let room = Room {
             free: ledger::free(Memory::probe(), self.config.memory_limit, &holdings),
             graphics: ledger::free_graphics(accelerators.graphics(), &holdings),
-            places: self.config.max_loaded.map_or(usize::MAX, |most| most.saturating_sub(holdings.len())),
+            places: self.config.max_loaded.map_or(usize::MAX, |most| most.saturating_sub(loaded)),
             patience: self.config.patience,
         };
         let plan = admission::plan(&models, room);
+        if !plan.refuse.is_empty() && !self.resting.is_empty() {
+            // What they still have may be what is missing.
+            self.end_rest();
+            return;
+        }
         tracing::debug!(?room, ?plan, "room for models");
         self.look_again = plan.again.map(|wait| now + wait);
         for at in plan.leave {
             tracing::info!(model = %ids[at], "leaves to make room");
             self.counts.evictions.add();
+            if let Some(entry) = self.entries.get_mut(&ids[at]) {
+                entry.makes_room = true;
+            }
             self.apply(&ids[at], Event::Unload, None);
         }
         for (at, size) in plan.load {
@@ -479,6 +502,7 @@ impl Supervisor {
 
     fn unload(&mut self, id: &ModelId, reply: oneshot::Sender<bool>) {
         self.orders.remove(id);
+        self.resting.forget(id);
         let Some(entry) = self.entries.get_mut(id) else {
             let _ = reply.send(false);
             return;
@@ -520,8 +544,13 @@ impl Supervisor {
             let Some(entry) = self.entries.get_mut(id) else { return };
             match action {
                 Action::Start(generation) => self.start_worker(id, generation),
-                // Using the sender or dropping it is the same to the worker's watch.
-                Action::Stop(_) => entry.stop = None,
+                Action::Stop(_) => {
+                    let end = entry.end();
+                    if let Some(stop) = entry.stop.take() {
+                        // A worker that is gone needs no telling.
+                        let _ = stop.send(end);
+                    }
+                }
                 Action::GrantOne => {
                     let waiter = entry.waiters.pop();
                     self.grant(id, waiter);
@@ -549,13 +578,35 @@ impl Supervisor {
         }
     }
 
-    /// When the next model has been unused for long enough.
+    /// When the next model has been unused for long enough, or a worker has rested for as long.
     fn next_idle(&self) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| entry.leaves_at(self.config.keep_alive)).min()
+        let models = self.entries.values().filter_map(|entry| entry.leaves_at(self.config.keep_alive));
+        models.chain(self.rest_limit().and_then(|time| self.resting.next_older(time))).min()
+    }
+
+    fn rest_limit(&self) -> Option<Duration> {
+        match self.config.keep_alive {
+            KeepAlive::For(time) => Some(time),
+            KeepAlive::Forever => None,
+        }
+    }
+
+    /// Ends all workers that rest.
+    fn end_rest(&mut self) {
+        let (rested, commands) = (self.resting.take_all(), self.commands.clone());
+        self.tasks.spawn(async move {
+            for it in rested {
+                it.worker.end().await;
+            }
+            let _ = commands.send(Command::RestIsOver);
+        });
     }
 
     fn unload_idle(&mut self) {
         let now = Instant::now();
+        if let Some(time) = self.rest_limit() {
+            self.resting.forget_older(time);
+        }
         let is_over = |entry: &Entry| entry.leaves_at(self.config.keep_alive).is_some_and(|moment| moment <= now);
         let idle: Vec<ModelId> =
             self.entries.iter().filter(|(_, entry)| is_over(entry)).map(|(id, _)| id.clone()).collect();
@@ -569,6 +620,7 @@ impl Supervisor {
 
     fn shut_down(&mut self, streams: Duration, workers: Duration, reply: oneshot::Sender<()>) {
         self.closing = true;
+        self.resting.take_all();
         let sessions: Vec<Arc<Session>> = self.entries.values().filter_map(|entry| entry.session.clone()).collect();
         let stops: Vec<_> = self.entries.values_mut().filter_map(|entry| entry.stop.take()).collect();
         let busy = self.entries.values().any(|entry| matches!(entry.state, State::Ready { leases: 1.., .. }));

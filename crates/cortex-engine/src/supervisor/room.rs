@@ -5,7 +5,7 @@ use super::{
     entry::{Entry, Measure},
 };
 use crate::{EngineError, LoadSettings, admission::Shortage, ledger, need::Size};
-use cortex_hardware::{Budget, Memory};
+use cortex_hardware::{Budget, Graphics, Memory};
 use cortex_models::ModelId;
 
 impl Supervisor {
@@ -15,8 +15,9 @@ impl Supervisor {
         let (Some(session), Measure::Known(need), Some(size)) = (&entry.session, &entry.measure, entry.size) else {
             return false;
         };
-        let is_stored_otherwise =
-            (entry.load.cache_type, entry.load.device_layers) != (load.cache_type, load.device_layers);
+        let most_layers = |load: LoadSettings| load.device_layers.unwrap_or(u32::MAX).min(need.layers());
+        let is_stored_otherwise = entry.load.cache_type != load.cache_type
+            || most_layers(entry.load) != most_layers(load) && self.accelerators.report().graphics() != Graphics::None;
         let is_elsewhere = size.layers > 0 && entry.devices != self.accelerators.report().names();
         let need = need.with(load);
         let (context, parallel) = need.whole();

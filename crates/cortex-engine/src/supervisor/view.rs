@@ -1,6 +1,7 @@
 //! What others see of the models that are loaded or wanted.
 
 use cortex_api::worker::{Buffer, PlacedLayers};
+use cortex_hardware::CacheType;
 use cortex_models::ModelId;
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -24,6 +25,8 @@ pub struct LoadedModel {
     pub requested_context: u32,
     /// Where the length of the context comes from.
     pub context_origin: ContextOrigin,
+    /// How its keys and values are stored.
+    pub cache_type: CacheType,
     /// Requests that it answers at the same time.
     pub parallel: u32,
     /// Requests at the same time that were asked for.

@@ -5,6 +5,6 @@ mod process;
 mod question;
 mod session;
 
-pub(crate) use process::{ENVIRONMENT, Launch, load};
+pub(crate) use process::{Callbacks, ENVIRONMENT, End, Launch, Resting, load};
 pub(crate) use question::{Question, Scratch, Unanswered};
 pub(crate) use session::{Running, Session};

@@ -44,52 +44,138 @@ pub(crate) struct Launch {
     pub(crate) silence_limit: Duration,
 }
 
-/// Starts the worker and loads the model. `on_start` is told its process id at once. `on_exit` is called once when a worker that became ready is
-/// gone; the receiver ends the worker when its sender is used or dropped.
+/// How a worker should end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its process ends.
+    Stop,
+    /// It frees what it can, and its process waits to be used again.
+    Rest,
+}
+
+/// A process that has a model's vocabulary and maps its file, and could load it again at once.
+pub(crate) struct Resting {
+    process: Process,
+    /// What it was started with: another module or device needs another process.
+    pub(crate) backends: Vec<String>,
+}
+
+impl Resting {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    /// Ends the process, and returns when its memory is free.
+    pub(crate) async fn end(mut self) {
+        // Fails only when it is gone already.
+        let _ = self.process.child.kill().await;
+    }
+}
+
+/// What is told while a worker lives.
+pub(crate) struct Callbacks<Start, Rest, Exit> {
+    /// Its process id, at once.
+    pub(crate) started: Start,
+    /// It rests; comes before its exit.
+    pub(crate) rested: Rest,
+    /// A worker that became ready is gone, or rests.
+    pub(crate) gone: Exit,
+}
+
+/// Loads the model: in the process that rests with it, or else in a new one. The receiver ends the worker as its sender says, or stops it
+/// when that is dropped.
 pub(crate) async fn load(
     launch: Launch,
+    resting: Option<Resting>,
     tasks: &Tasks,
-    stop: oneshot::Receiver<()>,
-    on_start: impl FnOnce(u32) + Send,
-    on_exit: impl FnOnce(Option<EngineError>) + Send + 'static,
+    stop: oneshot::Receiver<End>,
+    callbacks: Callbacks<
+        impl Fn(u32) + Send,
+        impl FnOnce(Resting) + Send + 'static,
+        impl FnOnce(Option<EngineError>) + Send + 'static,
+    >,
 ) -> Result<Arc<Session>, EngineError> {
-    let mut child = spawn(&launch)?;
-    let pid = child.id().unwrap_or(0);
-    on_start(pid);
-    let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        return Err(EngineError::WorkerNotStarted { program: launch.program, reason: "it has no pipes".into() });
+    let Callbacks { started: on_start, rested: on_rest, gone: on_exit } = callbacks;
+    let rested = resting.is_some();
+    let process = match resting {
+        Some(resting) => resting.process,
+        None => Process::start(&launch, tasks)?,
     };
-    let tail = Arc::new(Mutex::new(Tail::default()));
-    let last_words = collect_stderr(tasks, stderr, Arc::clone(&tail), launch.model.clone());
-    let (to_worker, lines) = mpsc::unbounded_channel();
-    write_lines(tasks, stdin, lines);
-    let _ = to_worker.send(encode(&ToWorker::Load(launch.load.clone())));
-
-    let requests = Requests::default();
-    let (gone_sender, gone) = watch::channel(false);
-    let mut watched = Watched { child, reader: BufReader::new(stdout), tail, last_words, stop, launch };
-    let facts = match watched.until_loaded().await {
+    let mut watched = Watched { process, stop, launch };
+    on_start(watched.process.pid);
+    let facts = match watched.until_loaded(rested).await {
+        // It may have died while it rested: that is no failure of this load.
+        Err(error) if rested && !matches!(error, EngineError::Stopped { .. }) => {
+            tracing::info!(model = %watched.launch.model, %error, "a resting worker could not be used");
+            watched.kill().await;
+            watched.process = Process::start(&watched.launch, tasks)?;
+            on_start(watched.process.pid);
+            watched.until_loaded(false).await
+        }
+        other => other,
+    };
+    let facts = match facts {
         Ok(facts) => facts,
         Err(error) => {
             watched.kill().await;
             return Err(error);
         }
     };
+    let requests = Requests::default();
+    let (gone_sender, gone) = watch::channel(false);
     let model = watched.launch.model.clone();
-    let connection = Connection { pid, to_worker: to_worker.clone(), requests: requests.clone(), gone };
+    let to_worker = watched.process.to_worker.clone();
+    let connection = Connection { pid: watched.process.pid, to_worker, requests: requests.clone(), gone };
     let (session, warning) = Session::new(model, facts, connection);
     if let Some(warning) = warning {
         tracing::warn!(model = %session.model, "{warning}");
     }
     tasks.spawn(async move {
-        let error = watched.until_gone(&requests, &to_worker).await;
+        let over = watched.until_over(&requests).await;
+        let error = if let Over::Gone(error) = &over { error.clone() } else { None };
         let reason = error.clone().unwrap_or_else(|| EngineError::Stopped { model: watched.launch.model.to_string() });
         requests.end_all(&reason);
         let _ = gone_sender.send(true);
+        if let Over::Rests = over {
+            on_rest(Resting { process: watched.process, backends: watched.launch.load.backends });
+        }
         on_exit(error);
     });
     Ok(Arc::new(session))
+}
+
+/// A running process, and the ways to talk with it.
+struct Process {
+    child: Child,
+    pid: u32,
+    reader: BufReader<ChildStdout>,
+    to_worker: mpsc::UnboundedSender<String>,
+    tail: Arc<Mutex<Tail>>,
+    /// Told when standard error is closed.
+    last_words: oneshot::Receiver<()>,
+}
+
+impl Process {
+    fn start(launch: &Launch, tasks: &Tasks) -> Result<Self, EngineError> {
+        let mut child = spawn(launch)?;
+        let pid = child.id().unwrap_or(0);
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            let (program, reason) = (launch.program.clone(), "it has no pipes".into());
+            return Err(EngineError::WorkerNotStarted { program, reason });
+        };
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let last_words = collect_stderr(tasks, stderr, Arc::clone(&tail), launch.model.clone());
+        let (to_worker, lines) = mpsc::unbounded_channel();
+        write_lines(tasks, stdin, lines);
+        Ok(Self { child, pid, reader: BufReader::new(stdout), to_worker, tail, last_words })
+    }
+
+    fn tell(&self, message: &ToWorker) {
+        // When the line cannot be taken the worker is going, which its watch sees.
+        let _ = self.to_worker.send(encode(message));
+    }
 }
 
 fn spawn(launch: &Launch) -> Result<Child, EngineError> {
@@ -150,13 +236,17 @@ fn write_lines(tasks: &Tasks, mut stdin: ChildStdin, mut lines: mpsc::UnboundedR
 
 /// A process under watch.
 struct Watched {
-    child: Child,
-    reader: BufReader<ChildStdout>,
-    tail: Arc<Mutex<Tail>>,
-    /// Told when standard error is closed.
-    last_words: oneshot::Receiver<()>,
-    stop: oneshot::Receiver<()>,
+    process: Process,
+    stop: oneshot::Receiver<End>,
     launch: Launch,
+}
+
+/// How the watch ended.
+enum Over {
+    /// The process has ended; the reason when nobody asked for it.
+    Gone(Option<EngineError>),
+    /// It rests.
+    Rests,
 }
 
 /// What the watch saw.
@@ -166,8 +256,8 @@ enum Seen {
     Closed,
     /// Its output is not of the protocol; what is wrong with it.
     Nonsense(String),
-    /// It was told to stop.
-    Stop,
+    /// It was told to end.
+    Stop(End),
     Silence,
 }
 
@@ -175,7 +265,7 @@ impl Watched {
     async fn see(&mut self) -> Seen {
         let mut line = Vec::new();
         tokio::select! {
-            read = tokio::time::timeout(self.launch.silence_limit, read_line(&mut self.reader, &mut line)) => match read {
+            read = tokio::time::timeout(self.launch.silence_limit, read_line(&mut self.process.reader, &mut line)) => match read {
                 Err(_) => Seen::Silence,
                 Ok(Ok(true)) => match serde_json::from_slice(&line) {
                     Ok(message) => Seen::Message(message),
@@ -184,13 +274,13 @@ impl Watched {
                 Ok(Ok(false)) => Seen::Closed,
                 Ok(Err(error)) => Seen::Nonsense(error.to_string()),
             },
-            _ = &mut self.stop => Seen::Stop,
+            end = &mut self.stop => Seen::Stop(end.unwrap_or(End::Stop)),
         }
     }
 
-    async fn until_loaded(&mut self) -> Result<Loaded, EngineError> {
+    async fn until_loaded(&mut self, mut greeted: bool) -> Result<Loaded, EngineError> {
         let model = self.launch.model.to_string();
-        let mut greeted = false;
+        self.process.tell(&ToWorker::Load(self.launch.load.clone()));
         loop {
             match self.see().await {
                 Seen::Message(FromWorker::Hello { protocol, build }) => {
@@ -213,18 +303,14 @@ impl Watched {
                 Seen::Message(_) => {}
                 Seen::Closed => return Err(self.died(None).await),
                 Seen::Nonsense(what) => return Err(self.died(Some(what)).await),
-                Seen::Stop => return Err(EngineError::Stopped { model }),
+                Seen::Stop(_) => return Err(EngineError::Stopped { model }),
                 Seen::Silence => return Err(self.stuck()),
             }
         }
     }
 
-    /// Delivers lines until the process ends. `None` when it ended because it was told to.
-    async fn until_gone(
-        &mut self,
-        requests: &Requests,
-        to_worker: &mpsc::UnboundedSender<String>,
-    ) -> Option<EngineError> {
+    /// Delivers lines until the process ends or rests.
+    async fn until_over(&mut self, requests: &Requests) -> Over {
         let mut asked = false;
         loop {
             match self.see().await {
@@ -232,28 +318,45 @@ impl Watched {
                     asked = false;
                     requests.deliver(message, &self.launch.model);
                 }
-                Seen::Closed => return Some(self.died(None).await),
-                Seen::Nonsense(what) => return Some(self.died(Some(what)).await),
-                Seen::Stop => {
-                    let _ = to_worker.send(encode(&ToWorker::Shutdown));
-                    if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
+                Seen::Closed => return Over::Gone(Some(self.died(None).await)),
+                Seen::Nonsense(what) => return Over::Gone(Some(self.died(Some(what)).await)),
+                Seen::Stop(End::Rest) if self.rests().await => return Over::Rests,
+                Seen::Stop(_) => {
+                    self.process.tell(&ToWorker::Shutdown);
+                    if tokio::time::timeout(GRACE, self.process.child.wait()).await.is_err() {
                         self.kill().await;
                     }
-                    return None;
+                    return Over::Gone(None);
                 }
                 // An idle worker has nothing to say. A busy one speaks every two seconds.
                 Seen::Silence if !requests.any() => asked = false,
                 // The request may have come just now: ask, and give it one more period.
                 Seen::Silence if !asked => {
                     asked = true;
-                    let _ = to_worker.send(encode(&ToWorker::Stats));
+                    self.process.tell(&ToWorker::Stats);
                 }
                 Seen::Silence => {
                     self.kill().await;
-                    return Some(self.stuck());
+                    return Over::Gone(Some(self.stuck()));
                 }
             }
         }
+    }
+
+    /// Has it free what it can; false when it does not within the time that a worker has to end.
+    async fn rests(&mut self) -> bool {
+        self.process.tell(&ToWorker::Rest);
+        let rested = async {
+            let mut line = Vec::new();
+            while matches!(read_line(&mut self.process.reader, &mut line).await, Ok(true)) {
+                if matches!(serde_json::from_slice(&line), Ok(FromWorker::Rested)) {
+                    return true;
+                }
+                line.clear();
+            }
+            false
+        };
+        tokio::time::timeout(GRACE, rested).await.unwrap_or(false)
     }
 
     fn stuck(&self) -> EngineError {
@@ -261,7 +364,7 @@ impl Watched {
     }
 
     fn last_words(&self) -> String {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner).shown()
+        self.process.tail.lock().unwrap_or_else(PoisonError::into_inner).shown()
     }
 
     /// The error of a worker that ended by itself, or has to be ended because it talks nonsense.
@@ -274,8 +377,8 @@ impl Watched {
             None => self.how_it_ended().await,
         };
         // What it wrote last may still be on its way. A process of its own may hold the pipe open, so not for long.
-        let _ = tokio::time::timeout(LAST_WORDS, &mut self.last_words).await;
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = tokio::time::timeout(LAST_WORDS, &mut self.process.last_words).await;
+        let tail = self.process.tail.lock().unwrap_or_else(PoisonError::into_inner);
         // Who was killed from outside had no last words about it.
         let is_killed = how.contains("SIGKILL");
         died(&self.launch.model, how, if is_killed { String::new() } else { tail.shown() })
@@ -283,7 +386,7 @@ impl Watched {
 
     async fn how_it_ended(&mut self) -> String {
         // Its output is closed: it is ending, or it is broken and has to be ended.
-        match tokio::time::timeout(GRACE, self.child.wait()).await {
+        match tokio::time::timeout(GRACE, self.process.child.wait()).await {
             Ok(Ok(status)) => exit_reason(status),
             Ok(Err(error)) => error.to_string(),
             Err(_) => {
@@ -295,7 +398,7 @@ impl Watched {
 
     async fn kill(&mut self) {
         // Fails only when it is gone already.
-        let _ = self.child.kill().await;
+        let _ = self.process.child.kill().await;
     }
 }
 

@@ -26,10 +26,12 @@ pub(crate) struct Session {
     /// bounded by the requests that are open: one `generate` and one `cancel` for each.
     to_worker: mpsc::UnboundedSender<String>,
     requests: Requests,
-    next_id: AtomicU64,
     /// True once the process is gone.
     gone: watch::Receiver<bool>,
 }
+
+/// Of all sessions together: a process may serve one after the other, and what comes late for a request must not mean another.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The open requests of a session; shared with the task that reads the worker's lines.
 #[derive(Clone, Default)]
@@ -94,6 +96,7 @@ impl Requests {
             | FromWorker::Hello { .. }
             | FromWorker::Loading { .. }
             | FromWorker::Loaded(_)
+            | FromWorker::Rested
             | FromWorker::LoadFailed { .. } => {}
         }
     }
@@ -119,12 +122,12 @@ impl Session {
     pub(crate) fn new(model: ModelId, facts: Loaded, connection: Connection) -> (Self, Option<String>) {
         let (template, warning) = ChatTemplate::new(&facts);
         let Connection { pid, to_worker, requests, gone } = connection;
-        (Self { model, facts, template, pid, to_worker, requests, next_id: AtomicU64::new(1), gone }, warning)
+        (Self { model, facts, template, pid, to_worker, requests, gone }, warning)
     }
 
     /// Sends a request; `make` builds it around the id that it gets.
     pub(crate) fn generate(self: &Arc<Self>, make: impl FnOnce(RequestId) -> Generate) -> Result<Running, EngineError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (writer, reader) = answer();
         {
             let mut open = self.requests.lock();

@@ -17,7 +17,7 @@ use cortex_api::native::{
     ExpectedSpeed, FitAnswer, FitList, FitRequest, FitResponse, GraphicsFit, MemoryUse, ModelRequest,
 };
 use cortex_engine::{Engines, LoadSettings};
-use cortex_hardware::{Bound, Budget, Fit, Graphics, Memory, ModelShape, fit as fit_of};
+use cortex_hardware::{Bound, Budget, CacheType, Fit, Graphics, Memory, ModelShape, fit as fit_of};
 use cortex_models::{ErrorKind, ModelId};
 
 /// Says what a model needs, and whether there is room for it: of a file that is here, or of the files of a repository on
@@ -30,8 +30,12 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
         n_parallel: request.n_parallel,
         cache_type: request.cache_type.clone(),
         ngl: request.ngl,
+        exact: request.exact,
         ..ModelRequest::default()
     };
+    if std::path::Path::new(&name).is_absolute() {
+        return of_file(&app, name, &order).await;
+    }
     let (model, yaml, weights) = match find(&app, &name).await {
         Ok(found) => found,
         Err(error) if error.status == StatusCode::NOT_FOUND && is_of_hub(&name) => {
@@ -45,8 +49,27 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
     let (architecture, weight_bytes) =
         shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
     let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
-    let speed = expected(&app.engines, Some(&model.id), &shape);
-    Ok(Json(FitAnswer::Model(Box::new(predicted((model.id.to_string(), None), shape, load, &room, speed)))))
+    Ok(Json(of_shape(&app, &model.id, shape, load, &room)))
+}
+
+/// What a file needs that is no model yet.
+async fn of_file(app: &App, name: String, order: &ModelRequest) -> Result<Json<FitAnswer>, ApiError> {
+    let load = ordered(order, app.engines.load_settings())?;
+    let (engines, id) = (app.engines.clone(), ModelId::existing(&name));
+    let (shape, room, id) = blocking(move || {
+        let room = Room::of(&engines, &id);
+        (cortex_models::shape(std::path::Path::new(&name)), room, id)
+    })
+    .await?;
+    let (architecture, weight_bytes) =
+        shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "not_a_model", &error, None))?;
+    let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
+    Ok(Json(of_shape(app, &id, shape, load, &room)))
+}
+
+fn of_shape(app: &App, id: &ModelId, shape: ModelShape, load: LoadSettings, room: &Room) -> FitAnswer {
+    let speed = expected(&app.engines, Some(id), &shape, load);
+    FitAnswer::Model(Box::new(predicted((id.to_string(), None), shape, load, room, speed)))
 }
 
 /// Whether a name may be one of the hub: names of models that are not here are asked for by mistake, too.
@@ -68,7 +91,7 @@ async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitA
         .models
         .iter()
         .map(|it| {
-            let speed = expected(&app.engines, None, &it.shape);
+            let speed = expected(&app.engines, None, &it.shape, load);
             predicted((it.model.clone(), it.quantization.clone()), it.shape.clone(), load, &room, speed)
         })
         .collect();
@@ -90,8 +113,15 @@ async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitA
 const PROMPT: u32 = 512;
 
 /// How fast a model would be on the processor, and whether that will be known later.
-fn expected(engines: &Engines, id: Option<&ModelId>, shape: &ModelShape) -> (Option<ExpectedSpeed>, bool) {
-    let Some(architecture) = shape.architecture.as_ref().filter(|it| !it.passed.is_empty()) else {
+fn expected(
+    engines: &Engines,
+    id: Option<&ModelId>,
+    shape: &ModelShape,
+    load: LoadSettings,
+) -> (Option<ExpectedSpeed>, bool) {
+    let known = shape.architecture.as_ref().filter(|it| !it.passed.is_empty());
+    // Looking back at keys and values of fewer bits takes longer, and was not measured.
+    let Some(architecture) = known.filter(|_| load.cache_type == CacheType::F16) else {
         return (None, false);
     };
     let Some(expected) = engines.expected_speed(id, architecture, PROMPT) else {
@@ -155,6 +185,9 @@ fn predicted(
     let fit = fit_of(&shape, room.budget);
     let (parts, graphics) = (fit.placed.parts(), fit.placed.graphics);
     let (mut verdict, loads) = verdict(&shape, &fit, load);
+    if load.fixed_context && load.context_length > shape.context {
+        verdict = format!("{verdict}; it was trained with {} tokens of context, and gets no more", shape.context);
+    }
     if !fit.fits() && !room.pinned.is_empty() {
         verdict = format!("{verdict}; pinned models keep their memory: {}", room.pinned.join(", "));
     }

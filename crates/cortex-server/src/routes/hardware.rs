@@ -46,7 +46,7 @@ pub(crate) async fn activate(
     let cards = cards(machine.gpus.as_deref().unwrap_or(&unknown), &report);
     let mut on = Vec::new();
     for number in &wanted {
-        let card = number.value().and_then(|it| usize::try_from(it).ok()).and_then(|it| cards.get(it));
+        let card = ActivateRequest::index(number).and_then(|it| cards.get(it));
         on.push(card.ok_or_else(invalid_index)?.key.clone());
     }
     let all: Vec<String> = cards.iter().map(|card| card.key.clone()).collect();

@@ -44,7 +44,7 @@ pub(crate) async fn start(
         message: "Started successfully!".into(),
         context_length: started.context,
         parallel: started.parallel,
-        requested_context_length: started.requested_context,
+        requested_context_length: if load.fixed_context { load.context_length } else { started.requested_context },
         requested_parallel: load.parallel,
     }))
 }
@@ -59,9 +59,13 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
             _ => Err(ApiError::field(field, format!("{field} is {number}; it must be between 1 and {most}"))),
         },
     };
-    let said = order("ctx_len", request.ctx_len, stored.context_length, 1 << 24)?;
-    let is_stored = said == stored.context_length || Some(said) == stored.stored_context;
-    let context_length = if is_stored { stored.context_length } else { said };
+    // 0 is what the model's settings mean with it: no opinion.
+    let asked = request.ctx_len.filter(|&tokens| tokens != 0);
+    let said = order("ctx_len", asked, stored.context_length, 1 << 28)?;
+    let exact = request.exact.unwrap_or(false);
+    let is_sent_back = said == stored.context_length || Some(said) == stored.stored_context;
+    let fixed_context = asked.is_some() && (exact || !is_sent_back);
+    let context_length = if fixed_context { said } else { stored.context_length };
     let parallel = order("n_parallel", request.n_parallel, stored.parallel, 64)?;
     let wrong_type = |name: &str| {
         let names = CacheType::NAMES.map(|(name, _)| name).join(", ");
@@ -84,8 +88,8 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
         context_length,
         parallel,
         threads: order("cpu_threads", request.cpu_threads.filter(|&threads| threads > 0), stored.threads, 512)?,
-        fixed_context: !is_stored,
-        fixed_parallel: parallel != stored.parallel,
+        fixed_context,
+        fixed_parallel: parallel != stored.parallel || exact && request.n_parallel.is_some(),
         ..stored
     })
 }
@@ -212,6 +216,7 @@ fn wire(model: &cortex_engine::LoadedModel) -> LoadedModel {
             ContextOrigin::Memory => "there was no memory for more",
         }
         .into(),
+        cache_type: model.cache_type.name().into(),
         parallel: model.parallel,
         requested_parallel: model.requested_parallel,
         pid: model.pid,

@@ -72,6 +72,7 @@ fn serve(inbox: &Receiver<ToWorker>) {
             }
             ToWorker::Stats => tell(&FromWorker::Stats(Stats::default())),
             ToWorker::Tokenize { id, .. } => tell(&FromWorker::Tokens { id, tokens: vec![] }),
+            ToWorker::Rest => tell(&FromWorker::Rested),
             ToWorker::Shutdown => exit(0),
             ToWorker::Cancel { id } => {
                 tell(&FromWorker::Finished { id, reason: FinishReason::Cancelled, timings: Timings::default() });

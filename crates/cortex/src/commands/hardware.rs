@@ -7,7 +7,7 @@ use crate::{
     output::bytes,
 };
 use cortex_api::{
-    hardware::{ActivateRequest, Activated, Hardware, Number},
+    hardware::{ActivateRequest, Activated, Hardware},
     native::{FitAnswer, FitList, FitRequest},
 };
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub(crate) async fn activate(context: &Context<'_>, gpus: &str) -> Result<(), Cl
         hint: Some("`cortex hardware list --gpu` shows them".into()),
     })?;
     ensure_running(context).await?;
-    let request = ActivateRequest { gpus: Some(numbers.into_iter().map(Number::Number).collect()) };
+    let request = ActivateRequest { gpus: Some(numbers.into_iter().map(Into::into).collect()) };
     let answer: Activated = context.client.post("/v1/hardware/activate", &request).await?;
     if context.printer.json {
         return context.printer.line(&serde_json::json!(answer).to_string());
@@ -78,11 +78,12 @@ fn numbers(text: &str) -> Option<Vec<i64>> {
 pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Result<(), CliError> {
     ensure_running(context).await?;
     let request = FitRequest {
-        model: Some(arguments.model),
+        model: Some(of_file(arguments.model)),
         ctx_len: arguments.context,
         n_parallel: arguments.parallel,
         cache_type: arguments.cache_type,
         ngl: arguments.ngl,
+        exact: Some(true),
     };
     let answer = with_speed(context, &request).await?;
     if context.printer.json {
@@ -110,6 +111,11 @@ pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Resul
     .collect();
     context.printer.table(&["MEMORY", "BYTES"], &rows)?;
     context.printer.line(&fit.verdict)?;
+    if let Some(largest) = fit.largest_context {
+        let at_a_time =
+            if fit.parallel == 1 { "one request".into() } else { format!("{} requests at a time", fit.parallel) };
+        context.printer.line(&format!("the largest context that fits, for {at_a_time}, is {largest} tokens"))?;
+    }
     match &fit.speed {
         Some(speed) => context.printer.line(&format!(
             "about {:.0} tokens a second of an answer and {:.0} of a prompt, on the processor ({}, bound by {})",
@@ -120,6 +126,16 @@ pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Resul
             Ok(())
         }
         None => Ok(()),
+    }
+}
+
+/// A file of this machine by its whole path: the daemon may run in another folder.
+fn of_file(model: String) -> String {
+    let path = std::path::Path::new(&model);
+    let is_file = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && path.is_file();
+    match std::path::absolute(path) {
+        Ok(path) if is_file => path.display().to_string(),
+        _ => model,
     }
 }
 

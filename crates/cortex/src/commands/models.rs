@@ -107,6 +107,7 @@ pub(crate) async fn start(context: &Context<'_>, arguments: StartArguments) -> R
         model: Some(id.clone()),
         ctx_len: arguments.ctx_len,
         n_parallel: arguments.parallel,
+        exact: Some(true),
         cache_type: arguments.cache_type,
         ngl: arguments.ngl,
         keep_alive: arguments.keep_alive.map(Into::into),

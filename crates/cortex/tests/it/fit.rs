@@ -123,14 +123,37 @@ async fn a_model_that_is_too_large_is_told_with_what_would_fit() {
     for (body, status) in [
         (json!({}), 409),
         (json!({"model": "nobody"}), 404),
-        (json!({"model": MODEL, "ctx_len": 0}), 400),
+        (json!({"model": MODEL, "ctx_len": -1}), 400),
+        (json!({"model": "/no/such/file.gguf"}), 400),
+        (json!({"model": "/etc/hostname"}), 400),
         (json!({"model": MODEL, "n_parallel": 65}), 400),
     ] {
         let (answered, answer) = post(&daemon, "/v1/models/fit", &body).await;
         assert_eq!(answered, status, "{body}: {answer}");
     }
+    // All of a model's context is given to who means it, and not to who only sends it back.
+    let daemon = TestDaemon::with(Options { settings: Some("contextLength: 1024\n".into()), ..Options::default() });
+    import(&daemon).await;
+    for (body, context) in [
+        (json!({"model": MODEL, "ctx_len": 8192, "n_parallel": 1}), 1024),
+        (json!({"model": MODEL, "ctx_len": 0, "n_parallel": 1}), 1024),
+        (json!({"model": MODEL, "ctx_len": 8192, "n_parallel": 1, "exact": true}), 8192),
+    ] {
+        assert_eq!(post(&daemon, "/v1/models/fit", &body).await.1["context_length"], context, "{body}");
+        assert_eq!(post(&daemon, "/v1/models/start", &body).await.1["context_length"], context, "{body}");
+    }
     let shown = daemon.cli(&["fit", MODEL, "--ctx", "1024", "--parallel", "1"]).output().unwrap();
     let text = String::from_utf8(shown.stdout).unwrap();
+    // A file that is no model yet, by a path from where the command runs.
+    let file = dist::model();
+    let mut command =
+        daemon.cli(&["fit", file.file_name().unwrap().to_str().unwrap(), "--ctx", "100000", "--parallel", "1"]);
+    let of_file = command.current_dir(file.parent().unwrap()).output().unwrap();
+    let of_file = String::from_utf8_lossy(&of_file.stdout).into_owned();
+    assert!(
+        of_file.contains("1 × 8192 tokens") && of_file.contains("trained with 8192 tokens of context"),
+        "{of_file}"
+    );
     assert!(
         text.contains("context, 1 × 1024 tokens") && text.contains("\nit fits; models run on the processor\n"),
         "{text}"

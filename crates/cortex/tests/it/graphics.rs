@@ -167,6 +167,8 @@ async fn what_was_switched_off_stays_off() {
         (json!([2]), 400, "Invalid GPU index provided.", Value::Null),
         (json!([-1]), 400, "Invalid GPU index provided.", Value::Null),
         (json!(["one"]), 400, "Invalid GPU index provided.", Value::Null),
+        (json!([0.5]), 400, "Invalid GPU index provided.", Value::Null),
+        (json!([[0]]), 400, "Invalid GPU index provided.", Value::Null),
         (json!([]), 200, "The hardware configuration has been activated.", json!([])),
     ] {
         let (found, answer) = activate(&daemon, gpus.clone()).await;

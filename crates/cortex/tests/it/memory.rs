@@ -112,6 +112,57 @@ async fn the_least_recently_used_leaves_when_memory_is_needed_and_a_pinned_one_s
     assert!(shown.contains("never (pinned)") && shown.contains("1 × 8192"), "{shown}");
 }
 
+/// The worker's process of the only model that is loaded.
+async fn only_pid(daemon: &TestDaemon, model: &str) -> u64 {
+    let (_, models) = get(daemon, LOADED).await;
+    assert_eq!(ids(&models), [model], "{models}");
+    models["data"][0]["pid"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_model_that_made_room_comes_back_to_its_worker() {
+    let daemon = TestDaemon::with(Options {
+        settings: Some("maxLoadedModels: 1\nparallel: 1\ncontextLength: 512\n".into()),
+        ..Options::default()
+    });
+    for name in ["a", "b"] {
+        let path = daemon.scratch().join(format!("{name}.gguf"));
+        fs_err::copy(dist::model(), &path).unwrap();
+        let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": name, "modelPath": path})).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let say = async |model: &str| {
+        let body = json!({"model": model, "prompt": "One, two, three,", "max_tokens": 8, "temperature": 0});
+        let (status, answer) = post(&daemon, "/v1/completions", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["choices"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let first = say("a").await;
+    let a = only_pid(&daemon, "a").await;
+    assert_eq!(say("b").await, first);
+    let b = only_pid(&daemon, "b").await;
+    // Its context is free: what it has beside the mapped file is little.
+    assert!(cortex_hardware::process_anonymous_bytes(u32::try_from(a).unwrap()) < 64 << 20);
+    assert_eq!(say("a").await, first);
+    assert_eq!(only_pid(&daemon, "a").await, a);
+    // One that rests may die, and nobody notices.
+    assert!(std::process::Command::new("kill").args(["-9", &b.to_string()]).status().unwrap().success());
+    assert_eq!(say("b").await, first);
+    let new = only_pid(&daemon, "b").await;
+    assert_ne!(new, b);
+    // Of a file that is another one nothing is used.
+    let path = daemon.scratch().join("a.gguf");
+    fs_err::remove_file(&path).unwrap();
+    fs_err::copy(dist::model(), &path).unwrap();
+    assert_eq!(say("a").await, first);
+    assert_ne!(only_pid(&daemon, "a").await, a);
+    // A model that is stopped leaves nothing behind, also when it is not loaded and its worker only rests.
+    let (status, _) = post(&daemon, "/v1/models/stop", &json!({"model": "b"})).await;
+    assert_eq!(status, 400);
+    let is_there = || fs_err::read_to_string(format!("/proc/{new}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    until(&daemon, LOADED, |_| !is_there()).await;
+}
+
 #[tokio::test]
 async fn what_cannot_fit_is_refused_with_the_numbers_and_nothing_leaves_for_it() {
     let limit = needed(8192, 1).await * 11 / 10;

@@ -1,0 +1,99 @@
+//! Workers whose model had to make room for another: each has freed its context and waits with the vocabulary and the mapped file, so
+//! that the model is loaded again without reading either. What it still holds of the memory is little, and goes when it is needed.
+
+use crate::{ledger::Holding, worker::Resting};
+use cortex_hardware::process_anonymous_bytes;
+use cortex_models::ModelId;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Workers that rest at the same time.
+const MOST: usize = 2;
+
+/// The file of a model, as it was when it was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    length: u64,
+    modified: std::time::SystemTime,
+}
+
+impl Stamp {
+    /// That of one file; nothing for one of several that make a model.
+    pub(super) fn of(weights: &Path) -> Option<Self> {
+        let name = weights.file_stem()?.to_string_lossy();
+        if name.contains("-of-") {
+            return None;
+        }
+        let metadata = fs_err::metadata(weights).ok()?;
+        Some(Self { length: metadata.len(), modified: metadata.modified().ok()? })
+    }
+}
+
+/// A worker that rests.
+pub(crate) struct Rested {
+    pub(super) id: ModelId,
+    pub(super) weights: PathBuf,
+    pub(super) stamp: Stamp,
+    pub(super) worker: Resting,
+    since: Instant,
+}
+
+impl Rested {
+    pub(super) fn new(id: ModelId, weights: PathBuf, stamp: Stamp, worker: Resting) -> Self {
+        Self { id, weights, stamp, worker, since: Instant::now() }
+    }
+}
+
+/// All of them, the longest resting first. Dropping one ends its process.
+#[derive(Default)]
+pub(super) struct RestingWorkers(Vec<Rested>);
+
+impl RestingWorkers {
+    pub(super) fn add(&mut self, rested: Rested) {
+        self.forget(&rested.id);
+        if self.0.len() >= MOST {
+            self.0.remove(0);
+        }
+        self.0.push(rested);
+    }
+
+    /// The one with this model, of this file.
+    pub(super) fn take(&mut self, id: &ModelId, weights: &Path) -> Option<Rested> {
+        let at = self.0.iter().position(|it| it.id == *id && it.weights == weights)?;
+        Some(self.0.remove(at))
+    }
+
+    pub(super) fn forget(&mut self, id: &ModelId) {
+        self.0.retain(|it| it.id != *id);
+    }
+
+    /// All of them, to be ended.
+    pub(super) fn take_all(&mut self) -> Vec<Rested> {
+        std::mem::take(&mut self.0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of memory that each has.
+    pub(super) fn holdings(&self) -> impl Iterator<Item = Holding> {
+        self.0.iter().map(|it| {
+            let taken = process_anonymous_bytes(it.worker.pid());
+            Holding { reserved: taken, taken, graphics: 0 }
+        })
+    }
+
+    /// Ends those that rest for longer.
+    pub(super) fn forget_older(&mut self, time: Duration) {
+        self.0.retain(|it| it.since.elapsed() < time);
+    }
+
+    /// When the next has rested for so long.
+    pub(super) fn next_older(&self, time: Duration) -> Option<Instant> {
+        self.0.iter().filter_map(|it| it.since.checked_add(time)).min()
+    }
+}
