@@ -373,6 +373,8 @@ pub struct TrialResult {
 /// them, through all layers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Measured {
+    /// Seconds of processor time that the measurement took: what else was computed meanwhile disturbed it.
+    pub processor_seconds: f64,
     /// Bytes of memory that can be read in a second.
     pub bytes_per_second: f64,
     /// What a step of one token takes beside its layers.

@@ -152,10 +152,12 @@ impl Accelerators {
     pub(crate) fn new(config: &Config) -> Self {
         let folder = config.worker_program.parent().unwrap_or(Path::new(".")).join("backends");
         let modules = modules(&folder);
+        let (off, problem) = read_choice(&config.graphics_choice);
         let report = AcceleratorReport {
             is_pending: !modules.is_empty(),
             modules: modules.iter().filter_map(|path| module_name(path)).collect(),
-            off: read_choice(&config.graphics_choice),
+            off,
+            problems: problem.into_iter().collect(),
             ..AcceleratorReport::default()
         };
         Self {
@@ -199,6 +201,7 @@ impl Accelerators {
             }
         }
         self.report.send_modify(|known| {
+            let problems = known.problems.iter().cloned().chain(problems).collect();
             *known =
                 Arc::new(AcceleratorReport { is_pending: false, devices, problems, ..AcceleratorReport::clone(known) });
         });
@@ -319,14 +322,16 @@ fn key(device: &Device, before: &[Accelerator]) -> String {
     format!("{} {}", device.description, same.count())
 }
 
-fn read_choice(path: &Path) -> BTreeSet<String> {
-    let Ok(text) = fs_err::read(path) else { return BTreeSet::new() };
+/// What was switched off; and a sentence when that cannot be read.
+fn read_choice(path: &Path) -> (BTreeSet<String>, Option<String>) {
+    let text = match fs_err::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return (BTreeSet::new(), None),
+        Err(error) => return (BTreeSet::new(), Some(format!("all are on: {error}"))),
+    };
     match serde_json::from_slice::<Choice>(&text) {
-        Ok(choice) => choice.off,
-        Err(error) => {
-            tracing::warn!(%error, file = %path.display(), "the choice of graphics processors cannot be read; all are on");
-            BTreeSet::new()
-        }
+        Ok(choice) => (choice.off, None),
+        Err(error) => (BTreeSet::new(), Some(format!("all are on: {} cannot be understood: {error}", path.display()))),
     }
 }
 

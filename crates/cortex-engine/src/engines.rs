@@ -107,7 +107,7 @@ impl Engines {
     /// measured yet, which then begins if nobody is answered, or when the model is not known well enough.
     pub fn expected_speed(&self, id: Option<&ModelId>, architecture: &Architecture, tokens: u32) -> Option<Expected> {
         let expected = self.speeds.expected(id, architecture, tokens);
-        if expected.is_none() {
+        if expected.is_none_or(|it| it.is_rough) {
             // A supervisor that is gone measures nothing.
             let _ = self.supervisor.send(Command::MeasureSpeed);
         }
@@ -117,6 +117,11 @@ impl Engines {
     /// Whether the speed of this machine is not known yet and will be.
     pub fn is_speed_pending(&self) -> bool {
         self.speeds.is_pending()
+    }
+
+    /// Why the speed of this machine cannot be measured.
+    pub fn speed_failure(&self) -> Option<String> {
+        self.speeds.failure()
     }
 
     /// What is known of graphics processors.

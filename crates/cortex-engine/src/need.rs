@@ -121,8 +121,8 @@ impl Need {
     }
 
     /// Bytes that a worker takes beside what the engine reports.
-    pub(crate) fn process_bytes(&self) -> u64 {
-        self.shape.process_bytes()
+    pub(crate) fn process_bytes(&self, is_on_graphics: bool) -> u64 {
+        self.shape.process_bytes(is_on_graphics)
     }
 
     /// The same, with requirements that no test of admission needs to know.

@@ -8,7 +8,7 @@ use crate::{
     worker::{ENVIRONMENT, Question, Scratch, Unanswered},
 };
 use cortex_api::worker::{Measured, Timings};
-use cortex_hardware::{Architecture, Cpu, Memory, Rates, TypeRate, speed};
+use cortex_hardware::{Architecture, Cpu, Memory, Rates, TypeRate, busy_seconds, speed};
 use cortex_models::{ModelId, write_atomically};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -18,7 +18,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Time for the measurement, which takes four seconds on a machine at rest.
@@ -31,7 +31,11 @@ const LEAST_PROMPT: u32 = 64;
 /// A share of a new observation when there are many: what changes is followed, and one disturbed answer is not.
 const NEWEST: f64 = 0.2;
 /// Observations outside of this are of something else: a machine that slept, a clock that jumped.
-const PLAUSIBLE: std::ops::RangeInclusive<f64> = 0.1..=20.0;
+const PLAUSIBLE: std::ops::RangeInclusive<f64> = 0.02..=50.0;
+/// Processors that something else may keep busy during a measurement that is kept.
+const DISTURBANCE: f64 = 0.3;
+/// How long a measurement that was disturbed is used until it is made again.
+const ROUGH: Duration = Duration::from_mins(1);
 /// Models whose own observations are kept.
 const MOST_MODELS: usize = 256;
 
@@ -44,6 +48,8 @@ pub struct Expected {
     pub answer: f64,
     /// What decides.
     pub bound: cortex_hardware::Bound,
+    /// It was measured while something else was computed.
+    pub is_rough: bool,
     /// It was corrected by answers of this model on this machine.
     pub is_observed: bool,
 }
@@ -68,7 +74,10 @@ impl Ratio {
             return;
         }
         self.count = (self.count + 1.0).min(1.0 / NEWEST);
-        self.value += (ratio - self.value) / self.count;
+        let share = 1.0 / self.count;
+        // What else runs makes an answer slower and never faster: so fast ones say more of what this machine can do.
+        let share = if ratio > self.value && self.count > 1.0 { share / 4.0 } else { share };
+        self.value += (ratio - self.value) * share;
     }
 }
 
@@ -82,6 +91,9 @@ struct Ratios {
 /// What is known, and kept.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Known {
+    /// When it was measured, while something else was computed: it is not kept.
+    #[serde(skip)]
+    is_rough_since: Option<Instant>,
     identity: String,
     measured: Measured,
     /// Of all models together.
@@ -98,8 +110,8 @@ pub(crate) struct Speeds {
     threads: u32,
     known: Mutex<Option<(Known, Arc<Rates>)>>,
     is_measuring: AtomicBool,
-    /// It cannot be measured: it is not tried again.
-    has_failed: AtomicBool,
+    /// Why it cannot be measured: it is not tried again.
+    failure: Mutex<Option<String>>,
 }
 
 impl Speeds {
@@ -112,7 +124,7 @@ impl Speeds {
             threads: if config.load.threads == 0 { cores } else { config.load.threads },
             known: Mutex::default(),
             is_measuring: AtomicBool::new(false),
-            has_failed: AtomicBool::new(false),
+            failure: Mutex::default(),
         }
     }
 
@@ -122,37 +134,58 @@ impl Speeds {
 
     /// Whether there is something to measure, and nobody does it.
     pub(crate) fn begin(&self) -> bool {
-        self.is_pending() && !self.is_measuring.swap(true, Ordering::AcqRel)
+        let is_rough = || {
+            let known = self.lock();
+            known.as_ref().and_then(|(known, _)| known.is_rough_since).is_some_and(|since| since.elapsed() > ROUGH)
+        };
+        (self.is_pending() || is_rough()) && !self.is_measuring.swap(true, Ordering::AcqRel)
+    }
+
+    /// Why it cannot be measured.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fail(&self, reason: String) {
+        tracing::warn!(%reason, "the speed of this machine cannot be measured");
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
     }
 
     /// Whether it is not known yet and can be measured.
     pub(crate) fn is_pending(&self) -> bool {
-        self.lock().is_none() && !self.has_failed.load(Ordering::Acquire)
+        self.lock().is_none() && self.failure().is_none()
     }
 
     /// What was kept, or else a measurement with this compute module; `is_disturbed` says at its end whether it counts.
     pub(crate) async fn measure(&self, module: Option<&Path>, is_disturbed: impl Fn() -> bool) {
-        if let Some(module) = module {
-            let identity = self.identity(module);
-            let kept: Option<Known> =
-                fs_err::read(&self.cache).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            match kept.filter(|known| known.identity == identity) {
-                Some(known) => self.remember(known),
-                None => match self.ask(module).await {
-                    Ok(_) if is_disturbed() => tracing::debug!("the measurement of the speed was disturbed"),
-                    Ok(measured) => {
-                        tracing::info!(threads = self.threads, "the speed of this machine was measured");
-                        self.remember(Known { identity, measured, ..Known::default() });
-                        self.keep();
-                    }
-                    Err(Unanswered { reason, .. }) => {
-                        tracing::warn!(%reason, "the speed of this machine could not be measured");
-                        self.has_failed.store(true, Ordering::Release);
-                    }
-                },
-            }
+        match module {
+            Some(module) => self.find_out(module, is_disturbed).await,
+            None => self.fail("no compute module works".into()),
         }
         self.is_measuring.store(false, Ordering::Release);
+    }
+
+    async fn find_out(&self, module: &Path, is_disturbed: impl Fn() -> bool) {
+        let identity = self.identity(module);
+        let kept: Option<Known> = fs_err::read(&self.cache).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        if let Some(known) = kept.filter(|known| known.identity == identity) {
+            self.remember(known);
+            return;
+        }
+        let (began, busy_before) = (Instant::now(), busy_seconds());
+        match self.ask(module).await {
+            Ok(_) if is_disturbed() => tracing::debug!("the measurement of the speed was disturbed"),
+            Ok(measured) => {
+                let others = busy_before.zip(busy_seconds()).map_or(0.0, |(before, after)| after - before)
+                    - measured.processor_seconds;
+                let is_rough = others > DISTURBANCE * began.elapsed().as_secs_f64();
+                tracing::info!(threads = self.threads, others, "the speed of this machine was measured");
+                let is_rough_since = is_rough.then(Instant::now);
+                self.remember(Known { is_rough_since, identity, measured, ..Known::default() });
+                self.keep();
+            }
+            Err(Unanswered { reason, .. }) => self.fail(reason),
+        }
     }
 
     fn remember(&self, known: Known) {
@@ -204,6 +237,7 @@ impl Speeds {
             prompt: per_second(predicted.prompt * ratio(|it| it.prompt)),
             answer: per_second(predicted.answer * ratio(|it| it.answer)),
             bound: predicted.bound,
+            is_rough: known.is_rough_since.is_some(),
             is_observed: own.is_some_and(|own| own.answer.count > 0.0),
         })
     }
@@ -236,7 +270,8 @@ impl Speeds {
 
     /// Writes down what is known. Without it, it is measured again.
     pub(crate) fn keep(&self) {
-        let text = self.lock().as_ref().and_then(|(known, _)| serde_json::to_vec_pretty(known).ok());
+        let known = self.lock().as_ref().map(|(known, _)| known.clone()).filter(|it| it.is_rough_since.is_none());
+        let text = known.and_then(|known| serde_json::to_vec_pretty(&known).ok());
         if let Some(text) = text
             && let Err(error) = write_atomically(&self.cache, &text)
         {
@@ -272,7 +307,7 @@ mod tests {
             threads: 1,
             known: Mutex::default(),
             is_measuring: AtomicBool::new(false),
-            has_failed: AtomicBool::new(false),
+            failure: Mutex::default(),
         };
         let measured = Measured {
             bytes_per_second: 1e12,

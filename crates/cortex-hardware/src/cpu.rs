@@ -210,6 +210,13 @@ pub(crate) fn ticks(root: &Path) -> Option<(u64, u64)> {
     from_stat(&text)
 }
 
+/// Seconds that all processors together were busy since the system started; `None` when it does not tell. Source: proc(5), in
+/// hundredths of a second on Linux.
+pub fn busy_seconds() -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "hundredths of a second")]
+    ticks(Path::new("/")).map(|(busy, _)| busy as f64 / 100.0)
+}
+
 fn from_stat(text: &str) -> Option<(u64, u64)> {
     let line = text.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();

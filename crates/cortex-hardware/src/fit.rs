@@ -240,9 +240,10 @@ pub fn fit(shape: &ModelShape, budget: Budget) -> Fit {
 
 impl ModelShape {
     /// What the worker process takes beside the engine's buffers.
-    pub fn process_bytes(&self) -> u64 {
+    pub fn process_bytes(&self, is_on_graphics: bool) -> u64 {
         let vocabulary = self.architecture.as_ref().map(|it| it.vocabulary);
-        vocabulary.map_or(0, |tokens| PROCESS.saturating_add(tokens.saturating_mul(PROCESS_TOKEN)))
+        let process = vocabulary.map_or(0, |tokens| PROCESS.saturating_add(tokens.saturating_mul(PROCESS_TOKEN)));
+        process.saturating_add(if is_on_graphics { GRAPHICS_PROCESS } else { 0 })
     }
 
     /// Layers that can be on a graphics processor, the output among them; 0 when they are not known.
@@ -306,7 +307,7 @@ impl ModelShape {
     /// the weights at 4096 tokens: 1/9 is right for Llama-3.1-8B in `Q4_K_M`, less for most newer models. Such a model
     /// is left to the processor.
     pub fn placed(&self, graphics: Graphics) -> Placed {
-        let process = self.process_bytes();
+        let process = self.process_bytes(false);
         let Some(architecture) = &self.architecture else {
             let of_one = (self.weight_bytes / 8 / 4096).saturating_mul(self.context.into());
             let cache = of_one.saturating_mul(sequences(self));
@@ -349,7 +350,7 @@ impl ModelShape {
         if placed.layers == 0 {
             return placed;
         }
-        placed.memory.process = process.saturating_add(GRAPHICS_PROCESS);
+        placed.memory.process = self.process_bytes(true);
         // An output that has no weights of its own is a copy of what turns tokens into numbers, which stays.
         let copied = if architecture.output_is_copied { output_weights } else { 0 };
         let moved = placed.graphics.weights.saturating_sub(copied);

@@ -14,7 +14,7 @@ mod system;
 #[cfg(test)]
 mod tree;
 
-pub use cpu::{Cache, Cpu, Topology};
+pub use cpu::{Cache, Cpu, Topology, busy_seconds};
 pub use fit::{Architecture, Budget, CacheType, Fit, Graphics, Layer, ModelShape, Parts, Placed, fit};
 pub use gpu::{Gpu, Gpus};
 pub use memory::{Memory, process_anonymous_bytes, process_resident_bytes};

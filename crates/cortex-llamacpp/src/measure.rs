@@ -72,7 +72,17 @@ fn measure(scratch: &str, backend: &str, threads: &str, memory: &str) -> Result<
     for kind in MEASURED {
         timed.narrow.push((kind, time(&engine, &load, &Layers::narrow(LAYERS, kind), 0)?));
     }
-    Ok(Measured { bytes_per_second: bandwidth(threads, mebibytes), ..rates(&timed) })
+    let bytes_per_second = bandwidth(threads, mebibytes);
+    Ok(Measured { bytes_per_second, processor_seconds: processor_seconds(), ..rates(&timed) })
+}
+
+/// Processor time of this process so far; 0 where the system does not tell. Source: proc(5), the 14th and 15th field of `stat`,
+/// in hundredths of a second on Linux.
+fn processor_seconds() -> f64 {
+    let text = fs_err::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let ticks = after_name.split(' ').skip(11).take(2).filter_map(|number| number.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }
 
 /// What follows from the times. A step takes `step + weights × time of a weight + attention`: two numbers of layers tell the
@@ -93,6 +103,7 @@ fn rates(timed: &Timed) -> Measured {
         batch: of_weight(times.batch, batch_step, &narrow),
     });
     Measured {
+        processor_seconds: 0.0,
         bytes_per_second: 0.0,
         step,
         attention: ((timed.far.single - near.single) / looked_back).max(0.0),

@@ -107,7 +107,7 @@ pub(crate) fn failure(error: &CliError) {
         return;
     }
     let mut err = io::stderr().lock();
-    let _ = writeln!(err, "error: {error}");
+    let _ = writeln!(err, "error: {}", harmless(&error.to_string()));
     if let Some(hint) = error.hint() {
         let _ = writeln!(err, "hint: {hint}");
     }

@@ -137,6 +137,9 @@ const KEPT_KEYS: &[&str] = &[
     "sslKeyPath",
     "supportedEngines",
 ];
+/// Settings whose values are shown nowhere; an address may hold a password.
+pub(crate) const SECRET_KEYS: &[&str] =
+    &["apiKeys", "huggingFaceToken", "huggingFaceEndpoint", "proxyUrl", "proxyUsername", "proxyPassword"];
 /// The settings, by their names in the file.
 pub(crate) const OUR_KEYS: &[&str] = &[
     "dataFolderPath",
@@ -377,7 +380,7 @@ fn outbound(file: &File<'_>) -> Result<OutboundConfig, SettingsError> {
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or(SettingsError::Value {
                 key: "huggingFaceEndpoint",
-                value: text,
+                value: "(not shown)".into(),
                 expected: "it must be an address such as https://huggingface.co".into(),
             })?,
     };
@@ -477,7 +480,9 @@ fn parse(text: &str) -> Result<Map<String, Value>, String> {
     if !says_something {
         return Ok(Map::new());
     }
-    serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    // Only what is wrong and where: the lines around it may hold a secret.
+    let first_line = |why: String| why.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    serde_saphyr::from_str(text).map_err(|error| first_line(error.to_string()))
 }
 
 struct File<'path> {
@@ -491,7 +496,10 @@ impl File<'_> {
     }
 
     fn wrong<T>(&self, key: &'static str, expected: impl Into<Cow<'static, str>>) -> Result<T, SettingsError> {
-        let value = self.values.get(key).map(ToString::to_string).unwrap_or_default();
+        let value = match self.values.get(key) {
+            Some(_) if SECRET_KEYS.contains(&key) => "(not shown)".into(),
+            value => value.map(ToString::to_string).unwrap_or_default(),
+        };
         Err(SettingsError::Value { key, value, expected: expected.into() })
     }
 
@@ -596,9 +604,14 @@ mod tests {
             ("maxLoadedModels: many\n", "maxLoadedModels"),
             ("maxQueuedRequests: 0\n", "maxQueuedRequests"),
             ("a: [\n", "not valid"),
+            ("apiKeys: sk-SEKRET\n", "apiKeys"),
+            ("huggingFaceToken: {a: SEKRET}\n", "huggingFaceToken"),
+            ("huggingFaceToken: \"SEKRET\nport: 3\n", "line 1"),
+            ("a: b\n huggingFaceToken: SEKRET\n", "line 2"),
+            ("huggingFaceEndpoint: SEKRET\n", "huggingFaceEndpoint"),
         ] {
             let error = load(text, &Overrides::default()).expect_err(text).to_string();
-            assert!(error.contains(word), "{error}");
+            assert!(error.contains(word) && !error.contains("SEKRET"), "{error}");
         }
     }
 

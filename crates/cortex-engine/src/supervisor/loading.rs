@@ -170,7 +170,11 @@ pub(super) fn shape(weights: &Path) -> ModelShape {
 
 /// Bytes that a worker has and will have, of the machine's memory and of that which graphics processors have of their own;
 /// `None` when it reports nothing.
-pub(super) fn reported(session: &Session, measure: &Measure, has_own: bool) -> Option<(u64, u64)> {
+pub(super) fn reported(
+    session: &Session,
+    measure: &Measure,
+    (has_devices, has_own): (bool, bool),
+) -> Option<(u64, u64)> {
     // What a driver keeps in the memory of the machine for a device is named after its kind: `Vulkan_Host`.
     let is_there = |name: &str| has_own && !name.starts_with("CPU") && !name.ends_with("_Host");
     let (mut here, mut there) = (0u64, 0u64);
@@ -179,7 +183,7 @@ pub(super) fn reported(session: &Session, measure: &Measure, has_own: bool) -> O
         *sum = sum.saturating_add(buffer.bytes);
     }
     let process = match measure {
-        Measure::Known(need) => need.process_bytes(),
+        Measure::Known(need) => need.process_bytes(has_devices),
         Measure::Unknown | Measure::Asked(_) => 0,
     };
     (here > 0).then(|| (here.saturating_add(process), there))

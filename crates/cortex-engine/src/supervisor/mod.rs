@@ -20,7 +20,7 @@ use crate::{
     slot_state::{Action, Event, Generation, State, step},
     speeds::Speeds,
     variants::{VariantReport, Variants},
-    worker::Session,
+    worker::{Session, clear_scratch},
 };
 use cortex_api::worker::Timings;
 use cortex_hardware::{Cpu, Memory, ModelShape};
@@ -151,6 +151,7 @@ impl Supervisor {
         let (loaded, loaded_view) = watch::channel(Arc::default());
         let (report, report_view) = watch::channel(Arc::default());
         let cores = Cpu::probe().cores;
+        clear_scratch(&config.cache_folder);
         let mut supervisor = Self {
             variants: Arc::new(Mutex::new(Variants::new(&config))),
             accelerators: Arc::new(Accelerators::new(&config)),
@@ -445,7 +446,9 @@ impl Supervisor {
                     tracing::info!(model = %id, pid = session.pid, context = session.facts.context_length, parallel = session.facts.parallel, "loaded");
                     self.counts.loads.add();
                     self.failures.forget(id);
-                    if let Some(reported) = reported(&session, &entry.measure, entry.graphics > 0) {
+                    if let Some(reported) =
+                        reported(&session, &entry.measure, (!entry.devices.is_empty(), entry.graphics > 0))
+                    {
                         (entry.reserved, entry.graphics) = reported;
                     }
                     entry.pid = session.pid;

@@ -6,5 +6,5 @@ mod question;
 mod session;
 
 pub(crate) use process::{Callbacks, ENVIRONMENT, End, Launch, Resting, load};
-pub(crate) use question::{Question, Scratch, Unanswered};
+pub(crate) use question::{Question, Scratch, Unanswered, clear_scratch};
 pub(crate) use session::{Running, Session};

@@ -68,6 +68,22 @@ impl Scratch {
     }
 }
 
+/// Removes what questions left behind whose daemon was killed. Only one daemon uses the folder.
+pub(crate) fn clear_scratch(folder: &Path) {
+    let Ok(entries) = fs_err::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_scratch =
+            |name: &str| SCRATCH.iter().any(|kind| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-')));
+        let is_gguf = path.extension().is_some_and(|ending| ending == "gguf");
+        if is_gguf && path.file_name().and_then(|name| name.to_str()).is_some_and(is_scratch) {
+            let _ = fs_err::remove_file(&path);
+        }
+    }
+}
+
+/// The names of scratch files.
+const SCRATCH: [&str; 3] = ["trial", "proof", "speed"];
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs_err::remove_file(&self.0);

@@ -137,7 +137,12 @@ fn expected(
             Bound::Memory => "memory bandwidth",
         }
         .into(),
-        source: if expected.is_observed { "measured" } else { "estimated" }.into(),
+        source: match (expected.is_observed, expected.is_rough) {
+            (true, _) => "measured",
+            (false, true) => "estimated while something else was computed",
+            (false, false) => "estimated",
+        }
+        .into(),
     };
     (Some(speed), false)
 }
@@ -183,6 +188,8 @@ fn predicted(
         ..shape
     };
     let fit = fit_of(&shape, room.budget);
+    // What runs on a graphics processor is not predicted.
+    let (speed, speed_pending) = if fit.placed.layers > 0 { (None, false) } else { (speed, speed_pending) };
     let (parts, graphics) = (fit.placed.parts(), fit.placed.graphics);
     let (mut verdict, loads) = verdict(&shape, &fit, load);
     if load.fixed_context && load.context_length > shape.context {

@@ -51,9 +51,10 @@ pub(crate) async fn activate(
     }
     let all: Vec<String> = cards.iter().map(|card| card.key.clone()).collect();
     let engines = app.engines.clone();
-    let has_changed = blocking(move || engines.switch_accelerators(&all, &on))
-        .await?
-        .map_err(|why| ApiError::told(ErrorKind::Internal, "io_error", &why, Some("nothing was changed".into())))?;
+    let has_changed = blocking(move || engines.switch_accelerators(&all, &on)).await?.map_err(|why| {
+        let why = format!("the choice cannot be kept in state/graphics.json: {why}");
+        ApiError::told(ErrorKind::Internal, "io_error", &why, Some("nothing was changed".into()))
+    })?;
     let report = app.engines.accelerators();
     let problems: Vec<String> = cards
         .iter()

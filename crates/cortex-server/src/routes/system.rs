@@ -54,6 +54,9 @@ pub(crate) async fn doctor(State(app): State<App>) -> Result<Json<List<Finding>>
     let machine = blocking(move || monitor.machine()).await?;
     let explained = super::hardware::explained(&machine, &app.engines.accelerators());
     data.extend(explained.into_iter().map(|text| finding("graphics", true, text)));
+    if let Some(why) = app.engines.speed_failure() {
+        data.push(finding("speed", false, format!("how fast models are cannot be measured: {why}")));
+    }
     let store = app.models.clone();
     match blocking(move || registry_health(&store)).await? {
         Ok(health) => {

@@ -4,7 +4,7 @@
 use super::Context;
 use crate::{
     error::CliError,
-    settings::{OUR_KEYS, Settings},
+    settings::{OUR_KEYS, Origin, Settings},
 };
 use serde_json::{Value, json};
 
@@ -32,6 +32,10 @@ pub(crate) fn show(context: &Context<'_>) -> Result<(), CliError> {
 fn value(settings: &Settings, key: &str) -> Value {
     let secret = |is_set: bool| json!(if is_set { "(set, not shown)" } else { "" });
     let proxy = settings.outbound.proxy.as_ref();
+    let mut endpoint = settings.outbound.endpoint.clone();
+    if endpoint.set_username("").and(endpoint.set_password(None)).is_err() {
+        return json!("(not shown)");
+    }
     match key {
         "dataFolderPath" => json!(settings.data_folder),
         "logFolderPath" => json!(settings.logs_folder.parent()),
@@ -56,15 +60,14 @@ fn value(settings: &Settings, key: &str) -> Value {
         "bodyLimitBytes" => json!(settings.body_limit),
         "shutdownGraceSeconds" => json!(settings.shutdown_grace.as_secs()),
         "huggingFaceToken" => secret(settings.outbound.token.is_some()),
-        "huggingFaceEndpoint" => json!(settings.outbound.endpoint.as_str()),
+        "huggingFaceEndpoint" => json!(endpoint.as_str()),
         "allowedDownloadHosts" => json!(settings.outbound.allowed_hosts),
         "downloadConnections" => json!(settings.pulls.connections),
         "downloadBytesPerSecond" => json!(settings.pulls.rate.unwrap_or(0)),
         "resumeDownloads" => json!(settings.pulls.resume),
-        // A proxy's address may hold a password.
+        // A proxy's address may hold a password. Without an address the others have no effect, and are secrets all the same.
         "proxyUrl" => secret(proxy.is_some()),
-        "proxyUsername" => secret(proxy.is_some_and(|it| !it.username.is_empty())),
-        "proxyPassword" => secret(proxy.is_some_and(|it| !it.password.is_empty())),
+        "proxyUsername" | "proxyPassword" => secret(settings.origin(key) != Origin::Default),
         "noProxy" => json!(proxy.map_or("", |it| it.no_proxy.as_str())),
         "verifyPeerSsl" => json!(settings.outbound.verify_certificates),
         _ => Value::Null,

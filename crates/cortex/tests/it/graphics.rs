@@ -209,10 +209,26 @@ async fn what_was_switched_off_stays_off() {
             "{wrong}"
         );
     }
-    // A choice that cannot be read is none.
+    // A choice that cannot be read is none, and is told.
     drop(daemon);
     fs_err::write(machine.data().join("state/graphics.json"), "{").unwrap();
-    assert!(gpus(&machine.start()).await.iter().all(|gpu| gpu["activated"] == true));
+    let daemon = machine.start();
+    assert!(gpus(&daemon).await.iter().all(|gpu| gpu["activated"] == true));
+    let doctor = daemon.cli(&["doctor"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("graphics.json cannot be understood"), "{doctor:?}");
+    // A folder in its place stays as it is, and so does the choice.
+    drop(daemon);
+    fs_err::remove_file(machine.data().join("state/graphics.json")).unwrap();
+    fs_err::create_dir_all(machine.data().join("state/graphics.json/x")).unwrap();
+    // What a killed daemon left behind goes.
+    let scratch = machine.data().join("cache/speed-1.gguf");
+    fs_err::write(&scratch, "x").unwrap();
+    let daemon = machine.start();
+    gpus(&daemon).await;
+    let (status, answer) = activate(&daemon, json!([])).await;
+    assert!(status == 500 && answer["message"].as_str().unwrap().contains("nothing was changed"), "{answer}");
+    assert!(gpus(&daemon).await.iter().all(|gpu| gpu["activated"] == true));
+    assert!(!scratch.exists());
 }
 
 #[tokio::test]
