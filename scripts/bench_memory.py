@@ -124,14 +124,15 @@ def thrash(arguments, model, folder, lines):
 
 def predictions(arguments, model, lines):
     """What is predicted against what the worker has in memory once every slot has computed a full micro-batch."""
-    entry = line("predicted against resident memory, all slots filled: worst of 512, 2k, 8k × 1, 8", "%", "≤ 5 %", "lower", 5.0)
+    entry = line("predicted against resident memory, all slots filled: worst of 512, 2k, 8k × 1, 8, f16 and q8_0", "%", "≤ 5 %", "lower", 5.0)
     lines.append(entry)
     server = Daemon({"one": model}, f"threads: {arguments.threads}\n")
     long = "lorem ipsum dolor sit amet " * 90
     for _ in range(arguments.pairs):
         worst = 0.0
-        for context, parallel in ((512, 1), (2048, 1), (8192, 1), (512, 8), (2048, 8), (8192, 8)):
-            order = {"model": "one", "ctx_len": context, "n_parallel": parallel}
+        runs = [(context, parallel, "f16") for parallel in (1, 8) for context in (512, 2048, 8192)]
+        for context, parallel, cache_type in runs + [(2048, 1, "q8_0"), (8192, 8, "q8_0")]:
+            order = {"model": "one", "ctx_len": context, "n_parallel": parallel, "cache_type": cache_type, "exact": True}
             needed = json.loads(server.call("POST", "/v1/models/fit", order))["needed"]
             server.call("POST", "/v1/models/start", order)
             text = long if context > 600 else "lorem ipsum " * 75
@@ -142,7 +143,7 @@ def predictions(arguments, model, lines):
                 thread.join()
             resident = json.loads(server.call("GET", "/inferences/server/models"))["data"][0]["ram"]
             off = (needed / resident - 1) * 100
-            print(f"{context} × {parallel}: {needed / 2**20:.1f} MiB predicted, {resident / 2**20:.1f} resident, {off:+.1f} %", flush=True)
+            print(f"{context} × {parallel} {cache_type}: {needed / 2**20:.1f} MiB predicted, {resident / 2**20:.1f} resident, {off:+.1f} %", flush=True)
             worst = max(worst, abs(off))
             server.call("POST", "/v1/models/stop", {"model": "one"})
         entry["ours"].append(round(worst, 3))
@@ -164,6 +165,31 @@ def questions(arguments, model, lines):
     print(hardware, fit, flush=True)
 
 
+def speeds(arguments, model, lines):
+    """The speed that is told of a model, and that of an answer. Each time of a daemon that knows nothing."""
+    estimated = line("expected against real tokens/s of an answer, before any", "%", "≤ 20 %", "lower", 20.0)
+    corrected = line("the same, after one answer", "%", "≤ 20 %", "lower", 20.0)
+    lines += [estimated, corrected]
+    body = {"model": "one", "prompt": "lorem ipsum dolor sit amet " * 64, "max_tokens": 64, "ignore_eos": True, "temperature": 0}
+    for _ in range(arguments.pairs):
+        server = Daemon({"one": model}, f"threads: {arguments.threads}\nparallel: 1\n")
+
+        def told():
+            while True:
+                fit = json.loads(server.call("POST", "/v1/models/fit", {"model": "one"}))
+                if fit["speed"]:
+                    return fit["speed"]["predicted_per_second"]
+                time.sleep(0.2)
+
+        for entry in (estimated, corrected):
+            expected = told()
+            server.call("POST", "/v1/models/start", {"model": "one"})
+            real = json.loads(server.call("POST", "/v1/completions", body))["timings"]["predicted_per_second"]
+            entry["ours"].append(round(abs(expected / real - 1) * 100, 3))
+            print(entry["name"], f"{expected:.1f} {real:.1f}", flush=True)
+        server.stop()
+
+
 def run(arguments):
     model = pathlib.Path(os.environ["CORTEX_TEST_MODEL"])
     lines = []
@@ -174,6 +200,7 @@ def run(arguments):
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     predictions(arguments, model, lines)
+    speeds(arguments, model, lines)
     questions(arguments, model, lines)
     threads = arguments.threads
     result = described(f"scripts/bench_memory.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {threads}", model,
