@@ -9,9 +9,9 @@ use crate::{Memory, speed::Weights};
 const CELLS: u64 = 256;
 /// Most tokens that are computed at once (`n_ubatch`): the buffers of the computation grow with it.
 const BATCH: u64 = 512;
-/// What a worker takes besides: its code, the vocabulary and the tables of its allocator. Measured: 27 MiB with the
+/// What a worker takes besides: its code, the vocabulary and the tables of its allocator. Measured: 18 to 23 MiB with the
 /// vocabulary of 49,152 tokens of `SmolLM2`.
-const PROCESS: u64 = 16 << 20;
+const PROCESS: u64 = 10 << 20;
 /// Of which so many bytes for each token of the vocabulary.
 const PROCESS_TOKEN: u64 = 224;
 /// What the driver of a graphics processor takes in the process that uses it.
