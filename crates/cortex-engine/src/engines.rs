@@ -4,6 +4,7 @@ use crate::{
     AcceleratorReport, Answer, Config, EngineError, LoadSettings, Prompt, Tasks,
     accelerators::Accelerators,
     answer,
+    fits::KnownShapes,
     lease::Lease,
     ledger::{self, Holding},
     speeds::{Expected, Speeds},
@@ -11,9 +12,10 @@ use crate::{
     variants::VariantReport,
 };
 use cortex_api::worker::{Generate, Sampling};
-use cortex_hardware::{Architecture, Budget, Graphics, Memory, process_anonymous_bytes};
+use cortex_hardware::{Architecture, Budget, Graphics, Memory, ModelShape, process_anonymous_bytes};
 use cortex_models::{KeepAlive, ModelId};
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -66,6 +68,7 @@ pub struct Engines {
     variants: watch::Receiver<Arc<VariantReport>>,
     accelerators: Arc<Accelerators>,
     speeds: Arc<Speeds>,
+    shapes: Arc<KnownShapes>,
     counts: Arc<Counts>,
     load: LoadSettings,
     memory_limit: Option<u64>,
@@ -82,6 +85,7 @@ impl Engines {
             variants: views.report,
             accelerators: views.accelerators,
             speeds: views.speeds,
+            shapes: views.shapes,
             counts: views.counts,
             load,
             memory_limit,
@@ -112,6 +116,17 @@ impl Engines {
             let _ = self.supervisor.send(Command::MeasureSpeed);
         }
         expected
+    }
+
+    /// Keeps what is known of a model, for those who list models.
+    pub fn remember_shape(&self, id: &ModelId, weights: &Path, shape: &ModelShape) {
+        self.shapes.remember(id, weights, shape.clone());
+    }
+
+    /// The shapes of models that were loaded or remembered since the start, each with its file; and a number that changes when
+    /// they do.
+    pub fn known_shapes(&self) -> (HashMap<ModelId, (PathBuf, ModelShape)>, u64) {
+        self.shapes.all()
     }
 
     /// Whether the speed of this machine is not known yet and will be.

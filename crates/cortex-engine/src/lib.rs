@@ -11,6 +11,7 @@ mod config;
 mod engines;
 mod error;
 mod failures;
+mod fits;
 mod lease;
 mod ledger;
 mod need;

@@ -14,6 +14,7 @@ use crate::{
     accelerators::Accelerators,
     admission::{self, Room},
     failures::Failures,
+    fits::KnownShapes,
     lease::Lease,
     ledger,
     need::Need,
@@ -128,6 +129,7 @@ pub(crate) struct Supervisor {
     variants: Arc<Mutex<Variants>>,
     accelerators: Arc<Accelerators>,
     speeds: Arc<Speeds>,
+    shapes: Arc<KnownShapes>,
     loaded: watch::Sender<Arc<Vec<LoadedModel>>>,
     report: watch::Sender<Arc<VariantReport>>,
     /// Why the module in use must not be used again; the next choice is told.
@@ -142,6 +144,7 @@ pub(crate) struct Views {
     pub(crate) report: watch::Receiver<Arc<VariantReport>>,
     pub(crate) accelerators: Arc<Accelerators>,
     pub(crate) speeds: Arc<Speeds>,
+    pub(crate) shapes: Arc<KnownShapes>,
     pub(crate) counts: Arc<Counts>,
 }
 
@@ -156,6 +159,7 @@ impl Supervisor {
             variants: Arc::new(Mutex::new(Variants::new(&config))),
             accelerators: Arc::new(Accelerators::new(&config)),
             speeds: Arc::new(Speeds::new(&config, cores)),
+            shapes: Arc::default(),
             cores,
             config,
             tasks: tasks.child(),
@@ -175,6 +179,7 @@ impl Supervisor {
         };
         let counts = Arc::clone(&supervisor.counts);
         let (accelerators, speeds) = (Arc::clone(&supervisor.accelerators), Arc::clone(&supervisor.speeds));
+        let shapes = Arc::clone(&supervisor.shapes);
         if accelerators.has_modules() {
             supervisor.look_for_accelerators();
         }
@@ -192,7 +197,7 @@ impl Supervisor {
                 supervisor.publish();
             }
         });
-        Views { commands, loaded: loaded_view, report: report_view, accelerators, speeds, counts }
+        Views { commands, loaded: loaded_view, report: report_view, accelerators, speeds, shapes, counts }
     }
 
     fn take(&mut self, command: Command) {
@@ -203,7 +208,9 @@ impl Supervisor {
                 if let Some(entry) = self.entries.get_mut(&id)
                     && matches!(entry.measure, Measure::Asked(asked) if asked == number)
                 {
-                    entry.measure = Measure::Known(Need::new(shape, entry.load, all));
+                    let need = Need::new(shape, entry.load, all);
+                    self.shapes.remember(&id, &entry.weights, need.shape().clone());
+                    entry.measure = Measure::Known(need);
                 }
             }
             Command::Started { id, generation, pid } => {

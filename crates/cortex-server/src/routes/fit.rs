@@ -44,12 +44,30 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
         Err(error) => return Err(error),
     };
     let load = ordered(&order, load_settings(&yaml, app.engines.load_settings()))?;
-    let (engines, id) = (app.engines.clone(), model.id.clone());
+    let (engines, id, path) = (app.engines.clone(), model.id.clone(), weights.clone());
     let (shape, room) = blocking(move || (cortex_models::shape(&weights), Room::of(&engines, &id))).await?;
     let (architecture, weight_bytes) =
         shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
     let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
-    Ok(Json(of_shape(&app, &model.id, shape, load, &room)))
+    if request.ctx_len.is_none()
+        && request.n_parallel.is_none()
+        && request.cache_type.is_none()
+        && request.ngl.is_none()
+    {
+        app.engines.remember_shape(&model.id, &path, &as_loaded(&shape, load, &room));
+    }
+    Ok(Json(of_shape(&app, &model.id, &shape, load, &room)))
+}
+
+/// A shape with what a load would give it.
+fn as_loaded(shape: &ModelShape, load: LoadSettings, room: &Room) -> ModelShape {
+    ModelShape {
+        context: load.context_of(shape, room.all),
+        parallel: load.parallel,
+        cache_type: load.cache_type,
+        most_layers: load.device_layers,
+        ..shape.clone()
+    }
 }
 
 /// What a file needs that is no model yet.
@@ -64,11 +82,11 @@ async fn of_file(app: &App, name: String, order: &ModelRequest) -> Result<Json<F
     let (architecture, weight_bytes) =
         shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "not_a_model", &error, None))?;
     let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
-    Ok(Json(of_shape(app, &id, shape, load, &room)))
+    Ok(Json(of_shape(app, &id, &shape, load, &room)))
 }
 
-fn of_shape(app: &App, id: &ModelId, shape: ModelShape, load: LoadSettings, room: &Room) -> FitAnswer {
-    let speed = expected(&app.engines, Some(id), &shape, load);
+fn of_shape(app: &App, id: &ModelId, shape: &ModelShape, load: LoadSettings, room: &Room) -> FitAnswer {
+    let speed = expected(&app.engines, Some(id), shape, load);
     FitAnswer::Model(Box::new(predicted((id.to_string(), None), shape, load, room, speed)))
 }
 
@@ -92,7 +110,7 @@ async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitA
         .iter()
         .map(|it| {
             let speed = expected(&app.engines, None, &it.shape, load);
-            predicted((it.model.clone(), it.quantization.clone()), it.shape.clone(), load, &room, speed)
+            predicted((it.model.clone(), it.quantization.clone()), &it.shape, load, &room, speed)
         })
         .collect();
     if !shapes.is_choice {
@@ -174,19 +192,13 @@ impl Room {
 /// The prediction for one model.
 fn predicted(
     (model, quantization): (String, Option<String>),
-    shape: ModelShape,
+    shape: &ModelShape,
     load: LoadSettings,
     room: &Room,
     (speed, speed_pending): (Option<ExpectedSpeed>, bool),
 ) -> FitResponse {
     let trained_context = shape.architecture.as_ref().map(|it| it.trained_context).filter(|&trained| trained > 0);
-    let shape = ModelShape {
-        context: load.context_of(&shape, room.all),
-        parallel: load.parallel,
-        cache_type: load.cache_type,
-        most_layers: load.device_layers,
-        ..shape
-    };
+    let shape = as_loaded(shape, load, room);
     let fit = fit_of(&shape, room.budget);
     // What runs on a graphics processor is not predicted.
     let (speed, speed_pending) = if fit.placed.layers > 0 { (None, false) } else { (speed, speed_pending) };

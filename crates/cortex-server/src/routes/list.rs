@@ -8,7 +8,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use cortex_engine::{LoadedModel, Phase, PromptTemplateUse};
+use cortex_engine::{Engines, LoadedModel, Phase, PromptTemplateUse};
+use cortex_hardware::{Budget, Graphics, ModelShape, fit};
 use cortex_models::{Downloadable, Gguf, Model, ModelId, ModelState, ResolveError, StoreError, Template};
 use futures::stream;
 use serde::Deserialize;
@@ -17,6 +18,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
     hash::{DefaultHasher, Hash, Hasher},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -50,6 +52,7 @@ pub(crate) async fn list(
     }
     let limit = limit(query.limit.as_deref())?;
     let states = engine_states(&app.engines.loaded());
+    let compatibility = compatibility(&app.engines);
     let validators = |tag: &str| {
         [
             (header::ETAG, HeaderValue::from_str(tag).unwrap_or(HeaderValue::from_static("\"\""))),
@@ -63,7 +66,7 @@ pub(crate) async fn list(
     {
         let (store, sources) = (app.models.clone(), app.sources.clone());
         let revisions = blocking(move || store.current_revision().map(|local| (local, sources.downloadable().1)));
-        let tag = tag(revisions.await?.map_err(|error| unreadable(&error))?, &states, &query);
+        let tag = tag(revisions.await?.map_err(|error| unreadable(&error))?, &states, &compatibility, &query);
         if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
             return Ok((StatusCode::NOT_MODIFIED, validators(&tag)).into_response());
         }
@@ -89,13 +92,13 @@ pub(crate) async fn list(
     });
     let (entries, revisions) = listed.await?.map_err(|error: StoreError| unreadable(&error))?;
     // Templates are looked for anew each time: no tag tells when they change.
-    let validators = (!with_templates).then(|| validators(&tag(revisions, &states, &query)));
+    let validators = (!with_templates).then(|| validators(&tag(revisions, &states, &compatibility, &query)));
     if let Some(state) = query.state.as_deref().filter(|state| !STATES.contains(state)) {
         return Err(ApiError::field("state", format!("state is `{state}`; it must be one of {}", STATES.join(", "))));
     }
     let (entries, more) = page(entries, &states, &query, limit)?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    let body = list_body(entries, states, more);
+    let body = list_body(entries, states, compatibility, more);
     Ok(match validators {
         Some(validators) => (validators, json, body).into_response(),
         None => (json, body).into_response(),
@@ -146,9 +149,69 @@ fn engine_states(loaded: &[LoadedModel]) -> HashMap<ModelId, &'static str> {
         .collect()
 }
 
+/// What is said of a model that is known well enough: whether it fits this machine when nothing else runs; and the file of which that
+/// was read. Nothing is read for it.
+type Compatibilities = HashMap<ModelId, (PathBuf, String)>;
+
+fn compatibility(engines: &Engines) -> Compatibilities {
+    let (shapes, _) = engines.known_shapes();
+    if shapes.is_empty() {
+        return HashMap::new();
+    }
+    let all = engines.budget_of_machine();
+    shapes.into_iter().map(|(id, (path, shape))| (id, (path, compatible(&shape, all)))).collect()
+}
+
+/// The two members of a model's entry: ours, and that of cortex.cpp.
+fn compatible(shape: &ModelShape, all: Budget) -> String {
+    const MIB: u64 = 1 << 20;
+    let fit = fit(shape, all);
+    let on_processor = shape.placed(Graphics::None);
+    let (layers, placed) = (shape.layers(), fit.placed);
+    let verdict = match (fit.fits(), placed.layers) {
+        (false, _) if fit.largest_context.is_none() => "does_not_fit",
+        (false, _) => "fits_with_less",
+        (true, 0) => "fits_on_cpu",
+        (true, on) if on >= layers => "fits_on_gpu",
+        (true, _) => "fits_partly_on_gpu",
+    };
+    let ours = value!({
+        "verdict": verdict,
+        "needed": fit.needed(),
+        "budget": all.memory,
+        "device_layers": placed.layers,
+        "layers": layers,
+        "context_length": shape.context,
+        "parallel": shape.parallel,
+        "largest_context": fit.largest_context,
+    });
+    let on_graphics = (placed.layers > 0).then(|| {
+        value!({
+            "ram": placed.memory.total().div_ceil(MIB),
+            "vram": placed.graphics.total().div_ceil(MIB),
+            "ngl": layers,
+            "context_length": shape.context,
+            "recommend_ngl": placed.layers,
+        })
+    });
+    let theirs = value!({
+        "cpu_mode": {"ram": on_processor.memory_bytes().div_ceil(MIB)},
+        "gpu_mode": on_graphics.into_iter().collect::<Vec<_>>(),
+    });
+    format!(",\"compatibility\":{ours},\"recommendation\":{theirs}")
+}
+
 /// Another one when anything that the answer shows is another.
-fn tag((local, others): (u64, u64), states: &HashMap<ModelId, &'static str>, query: &ListQuery) -> String {
+fn tag(
+    (local, others): (u64, u64),
+    states: &HashMap<ModelId, &'static str>,
+    compatibilities: &Compatibilities,
+    query: &ListQuery,
+) -> String {
     let mut hasher = DefaultHasher::new();
+    let mut compatibilities: Vec<_> = compatibilities.iter().collect();
+    compatibilities.sort();
+    compatibilities.hash(&mut hasher);
     let mut states: Vec<_> = states.iter().collect();
     states.sort();
     states.hash(&mut hasher);
@@ -209,7 +272,12 @@ fn same_engine(left: &str, right: &str) -> bool {
 }
 
 /// The body of a list, made piece by piece while it is sent: that of ten thousand models is large.
-fn list_body(entries: Vec<Listed>, states: HashMap<ModelId, &'static str>, more: bool) -> Body {
+fn list_body(
+    entries: Vec<Listed>,
+    states: HashMap<ModelId, &'static str>,
+    compatibilities: Compatibilities,
+    more: bool,
+) -> Body {
     let end = format!("],\"has_more\":{more},\"result\":\"OK\"}}");
     let mut entries = entries.into_iter().peekable();
     let mut text = String::from("{\"object\":\"list\",\"data\":[");
@@ -222,7 +290,10 @@ fn list_body(entries: Vec<Listed>, states: HashMap<ModelId, &'static str>, more:
         piece.reserve(PIECE);
         while piece.len() < PIECE {
             match entries.next() {
-                Some(Listed::Local(model)) => write_entry(&mut piece, &model, state_word(&model, &states)),
+                Some(Listed::Local(model)) => {
+                    write_entry(&mut piece, &model, state_word(&model, &states));
+                    write_compatibility(&mut piece, &model, &compatibilities);
+                }
                 Some(Listed::Downloadable(model)) => write_downloadable(&mut piece, &model),
                 Some(Listed::Template(template)) => write_template(&mut piece, &template),
                 None => {
@@ -264,6 +335,17 @@ fn write_entry(text: &mut String, model: &Model, state: &str) {
         text.push_str(",\"details\":\"pending\"");
     }
     text.push_str(",\"engine\":\"llama-cpp\",\"owned_by\":\"user\",\"created\":0}");
+}
+
+/// Whether it fits, when that is known of the file that it has now.
+fn write_compatibility(text: &mut String, model: &Model, known: &Compatibilities) {
+    if let Some((path, members)) = known.get(&model.id)
+        && model.weights().is_some_and(|weights| weights == path)
+        && text.pop().is_some()
+    {
+        text.push_str(members);
+        text.push('}');
+    }
 }
 
 /// A model of a source, as clients of cortex.cpp read it.
@@ -312,6 +394,7 @@ async fn one(app: &App, id: &str) -> Result<Response, ApiError> {
     let (model, template) = found.await??;
     let mut text = String::new();
     write_entry(&mut text, &model, state_word(&model, &engine_states(&app.engines.loaded())));
+    write_compatibility(&mut text, &model, &compatibility(&app.engines));
     if let Some(template) = template {
         text.pop();
         let (used, reason) = (template.used(), value!(template.reason()));
@@ -346,16 +429,19 @@ mod tests {
     fn a_tag_changes_with_what_is_shown() {
         let loaded = HashMap::from([(ModelId::existing("a"), "loaded")]);
         let query = ListQuery { limit: Some("1".into()), ..ListQuery::default() };
+        let none = Compatibilities::new();
+        let known = Compatibilities::from([(ModelId::existing("a"), (PathBuf::new(), String::new()))]);
         let tags = [
-            tag((1, 0), &HashMap::new(), &ListQuery::default()),
-            tag((2, 0), &HashMap::new(), &ListQuery::default()),
-            tag((1, 0), &loaded, &ListQuery::default()),
-            tag((1, 0), &HashMap::new(), &query),
-            tag((1, 1), &HashMap::new(), &ListQuery::default()),
+            tag((1, 0), &HashMap::new(), &none, &ListQuery::default()),
+            tag((2, 0), &HashMap::new(), &none, &ListQuery::default()),
+            tag((1, 0), &loaded, &none, &ListQuery::default()),
+            tag((1, 0), &HashMap::new(), &none, &query),
+            tag((1, 1), &HashMap::new(), &none, &ListQuery::default()),
+            tag((1, 0), &HashMap::new(), &known, &ListQuery::default()),
         ];
         let different: std::collections::HashSet<&String> = tags.iter().collect();
         assert_eq!(different.len(), tags.len());
-        assert_eq!(tags[0], tag((1, 0), &HashMap::new(), &ListQuery::default()));
+        assert_eq!(tags[0], tag((1, 0), &HashMap::new(), &none, &ListQuery::default()));
     }
 
     #[test]

@@ -64,6 +64,28 @@ async fn what_is_predicted_of_the_small_model_is_what_it_takes() {
 }
 
 #[tokio::test]
+async fn the_list_says_of_models_that_are_known_whether_they_fit() {
+    let daemon = TestDaemon::start();
+    import(&daemon).await;
+    let entry = async || get(&daemon, "/v1/models").await.1["data"][0].clone();
+    assert_eq!(entry().await["compatibility"], Value::Null, "no file is opened for it");
+    let fit = post(&daemon, "/v1/models/fit", &json!({"model": MODEL})).await.1;
+    let known = entry().await;
+    let compatibility = &known["compatibility"];
+    assert_eq!(
+        (&compatibility["verdict"], &compatibility["needed"], &compatibility["context_length"]),
+        (&json!("fits_on_cpu"), &fit["needed"], &fit["context_length"]),
+        "{known}"
+    );
+    let mebibytes = fit["needed"].as_u64().unwrap().div_ceil(1 << 20);
+    assert_eq!(known["recommendation"], json!({"cpu_mode": {"ram": mebibytes}, "gpu_mode": []}), "{known}");
+    assert_eq!(get(&daemon, &format!("/v1/models/{MODEL}")).await.1["compatibility"], *compatibility);
+    // What was only asked for is another question.
+    post(&daemon, "/v1/models/fit", &json!({"model": MODEL, "ctx_len": 512})).await;
+    assert_eq!(entry().await["compatibility"], *compatibility);
+}
+
+#[tokio::test]
 async fn when_memory_runs_out_the_kernel_takes_a_worker_and_not_the_daemon() {
     let daemon = TestDaemon::start();
     import(&daemon).await;
