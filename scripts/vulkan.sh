@@ -18,6 +18,10 @@ binding="$(cargo metadata --format-version 1 --locked |
 print(next(p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"] == "llama-cpp-sys-2"))')"
 source="$(dirname "$binding")/llama.cpp"
 build="$CORTEX_CACHE/vulkan/$(basename "$(dirname "$binding")")"
+mkdir -p "$CORTEX_CACHE/vulkan"
+# From a place that all clones share: another path would be another build.
+header="$CORTEX_CACHE/vulkan/layer_settings.h"
+cmp -s scripts/vulkan/layer_settings.h "$header" || cp scripts/vulkan/layer_settings.h "$header"
 
 # Only the module, not the features of the binding: those would compile all modules for the processor again.
 cmake -S "$source" -B "$build" \
@@ -25,7 +29,7 @@ cmake -S "$source" -B "$build" \
     -DGGML_CPU=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF \
     -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TOOLS=OFF \
-    "-DCMAKE_CXX_FLAGS=-include $PWD/scripts/vulkan/layer_settings.h" >"$build.log" 2>&1 ||
+    "-DCMAKE_CXX_FLAGS=-include $header" >"$build.log" 2>&1 ||
     { tail -20 "$build.log" >&2; exit 1; }
 cmake --build "$build" --target ggml-vulkan -j "$(nproc)"
 mkdir -p dist/worker/backends
