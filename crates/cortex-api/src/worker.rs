@@ -377,6 +377,10 @@ pub struct Measured {
     pub processor_seconds: f64,
     /// Bytes of memory that can be read in a second.
     pub bytes_per_second: f64,
+    /// What a byte of the weights takes longer in a model that no cache holds, when single tokens are computed.
+    pub from_memory: f64,
+    /// Bytes of the weights of a model that caches hold, and of the one that they do not.
+    pub sizes: (f64, f64),
     /// What a step of one token takes beside its layers.
     pub step: f64,
     /// What one number of the attention takes for one token: the product of a query with a key, or of a weight with a value.

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time for the measurement, which takes four seconds on a machine at rest.
+/// Time for the measurement, which takes six seconds on a machine at rest.
 const LIMIT: Duration = Duration::from_mins(2);
 /// MiB of memory that are read to find out how fast it is, where that is not more than an eighth of what is available.
 const MOST_MEBIBYTES: u64 = 512;
@@ -284,6 +284,8 @@ fn rates(measured: &Measured) -> Rates {
     let of = |it: &cortex_api::worker::MeasuredType| TypeRate { kind: it.kind, single: it.single, batch: it.batch };
     Rates {
         bytes_per_second: measured.bytes_per_second,
+        from_memory: measured.from_memory,
+        sizes: measured.sizes,
         step: measured.step,
         attention: measured.attention,
         batch_attention: measured.batch_attention,

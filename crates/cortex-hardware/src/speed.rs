@@ -1,7 +1,7 @@
 //! How fast a model will be on this machine's processor, from how fast it was measured to be. Pure.
 //!
-//! A token passes all weights of the layers once. Either the processor is busy with them, or it waits for memory: whichever takes
-//! longer decides. Behind it, each token looks back at all before it.
+//! A token passes all weights of the layers once. What the caches do not hold of them comes from memory, for which the processor
+//! waits a part of the time, at least as long as memory needs for all bytes. Behind it, each token looks back at all before it.
 
 use crate::Architecture;
 
@@ -10,6 +10,10 @@ use crate::Architecture;
 pub struct Rates {
     /// Bytes of memory that can be read in a second.
     pub bytes_per_second: f64,
+    /// What a byte of the weights takes longer in a model of the larger one of `sizes`, for a token of an answer.
+    pub from_memory: f64,
+    /// Bytes of the weights of a model that caches hold, and of one that they do not.
+    pub sizes: (f64, f64),
     /// What a token of an answer takes beside the layers.
     pub step: f64,
     /// What one number of the attention takes for a token of an answer.
@@ -96,9 +100,13 @@ pub fn speed(architecture: &Architecture, rates: &Rates, tokens: u32) -> Option<
     let (mut single, mut batch, mut bytes) = (0.0, 0.0, 0.0);
     for weights in &architecture.passed {
         let (rate, longer) = rate_of(weights.kind, rates)?;
-        single += number(weights.count) * rate.single * longer * single_share;
         bytes += number(weights.bytes);
-        if !weights.is_output {
+        let rate_single = number(weights.count) * rate.single * longer;
+        if weights.is_output {
+            // A single large matrix, whatever its width.
+            single += rate_single * rates.wide.0;
+        } else {
+            single += rate_single * single_share;
             batch += number(weights.count) * rate.batch * longer * batch_share;
         }
     }
@@ -108,21 +116,27 @@ pub fn speed(architecture: &Architecture, rates: &Rates, tokens: u32) -> Option<
     };
     let attention = |before: f64| architecture.layers.iter().map(|layer| looked_back(layer, before)).sum::<f64>();
     let before = f64::from(tokens);
+    let waited = bytes * rates.from_memory * place(bytes, rates.sizes);
     let from_memory = bytes / rates.bytes_per_second.max(1.0);
-    let bound = if from_memory > single { Bound::Memory } else { Bound::Computation };
+    let bound = if from_memory.max(waited) > single { Bound::Memory } else { Bound::Computation };
     Some(Speed {
         prompt: batch + attention(before / 2.0) * rates.batch_attention,
-        answer: rates.step + single.max(from_memory) + attention(before) * rates.attention,
+        answer: rates.step + (single + waited).max(from_memory) + attention(before) * rates.attention,
         bound,
     })
 }
 
 /// The shares of the narrow layers' time for layers of this width; widths in between are, too, on a logarithmic scale.
 fn shares(width: u64, rates: &Rates) -> (f64, f64) {
-    let (narrow, wide) = (number(rates.widths.0).max(1.0), number(rates.widths.1).max(2.0));
-    let place = ((number(width).max(1.0) / narrow).ln() / (wide / narrow).ln()).clamp(0.0, 1.0);
+    let place = place(number(width), (number(rates.widths.0), number(rates.widths.1)));
     let share = |wide: f64| 1.0 + (wide - 1.0) * place;
     (share(rates.wide.0), share(rates.wide.1))
+}
+
+/// Where a number is between two, on a logarithmic scale: 0 up to the first, 1 from the second on.
+fn place(number: f64, (from, to): (f64, f64)) -> f64 {
+    let (from, to) = (from.max(1.0), to.max(2.0));
+    ((number.max(1.0) / from).ln() / (to / from).ln()).clamp(0.0, 1.0)
 }
 
 fn rate_of(kind: u32, rates: &Rates) -> Option<(TypeRate, f64)> {
@@ -150,6 +164,8 @@ mod tests {
         let of = |kind, single| TypeRate { kind, single, batch: single / 4.0 };
         Rates {
             bytes_per_second: 20e9,
+            from_memory: 1e-10,
+            sizes: (1e9, 4e9),
             step: 1e-4,
             attention: 1e-10,
             batch_attention: 1e-11,
@@ -196,6 +212,19 @@ mod tests {
         let found = speed(&large, &slow, 0).unwrap();
         assert_eq!(found.bound, Bound::Memory);
         near(found.answer, 1e-4 + 2.0);
+    }
+
+    #[test]
+    fn what_no_cache_holds_is_waited_for_while_it_computes() {
+        let of_bytes = |bytes| {
+            speed(&model(512, vec![of(3, 1_000_000_000, bytes)]), &Rates { bytes_per_second: 1e12, ..rates() }, 0)
+        };
+        let found = |bytes| of_bytes(bytes).unwrap().answer - 1e-4;
+        near(found(500_000_000), 0.05);
+        near(found(2_000_000_000), 0.05 + 0.1);
+        near(found(8_000_000_000), 0.05 + 0.8);
+        assert_eq!(of_bytes(500_000_000).unwrap().bound, Bound::Computation);
+        assert_eq!(of_bytes(8_000_000_000).unwrap().bound, Bound::Memory);
     }
 
     #[test]

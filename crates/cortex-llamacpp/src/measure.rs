@@ -8,20 +8,22 @@ use crate::{
     trial_model::{self, Kind, Layers, MEASURED},
 };
 use cortex_api::worker::{CacheType, Load, Measured, MeasuredType};
-use llama_cpp_2::llama_backend::LlamaBackend;
 use std::{process::ExitCode, time::Instant};
 
 /// Tokens of a timed batch: as many as a prompt gets computed at a time, or nearly.
 const BATCH: u32 = 256;
-/// Timed single tokens, of which the median counts.
-const SINGLES: u32 = 63;
-/// Timed batches, of which the median counts.
-const BATCHES: u32 = 5;
+/// Rounds through all models. What else the machine does comes and goes within seconds: so the times of each model are taken all
+/// over the measurement, and their median counts.
+const ROUNDS: u32 = 7;
+/// Timed single tokens of a model in each round.
+const SINGLES: u32 = 9;
 /// Tokens that are there before the attention is timed that looks back at them.
 const FAR: u32 = 1024;
 /// Layers of the models that are timed with each quantisation, and of one with more of them.
 const LAYERS: u32 = 3;
 const MORE_LAYERS: u32 = 9;
+/// Layers of one that no cache holds which belongs to two cores: 62 MiB.
+const MANY_LAYERS: u32 = 36;
 /// The quantisation of the models that differ in something else.
 const REFERENCE: Kind = Kind::Q4K;
 
@@ -41,6 +43,7 @@ struct Times {
 struct Timed {
     narrow: Vec<(Kind, Times)>,
     more_layers: Times,
+    many_layers: f64,
     far: Times,
     wide: Times,
 }
@@ -63,15 +66,39 @@ fn measure(scratch: &str, backend: &str, threads: &str, memory: &str) -> Result<
         devices: vec![],
         device_layers: 0,
     };
-    let mut timed = Timed {
-        more_layers: time(&engine, &load, &Layers::narrow(MORE_LAYERS, REFERENCE), 0)?,
-        far: time(&engine, &load, &Layers::narrow(LAYERS, REFERENCE), FAR)?,
-        wide: time(&engine, &load, &Layers::wide(REFERENCE), 0)?,
-        narrow: vec![],
-    };
-    for kind in MEASURED {
-        timed.narrow.push((kind, time(&engine, &load, &Layers::narrow(LAYERS, kind), 0)?));
+    let mut kinds = vec![
+        (Layers::narrow(MORE_LAYERS, REFERENCE), 0),
+        (Layers::narrow(MANY_LAYERS, REFERENCE), 0),
+        (Layers::narrow(LAYERS, REFERENCE), FAR),
+        (Layers::wide(REFERENCE), 0),
+    ];
+    kinds.extend(MEASURED.map(|kind| (Layers::narrow(LAYERS, kind), 0)));
+    let mut models = Vec::new();
+    for (layers, _) in &kinds {
+        fs_err::write(scratch, layers.file()).map_err(|why| LlamaError(why.to_string()))?;
+        models.push(llama::load_model(&engine, &load, |_| ())?);
+        // The model has it mapped, and the next one must not write into it.
+        fs_err::remove_file(scratch).map_err(|why| LlamaError(why.to_string()))?;
     }
+    let mut subjects = Vec::new();
+    for (model, (_, before)) in models.iter().zip(&kinds) {
+        subjects.push(Subject::new(Context::new(&engine, model, &load, (load.context_length, 1))?, *before)?);
+    }
+    for _ in 0..ROUNDS {
+        for (subject, (layers, _)) in subjects.iter_mut().zip(&kinds) {
+            // A batch through the many layers takes as long as all else, and says nothing that is not known.
+            subject.time(layers.count() < MANY_LAYERS)?;
+        }
+    }
+    let mut medians = subjects.into_iter().map(Subject::times);
+    let mut next = || medians.next().ok_or_else(|| LlamaError("nothing was timed".into()));
+    let timed = Timed {
+        more_layers: next()?,
+        many_layers: next()?.single,
+        far: next()?,
+        wide: next()?,
+        narrow: MEASURED.into_iter().zip(medians).collect(),
+    };
     let bytes_per_second = bandwidth(threads, mebibytes);
     Ok(Measured { bytes_per_second, processor_seconds: processor_seconds(), ..rates(&timed) })
 }
@@ -86,7 +113,8 @@ fn processor_seconds() -> f64 {
 }
 
 /// What follows from the times. A step takes `step + weights × time of a weight + attention`: two numbers of layers tell the
-/// step, two lengths of the context the attention, and the rest is what weights take.
+/// step, two lengths of the context the attention, and the rest is what weights take. A model that is larger than the caches takes
+/// longer than that; what it takes more is the way of its bytes from memory.
 fn rates(timed: &Timed) -> Measured {
     let (few, more) = (f64::from(LAYERS), f64::from(MORE_LAYERS));
     let (narrow, wide) = (Layers::narrow(LAYERS, REFERENCE), Layers::wide(REFERENCE));
@@ -97,6 +125,8 @@ fn rates(timed: &Timed) -> Measured {
     let batch_step = rest(near.batch, timed.more_layers.batch);
     let looked_back = narrow.attention() * f64::from(FAR);
     let of_weight = |time: f64, step: f64, layers: &Layers| (time - step).max(time / 10.0) / layers.weights();
+    let many = Layers::narrow(MANY_LAYERS, REFERENCE);
+    let cached = step + many.weights() * of_weight(near.single, step, &narrow);
     let types = timed.narrow.iter().map(|(kind, times)| MeasuredType {
         kind: kind.id(),
         single: of_weight(times.single, step, &narrow),
@@ -106,6 +136,8 @@ fn rates(timed: &Timed) -> Measured {
         processor_seconds: 0.0,
         bytes_per_second: 0.0,
         step,
+        from_memory: ((timed.many_layers - cached) / many.bytes()).max(0.0),
+        sizes: (Layers::narrow(MORE_LAYERS, REFERENCE).bytes(), many.bytes()),
         attention: ((timed.far.single - near.single) / looked_back).max(0.0),
         batch_attention: ((timed.far.batch - near.batch) / looked_back).max(0.0),
         types: types.collect(),
@@ -114,42 +146,60 @@ fn rates(timed: &Timed) -> Measured {
     }
 }
 
-/// Times a model whose context holds so many tokens already.
-fn time(engine: &LlamaBackend, load: &Load, layers: &Layers, before: u32) -> Result<Times, LlamaError> {
-    fs_err::write(&load.model, layers.file()).map_err(|why| LlamaError(why.to_string()))?;
-    let model = llama::load_model(engine, load, |_| ())?;
-    let mut context = Context::new(engine, &model, load, (load.context_length, 1))?;
-    let entry = |position: u32, wants_logits: bool| Entry {
-        token: position.cast_signed() % trial_model::VOCABULARY,
-        position,
-        sequence: 0,
-        wants_logits,
-    };
-    let seconds = |context: &mut Context<'_>, from: u32, count: u32| -> Result<f64, LlamaError> {
-        let batch: Vec<Entry> =
-            (from..from + count).map(|position| entry(position, position + 1 == from + count)).collect();
+/// A model that is timed.
+struct Subject<'a> {
+    context: Context<'a>,
+    /// Tokens that its context holds when the timing begins.
+    before: u32,
+    singles: Vec<f64>,
+    batches: Vec<f64>,
+}
+
+impl<'a> Subject<'a> {
+    fn new(context: Context<'a>, before: u32) -> Result<Self, LlamaError> {
+        let mut subject = Self { context, before, singles: vec![], batches: vec![] };
+        for from in (0..before).step_by(BATCH as usize) {
+            subject.seconds(from, BATCH)?;
+        }
+        Ok(subject)
+    }
+
+    /// The seconds that so many tokens take from this position on.
+    fn seconds(&mut self, from: u32, count: u32) -> Result<f64, LlamaError> {
+        let entry = |position: u32| Entry {
+            token: position.cast_signed() % trial_model::VOCABULARY,
+            position,
+            sequence: 0,
+            wants_logits: position + 1 == from + count,
+        };
+        let batch: Vec<Entry> = (from..from + count).map(entry).collect();
         let started = Instant::now();
-        context.compute(&batch)?;
+        self.context.compute(&batch)?;
         // The results are there only when somebody looks at them.
-        context.logits(batch.len() - 1);
+        self.context.logits(batch.len() - 1);
         Ok(started.elapsed().as_secs_f64())
-    };
-    let mut filled = 0;
-    while filled < before {
-        seconds(&mut context, filled, BATCH)?;
-        filled += BATCH;
     }
-    let mut batches = Vec::new();
-    for _ in 0..BATCHES {
-        context.truncate(0, filled);
-        batches.push(seconds(&mut context, filled, BATCH)? / f64::from(BATCH));
+
+    /// One round.
+    fn time(&mut self, has_batch: bool) -> Result<(), LlamaError> {
+        self.context.truncate(0, self.before);
+        if has_batch {
+            let seconds = self.seconds(self.before, BATCH)?;
+            self.batches.push(seconds / f64::from(BATCH));
+            self.context.truncate(0, self.before);
+        }
+        // The first one is not timed: the caches are still those of the model before it.
+        self.seconds(self.before, 1)?;
+        for position in self.before + 1..=self.before + SINGLES {
+            let seconds = self.seconds(position, 1)?;
+            self.singles.push(seconds);
+        }
+        Ok(())
     }
-    let mut singles = Vec::new();
-    context.truncate(0, filled);
-    for position in filled..filled + SINGLES {
-        singles.push(seconds(&mut context, position, 1)?);
+
+    fn times(self) -> Times {
+        Times { single: median(self.singles), batch: median(self.batches) }
     }
-    Ok(Times { single: median(singles), batch: median(batches) })
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -164,7 +214,7 @@ fn bandwidth(threads: u32, mebibytes: u32) -> f64 {
     let block: Vec<u64> = (0..words as u64).collect();
     let part = words.div_ceil(threads as usize);
     let mut times = Vec::new();
-    for _ in 0..BATCHES {
+    for _ in 0..ROUNDS {
         let started = Instant::now();
         let sum = std::thread::scope(|scope| {
             let readers: Vec<_> =
@@ -190,9 +240,11 @@ mod tests {
             batch: layers.weights() * of(kind) / 10.0 * share
                 + layers.attention() * f64::from(before) * batch_attention,
         };
+        let many = Layers::narrow(MANY_LAYERS, REFERENCE);
         let narrow = |kind| times(&Layers::narrow(LAYERS, kind), kind, 0, 1.0);
         let found = rates(&Timed {
             more_layers: times(&Layers::narrow(MORE_LAYERS, REFERENCE), REFERENCE, 0, 1.0),
+            many_layers: times(&many, REFERENCE, 0, 1.0).single + many.bytes() * 1e-10,
             far: times(&Layers::narrow(LAYERS, REFERENCE), REFERENCE, FAR, 1.0),
             wide: times(&Layers::wide(REFERENCE), REFERENCE, 0, 0.75),
             narrow: MEASURED.map(|kind| (kind, narrow(kind))).to_vec(),
@@ -202,6 +254,7 @@ mod tests {
             (found.step, step),
             (found.attention, attention),
             (found.batch_attention, batch_attention),
+            (found.from_memory, 1e-10),
             (found.wide, 0.75),
             (found.batch_wide, 0.75),
         ] {

@@ -105,23 +105,43 @@ pub(crate) struct Layers {
     width: u64,
     hidden: u64,
     heads: u32,
+    /// Of keys and values: most models have fewer of these.
+    key_heads: u32,
     kinds: [Kind; 7],
 }
 
 impl Layers {
     /// Layers of one quantisation, as narrow as those of the smallest models.
     pub(crate) fn narrow(count: u32, kind: Kind) -> Self {
-        Self { count, width: Measured::NARROW, hidden: 3 * Measured::NARROW, heads: 8, kinds: [kind; 7] }
+        Self { count, width: Measured::NARROW, hidden: 3 * Measured::NARROW, heads: 8, key_heads: 2, kinds: [kind; 7] }
     }
 
     /// One layer, as wide as those of models with a few billion weights.
     pub(crate) fn wide(kind: Kind) -> Self {
-        Self { count: 1, width: Measured::WIDE, hidden: 3 * Measured::WIDE, heads: 32, kinds: [kind; 7] }
+        Self { count: 1, width: Measured::WIDE, hidden: 3 * Measured::WIDE, heads: 32, key_heads: 8, kinds: [kind; 7] }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
     }
 
     /// Numbers in the matrices of all layers.
     pub(crate) fn weights(&self) -> f64 {
-        f64::from(self.count) * number(4 * self.width * self.width + 3 * self.width * self.hidden)
+        f64::from(self.count) * number(2 * self.width * (self.width + self.key_width()) + 3 * self.width * self.hidden)
+    }
+
+    /// Bytes of these matrices, which are of one quantisation.
+    pub(crate) fn bytes(&self) -> f64 {
+        let kind = self.kinds[0];
+        let mut block = Vec::new();
+        kind.write_block(&mut Noise(0), &mut block);
+        self.weights() / number(kind.block() as u64) * number(block.len() as u64)
+    }
+
+    /// Numbers of the keys of a token.
+    fn key_width(&self) -> u64 {
+        self.width / u64::from(self.heads) * u64::from(self.key_heads)
     }
 
     /// Numbers of the attention of all layers, for each token that it looks back at.
@@ -142,8 +162,8 @@ impl Layers {
             let of_layer = [
                 ("attn_norm", Kind::F32, vec![width]),
                 ("attn_q", q, vec![width, width]),
-                ("attn_k", k, vec![width, width]),
-                ("attn_v", v, vec![width, width]),
+                ("attn_k", k, vec![width, self.key_width()]),
+                ("attn_v", v, vec![width, self.key_width()]),
                 ("attn_output", output, vec![width, width]),
                 ("ffn_norm", Kind::F32, vec![width]),
                 ("ffn_gate", gate, vec![width, hidden]),
@@ -162,7 +182,8 @@ impl Layers {
 /// Every common quantisation once: less than a megabyte.
 pub(crate) fn bytes() -> Vec<u8> {
     use Kind::{Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
-    Layers { count: 1, width: 256, hidden: 512, heads: 4, kinds: [Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0, Q4_0] }.file()
+    Layers { count: 1, width: 256, hidden: 512, heads: 4, key_heads: 4, kinds: [Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0, Q4_0] }
+        .file()
 }
 
 /// The quantisations whose speed is worth to be known; others are taken for the most similar of them.
@@ -196,7 +217,7 @@ fn file(layers: &Layers) -> Vec<u8> {
         ("llama.block_count", layers.count),
         ("llama.feed_forward_length", narrow(layers.hidden)),
         ("llama.attention.head_count", layers.heads),
-        ("llama.attention.head_count_kv", layers.heads),
+        ("llama.attention.head_count_kv", layers.key_heads),
         ("llama.rope.dimension_count", 64),
     ] {
         put_text(key, &mut entries);
@@ -247,5 +268,9 @@ mod tests {
         assert_eq!(bytes(), bytes());
         assert!(bytes().len() < 1024 * 1024, "{}", bytes().len());
         assert!(Layers::wide(Kind::Q4K).file().len() < 40 << 20);
+        let layers = Layers::narrow(3, Kind::Q6K);
+        let all_else = file(&Layers { count: 0, ..Layers::narrow(0, Kind::Q6K) }).len() as u64;
+        let share = layers.bytes() / number(layers.file().len() as u64 - all_else);
+        assert!((0.98..1.0).contains(&share), "{share}");
     }
 }
