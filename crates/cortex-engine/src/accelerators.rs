@@ -207,6 +207,15 @@ impl Accelerators {
         });
     }
 
+    /// Nobody will answer: models do without.
+    pub(crate) fn give_up(&self) {
+        self.report.send_modify(|known| {
+            let mut given_up = AcceleratorReport { is_pending: false, ..AcceleratorReport::clone(known) };
+            given_up.problems.push("the search for graphics processors failed; the log says more".into());
+            *known = Arc::new(given_up);
+        });
+    }
+
     async fn list(&self, problems: &mut Vec<String>) -> Vec<Accelerator> {
         let mut found: Vec<Accelerator> = Vec::new();
         for module in &self.modules {

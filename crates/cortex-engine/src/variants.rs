@@ -13,8 +13,10 @@ use cortex_hardware::Cpu;
 use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
+use tokio::sync::{Mutex, watch};
 
 /// Time for one trial, which takes 40 ms on a machine at rest: in the first round, and in the second, which
 /// is only for a machine so busy that no module passed the first.
@@ -75,8 +77,33 @@ pub struct Dropped {
     pub reason: String,
 }
 
+/// The owner of the choice: loads and measurements ask it, and one of them at a time has it tried.
+pub(crate) struct ModuleChoice {
+    variants: Mutex<Variants>,
+    report: watch::Sender<Arc<VariantReport>>,
+}
+
+impl ModuleChoice {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { variants: Mutex::new(Variants::new(config)), report: watch::Sender::default() }
+    }
+
+    /// What is known, now and later.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<VariantReport>> {
+        self.report.subscribe()
+    }
+
+    /// See [`Variants::choose`]; what was found out is published.
+    pub(crate) async fn choose(&self, died: Option<&str>) -> Option<PathBuf> {
+        let mut variants = self.variants.lock().await;
+        let chosen = variants.choose(died).await;
+        self.report.send_replace(Arc::new(variants.report.clone()));
+        chosen
+    }
+}
+
 /// The modules beside a worker.
-pub(crate) struct Variants {
+struct Variants {
     program: PathBuf,
     modules: PathBuf,
     cache: PathBuf,
@@ -87,7 +114,7 @@ pub(crate) struct Variants {
 }
 
 impl Variants {
-    pub(crate) fn new(config: &Config) -> Self {
+    fn new(config: &Config) -> Self {
         let folder = config.worker_program.parent().unwrap_or(Path::new(".")).to_owned();
         Self {
             program: config.worker_program.clone(),
@@ -100,13 +127,9 @@ impl Variants {
         }
     }
 
-    pub(crate) fn report(&self) -> &VariantReport {
-        &self.report
-    }
-
     /// The module to use; runs the trial when it was not run for this machine and build. `died` says
     /// why the one in use until now must not be used again.
-    pub(crate) async fn choose(&mut self, died: Option<&str>) -> Option<PathBuf> {
+    async fn choose(&mut self, died: Option<&str>) -> Option<PathBuf> {
         if let Some(reason) = died {
             self.drop_chosen(reason);
         }

@@ -14,23 +14,25 @@ use crate::{
 use cortex_api::worker::{self, Load, Timings};
 use cortex_hardware::{CacheType, ModelShape};
 use cortex_models::ModelId;
-use std::{path::Path, sync::Arc};
+use futures::FutureExt;
+use std::{panic::AssertUnwindSafe, path::Path, sync::Arc};
 use tokio::sync::oneshot;
 
 impl Supervisor {
     /// Has the drivers of graphics processors asked; models wait until they have answered.
     pub(super) fn look_for_accelerators(&self) {
-        let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
-        let (accelerators, commands) = (Arc::clone(&self.accelerators), self.commands.clone());
+        let (modules, commands) = (Arc::clone(&self.modules), self.commands.clone());
+        let accelerators = Arc::clone(&self.accelerators);
         self.tasks.spawn(async move {
-            // They are proven together with the module for the processor.
-            let processor = {
-                let mut variants = variants.lock().await;
-                let processor = variants.choose(None).await;
-                report.send_replace(Arc::new(variants.report().clone()));
-                processor
+            let look = async {
+                // They are proven together with the module for the processor.
+                let processor = modules.choose(None).await;
+                accelerators.look(processor.as_deref()).await;
             };
-            accelerators.look(processor.as_deref()).await;
+            // Models wait for the answer: there has to be one, whatever happens.
+            if AssertUnwindSafe(look).catch_unwind().await.is_err() {
+                accelerators.give_up();
+            }
             let _ = commands.send(Command::Accelerators);
         });
     }
@@ -42,15 +44,10 @@ impl Supervisor {
         if self.closing || self.loaded.borrow().iter().any(is_busy) || !self.speeds.begin() {
             return;
         }
-        let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
-        let (speeds, loaded) = (Arc::clone(&self.speeds), self.loaded.subscribe());
+        let (modules, speeds) = (Arc::clone(&self.modules), Arc::clone(&self.speeds));
+        let loaded = self.loaded.subscribe();
         self.tasks.spawn(async move {
-            let module = {
-                let mut variants = variants.lock().await;
-                let module = variants.choose(None).await;
-                report.send_replace(Arc::new(variants.report().clone()));
-                module
-            };
+            let module = modules.choose(None).await;
             speeds.measure(module.as_deref(), || loaded.borrow().iter().any(is_busy)).await;
         });
     }
@@ -84,7 +81,7 @@ impl Supervisor {
         let weights = entry.weights.clone();
         let rested = self.resting.take(id, &weights);
         let (config, commands, id) = (self.config.clone(), self.commands.clone(), id.clone());
-        let (variants, report, tasks) = (Arc::clone(&self.variants), self.report.clone(), self.tasks.clone());
+        let (choice, tasks) = (Arc::clone(&self.modules), self.tasks.clone());
         let cores = u32::try_from(self.cores).unwrap_or(1);
         let died = self.variant_died.take();
         let accelerators = self.accelerators.report();
@@ -95,15 +92,10 @@ impl Supervisor {
         modules.dedup();
         tracing::info!(model = %id, context = size.context, parallel = size.parallel, bytes = size.bytes, layers = size.layers, ?devices, "loading");
         self.tasks.spawn(async move {
-            let backend = {
-                let mut variants = variants.lock().await;
-                let backend =
-                    if config.worker_program.is_file() { variants.choose(died.as_deref()).await } else { None };
-                report.send_replace(Arc::new(variants.report().clone()));
-                backend
-            };
+            let has_program = config.worker_program.is_file();
+            let backend = if has_program { choice.choose(died.as_deref()).await } else { None };
             let result = match backend {
-                None if config.worker_program.is_file() => Err(EngineError::NoVariant),
+                None if has_program => Err(EngineError::NoVariant),
                 None => Err(EngineError::WorkerMissing { program: config.worker_program.clone() }),
                 Some(backend) => {
                     let threads = if load_settings.threads == 0 { cores } else { load_settings.threads };

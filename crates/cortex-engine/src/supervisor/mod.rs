@@ -20,7 +20,7 @@ use crate::{
     need::Need,
     slot_state::{Action, Event, Generation, State, step},
     speeds::Speeds,
-    variants::{VariantReport, Variants},
+    variants::{ModuleChoice, VariantReport},
     worker::{Session, clear_scratch},
 };
 use cortex_api::worker::Timings;
@@ -36,7 +36,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::{
-    sync::{Mutex, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -126,12 +126,11 @@ pub(crate) struct Supervisor {
     began: Instant,
     counts: Arc<Counts>,
     /// Shared with the loads, which choose a module before they start a worker.
-    variants: Arc<Mutex<Variants>>,
+    modules: Arc<ModuleChoice>,
     accelerators: Arc<Accelerators>,
     speeds: Arc<Speeds>,
     shapes: Arc<KnownShapes>,
     loaded: watch::Sender<Arc<Vec<LoadedModel>>>,
-    report: watch::Sender<Arc<VariantReport>>,
     /// Why the module in use must not be used again; the next choice is told.
     variant_died: Option<String>,
     closing: bool,
@@ -152,11 +151,10 @@ impl Supervisor {
     pub(crate) fn start(config: Config, tasks: &Tasks) -> Views {
         let (commands, mut inbox) = mpsc::unbounded_channel();
         let (loaded, loaded_view) = watch::channel(Arc::default());
-        let (report, report_view) = watch::channel(Arc::default());
         let cores = Cpu::probe().cores;
         clear_scratch(&config.cache_folder);
         let mut supervisor = Self {
-            variants: Arc::new(Mutex::new(Variants::new(&config))),
+            modules: Arc::new(ModuleChoice::new(&config)),
             accelerators: Arc::new(Accelerators::new(&config)),
             speeds: Arc::new(Speeds::new(&config, cores)),
             shapes: Arc::default(),
@@ -173,13 +171,12 @@ impl Supervisor {
             began: Instant::now(),
             counts: Arc::default(),
             loaded,
-            report,
             variant_died: None,
             closing: false,
         };
         let counts = Arc::clone(&supervisor.counts);
         let (accelerators, speeds) = (Arc::clone(&supervisor.accelerators), Arc::clone(&supervisor.speeds));
-        let shapes = Arc::clone(&supervisor.shapes);
+        let (shapes, report) = (Arc::clone(&supervisor.shapes), supervisor.modules.watch());
         if accelerators.has_modules() {
             supervisor.look_for_accelerators();
         }
@@ -197,7 +194,7 @@ impl Supervisor {
                 supervisor.publish();
             }
         });
-        Views { commands, loaded: loaded_view, report: report_view, accelerators, speeds, shapes, counts }
+        Views { commands, loaded: loaded_view, report, accelerators, speeds, shapes, counts }
     }
 
     fn take(&mut self, command: Command) {
@@ -250,12 +247,9 @@ impl Supervisor {
             }
             Command::Unload { id, reply } => self.unload(&id, reply),
             Command::ChooseVariant { reply } => {
-                let (variants, report) = (Arc::clone(&self.variants), self.report.clone());
-                let died = self.variant_died.take();
+                let (modules, died) = (Arc::clone(&self.modules), self.variant_died.take());
                 self.tasks.spawn(async move {
-                    let mut variants = variants.lock().await;
-                    variants.choose(died.as_deref()).await;
-                    report.send_replace(Arc::new(variants.report().clone()));
+                    modules.choose(died.as_deref()).await;
                     let _ = reply.send(());
                 });
             }
