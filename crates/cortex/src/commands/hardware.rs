@@ -156,7 +156,7 @@ async fn with_speed(context: &Context<'_>, request: &FitRequest) -> Result<FitAn
 }
 
 /// How long a command waits until this machine was measured: longer when models answer, and not for ever.
-const MEASUREMENT: Duration = Duration::from_secs(15);
+const MEASUREMENT: Duration = Duration::from_mins(1);
 
 /// The models of a repository.
 fn fits(context: &Context<'_>, list: &FitList) -> Result<(), CliError> {
