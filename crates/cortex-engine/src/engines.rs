@@ -56,6 +56,8 @@ pub struct Started {
     pub parallel: u32,
     /// Tokens that one request should be able to use.
     pub requested_context: u32,
+    /// Requests that should run at the same time.
+    pub requested_parallel: u32,
 }
 
 /// The engine. Cheap to clone.
@@ -239,11 +241,13 @@ impl Engines {
         let (keep_alive, purpose) = (Some(keep_alive), Purpose::Order { pin });
         let lease = self.acquire_for(Wanted { id: id.clone(), weights, load, keep_alive, purpose }).await?;
         let facts = &lease.session.facts;
-        let requested = self.loaded().iter().find(|model| model.id == id).map(|model| model.requested_context);
+        let loaded = self.loaded();
+        let requested = loaded.iter().find(|model| model.id == id);
         Ok(Started {
             context: facts.context_length,
             parallel: facts.parallel,
-            requested_context: requested.unwrap_or(facts.context_length),
+            requested_context: requested.map_or(facts.context_length, |model| model.requested_context),
+            requested_parallel: requested.map_or(facts.parallel, |model| model.requested_parallel),
         })
     }
 

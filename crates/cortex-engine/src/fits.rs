@@ -22,7 +22,7 @@ struct Known {
 }
 
 impl KnownShapes {
-    /// Keeps what the header of a model says, with the context and the requests at a time that a load would have.
+    /// Keeps what the header of a model says.
     pub(crate) fn remember(&self, id: &ModelId, weights: &Path, shape: ModelShape) {
         if shape.architecture.is_none() {
             return;

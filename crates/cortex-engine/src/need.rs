@@ -110,11 +110,6 @@ impl Need {
         self.size(context, if self.fixed_parallel { self.shape.parallel } else { 1 }, graphics)
     }
 
-    /// What was asked for, with what the file says.
-    pub(crate) fn shape(&self) -> &ModelShape {
-        &self.shape
-    }
-
     /// How the model is built, when its file says it.
     pub(crate) fn architecture(&self) -> Option<&Architecture> {
         self.shape.architecture.as_ref()

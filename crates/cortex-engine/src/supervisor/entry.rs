@@ -136,6 +136,11 @@ impl Entry {
         }
     }
 
+    /// Whether it has a worker, or will have one.
+    pub(super) fn is_held(&self) -> bool {
+        !matches!(self.state, State::Idle | State::Queued { .. })
+    }
+
     /// What it has of the memory; nothing while it only waits.
     pub(super) fn holding(&self) -> Option<Holding> {
         let taken = if self.pid == 0 { 0 } else { process_anonymous_bytes(self.pid) };

@@ -16,7 +16,7 @@ use crate::{
     failures::Failures,
     fits::KnownShapes,
     lease::Lease,
-    ledger,
+    ledger::{self, Holding},
     need::Need,
     slot_state::{Action, Event, Generation, State, step},
     speeds::Speeds,
@@ -69,6 +69,8 @@ struct Order {
     load: LoadSettings,
     keep_alive: Option<KeepAlive>,
     pin: Option<bool>,
+    /// The model was loaded like that.
+    was_followed: bool,
 }
 
 /// What the supervisor is told.
@@ -205,9 +207,8 @@ impl Supervisor {
                 if let Some(entry) = self.entries.get_mut(&id)
                     && matches!(entry.measure, Measure::Asked(asked) if asked == number)
                 {
-                    let need = Need::new(shape, entry.load, all);
-                    self.shapes.remember(&id, &entry.weights, need.shape().clone());
-                    entry.measure = Measure::Known(need);
+                    self.shapes.remember(&id, &entry.weights, shape.clone());
+                    entry.measure = Measure::Known(Need::new(shape, entry.load, all));
                 }
             }
             Command::Started { id, generation, pid } => {
@@ -270,7 +271,7 @@ impl Supervisor {
                 return;
             }
             let before = self.orders.get(&id).and_then(|order| order.pin);
-            self.orders.insert(id.clone(), Order { load, keep_alive, pin: pin.or(before) });
+            self.orders.insert(id.clone(), Order { load, keep_alive, pin: pin.or(before), was_followed: false });
         }
         let load = self.orders.get(&id).map_or(load, |order| LoadSettings {
             keep_alive: load.keep_alive,
@@ -378,20 +379,36 @@ impl Supervisor {
         if !models.iter().any(|model| matches!(model, admission::Model::Waiting { .. })) {
             return;
         }
-        let loaded = holdings.len();
-        holdings.extend(self.resting.holdings());
-        let room = Room {
-            free: ledger::free(Memory::probe(), self.config.memory_limit, &holdings),
-            graphics: ledger::free_graphics(accelerators.graphics(), &holdings),
-            places: self.config.max_loaded.map_or(usize::MAX, |most| most.saturating_sub(loaded)),
+        let memory = Memory::probe();
+        let room = |available: u64, holdings: &[Holding]| Room {
+            free: ledger::free(Memory { available, ..memory }, self.config.memory_limit, holdings),
+            graphics: ledger::free_graphics(accelerators.graphics(), holdings),
+            places: self.config.max_loaded.map_or(usize::MAX, |most| {
+                most.saturating_sub(self.entries.values().filter(|it| it.is_held()).count())
+            }),
             patience: self.config.patience,
         };
-        let plan = admission::plan(&models, room);
-        if !plan.refuse.is_empty() && !self.resting.is_empty() {
-            // What they still have may be what is missing.
-            self.end_rest();
-            return;
+        let waiting: Vec<&ModelId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| matches!(entry.state, State::Queued { .. }))
+            .map(|(id, _)| id)
+            .collect();
+        let (of_others, of_resting) = self.resting.holdings(&waiting);
+        let without = room(memory.available.saturating_add(of_resting), &holdings);
+        let plan = admission::plan(&models, without);
+        if !of_others.is_empty() {
+            let of_others_taken = of_others.iter().map(|it| it.taken).fold(0, u64::saturating_add);
+            let kept: Vec<Holding> = holdings.iter().copied().chain(of_others).collect();
+            let available = memory.available.saturating_add(of_resting.saturating_sub(of_others_taken));
+            // They rest in what nobody needs: no model is refused, made smaller or sent away for them.
+            if admission::plan(&models, room(available, &kept)) != plan {
+                let others = self.resting.take_others(&waiting);
+                self.end_rest(others);
+                return;
+            }
         }
+        let room = without;
         tracing::debug!(?room, ?plan, "room for models");
         self.look_again = plan.again.map(|wait| now + wait);
         for at in plan.leave {
@@ -415,7 +432,10 @@ impl Supervisor {
         for (at, shortage) in plan.refuse {
             let error = self.shortage(&ids[at], shortage);
             tracing::warn!(model = %ids[at], %error, "cannot be loaded");
-            self.orders.remove(&ids[at]);
+            // One that was followed before holds: there may be room again.
+            if self.orders.get(&ids[at]).is_some_and(|order| !order.was_followed) {
+                self.orders.remove(&ids[at]);
+            }
             self.apply_with(&ids[at], Event::Refused, None, &error);
             self.entries.remove(&ids[at]);
         }
@@ -447,6 +467,9 @@ impl Supervisor {
                     tracing::info!(model = %id, pid = session.pid, context = session.facts.context_length, parallel = session.facts.parallel, "loaded");
                     self.counts.loads.add();
                     self.failures.forget(id);
+                    if let Some(order) = self.orders.get_mut(id) {
+                        order.was_followed = true;
+                    }
                     if let Some(reported) =
                         reported(&session, &entry.measure, (!entry.devices.is_empty(), entry.graphics > 0))
                     {
@@ -596,8 +619,8 @@ impl Supervisor {
     }
 
     /// Ends all workers that rest.
-    fn end_rest(&mut self) {
-        let (rested, commands) = (self.resting.take_all(), self.commands.clone());
+    fn end_rest(&self, rested: Vec<Rested>) {
+        let commands = self.commands.clone();
         self.tasks.spawn(async move {
             for it in rested {
                 it.worker.end().await;
@@ -624,7 +647,7 @@ impl Supervisor {
 
     fn shut_down(&mut self, streams: Duration, workers: Duration, reply: oneshot::Sender<()>) {
         self.closing = true;
-        self.resting.take_all();
+        self.resting.take_others(&[]);
         let sessions: Vec<Arc<Session>> = self.entries.values().filter_map(|entry| entry.session.clone()).collect();
         let stops: Vec<_> = self.entries.values_mut().filter_map(|entry| entry.stop.take()).collect();
         let busy = self.entries.values().any(|entry| matches!(entry.state, State::Ready { leases: 1.., .. }));

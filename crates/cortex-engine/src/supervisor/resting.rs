@@ -5,6 +5,7 @@ use crate::{ledger::Holding, worker::Resting};
 use cortex_hardware::process_anonymous_bytes;
 use cortex_models::ModelId;
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,6 +19,8 @@ const MOST: usize = 2;
 pub(crate) struct Stamp {
     length: u64,
     modified: std::time::SystemTime,
+    /// Another file of the same length and time may have taken its place.
+    inode: u64,
 }
 
 impl Stamp {
@@ -28,7 +31,7 @@ impl Stamp {
             return None;
         }
         let metadata = fs_err::metadata(weights).ok()?;
-        Some(Self { length: metadata.len(), modified: metadata.modified().ok()? })
+        Some(Self { length: metadata.len(), modified: metadata.modified().ok()?, inode: metadata.ino() })
     }
 }
 
@@ -70,21 +73,25 @@ impl RestingWorkers {
         self.0.retain(|it| it.id != *id);
     }
 
-    /// All of them, to be ended.
-    pub(super) fn take_all(&mut self) -> Vec<Rested> {
-        std::mem::take(&mut self.0)
+    /// All of them but those of models that are wanted, to be ended.
+    pub(super) fn take_others(&mut self, wanted: &[&ModelId]) -> Vec<Rested> {
+        let (kept, others) = std::mem::take(&mut self.0).into_iter().partition(|it| wanted.contains(&&it.id));
+        self.0 = kept;
+        others
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Bytes of memory that each has.
-    pub(super) fn holdings(&self) -> impl Iterator<Item = Holding> {
-        self.0.iter().map(|it| {
+    /// Bytes of memory that each has, without those of models that are wanted: their loads go on with what is there. And the bytes
+    /// of all of them.
+    pub(super) fn holdings(&self, wanted: &[&ModelId]) -> (Vec<Holding>, u64) {
+        let (mut others, mut all) = (Vec::new(), 0u64);
+        for it in &self.0 {
             let taken = process_anonymous_bytes(it.worker.pid());
-            Holding { reserved: taken, taken, graphics: 0 }
-        })
+            all = all.saturating_add(taken);
+            if !wanted.contains(&&it.id) {
+                others.push(Holding { reserved: taken, taken, graphics: 0 });
+            }
+        }
+        (others, all)
     }
 
     /// Ends those that rest for longer.

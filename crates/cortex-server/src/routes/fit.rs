@@ -49,20 +49,14 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
     let (architecture, weight_bytes) =
         shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
     let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
-    if request.ctx_len.is_none()
-        && request.n_parallel.is_none()
-        && request.cache_type.is_none()
-        && request.ngl.is_none()
-    {
-        app.engines.remember_shape(&model.id, &path, &as_loaded(&shape, load, &room));
-    }
+    app.engines.remember_shape(&model.id, &path, &shape);
     Ok(Json(of_shape(&app, &model.id, &shape, load, &room)))
 }
 
-/// A shape with what a load would give it.
-fn as_loaded(shape: &ModelShape, load: LoadSettings, room: &Room) -> ModelShape {
+/// A shape with what a load would give it on a machine that has this for models.
+pub(super) fn as_loaded(shape: &ModelShape, load: LoadSettings, all: Budget) -> ModelShape {
     ModelShape {
-        context: load.context_of(shape, room.all),
+        context: load.context_of(shape, all),
         parallel: load.parallel,
         cache_type: load.cache_type,
         most_layers: load.device_layers,
@@ -198,7 +192,7 @@ fn predicted(
     (speed, speed_pending): (Option<ExpectedSpeed>, bool),
 ) -> FitResponse {
     let trained_context = shape.architecture.as_ref().map(|it| it.trained_context).filter(|&trained| trained > 0);
-    let shape = as_loaded(shape, load, room);
+    let shape = as_loaded(shape, load, room.all);
     let fit = fit_of(&shape, room.budget);
     // What runs on a graphics processor is not predicted.
     let (speed, speed_pending) = if fit.placed.layers > 0 { (None, false) } else { (speed, speed_pending) };

@@ -1,14 +1,14 @@
 //! The models as a client sees them: the list, from memory, and one of them.
 
-use super::{registry::unreadable, run::blocking};
-use crate::{App, error::ApiError, json::Asked};
+use super::{fit::as_loaded, registry::unreadable, run::blocking};
+use crate::{App, convert::load_settings, error::ApiError, json::Asked};
 use axum::{
     body::{Body, Bytes},
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use cortex_engine::{Engines, LoadedModel, Phase, PromptTemplateUse};
+use cortex_engine::{Engines, LoadSettings, LoadedModel, Phase, PromptTemplateUse};
 use cortex_hardware::{Budget, Graphics, ModelShape, fit};
 use cortex_models::{Downloadable, Gguf, Model, ModelId, ModelState, ResolveError, StoreError, Template};
 use futures::stream;
@@ -151,15 +151,17 @@ fn engine_states(loaded: &[LoadedModel]) -> HashMap<ModelId, &'static str> {
 
 /// What is said of a model that is known well enough: whether it fits this machine when nothing else runs; and the file of which that
 /// was read. Nothing is read for it.
-type Compatibilities = HashMap<ModelId, (PathBuf, String)>;
+struct Compatibilities {
+    shapes: HashMap<ModelId, (PathBuf, ModelShape)>,
+    /// Another one when the shapes are others.
+    revision: u64,
+    all: Budget,
+    load: LoadSettings,
+}
 
 fn compatibility(engines: &Engines) -> Compatibilities {
-    let (shapes, _) = engines.known_shapes();
-    if shapes.is_empty() {
-        return HashMap::new();
-    }
-    let all = engines.budget_of_machine();
-    shapes.into_iter().map(|(id, (path, shape))| (id, (path, compatible(&shape, all)))).collect()
+    let (shapes, revision) = engines.known_shapes();
+    Compatibilities { shapes, revision, all: engines.budget_of_machine(), load: engines.load_settings() }
 }
 
 /// The two members of a model's entry: ours, and that of cortex.cpp.
@@ -209,9 +211,7 @@ fn tag(
     query: &ListQuery,
 ) -> String {
     let mut hasher = DefaultHasher::new();
-    let mut compatibilities: Vec<_> = compatibilities.iter().collect();
-    compatibilities.sort();
-    compatibilities.hash(&mut hasher);
+    (compatibilities.revision, format!("{:?}", compatibilities.all)).hash(&mut hasher);
     let mut states: Vec<_> = states.iter().collect();
     states.sort();
     states.hash(&mut hasher);
@@ -339,11 +339,14 @@ fn write_entry(text: &mut String, model: &Model, state: &str) {
 
 /// Whether it fits, when that is known of the file that it has now.
 fn write_compatibility(text: &mut String, model: &Model, known: &Compatibilities) {
-    if let Some((path, members)) = known.get(&model.id)
+    let Compatibilities { shapes, all, load, .. } = known;
+    if model.state() == ModelState::Ready
+        && let Some((path, shape)) = shapes.get(&model.id)
         && model.weights().is_some_and(|weights| weights == path)
+        && let Some(yaml) = model.yaml()
         && text.pop().is_some()
     {
-        text.push_str(members);
+        text.push_str(&compatible(&as_loaded(shape, load_settings(&yaml, *load), *all), *all));
         text.push('}');
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn start(
         context_length: started.context,
         parallel: started.parallel,
         requested_context_length: if load.fixed_context { load.context_length } else { started.requested_context },
-        requested_parallel: load.parallel,
+        requested_parallel: started.requested_parallel,
     }))
 }
 

@@ -132,9 +132,10 @@ pub(crate) async fn fit(context: &Context<'_>, arguments: FitArguments) -> Resul
 /// A file of this machine by its whole path: the daemon may run in another folder.
 fn of_file(model: String) -> String {
     let path = std::path::Path::new(&model);
-    let is_file = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && path.is_file();
+    // A name without either is a model's, also when a file happens to be called like that.
+    let is_path = path.components().count() > 1 || path.extension().is_some_and(|it| it.eq_ignore_ascii_case("gguf"));
     match std::path::absolute(path) {
-        Ok(path) if is_file => path.display().to_string(),
+        Ok(absolute) if is_path && path.is_file() => absolute.display().to_string(),
         _ => model,
     }
 }

@@ -1,6 +1,9 @@
 //! What is predicted of a model's memory, against what llama.cpp reports once it is loaded.
 
-use crate::http::{MODEL, get, import, post, until};
+use crate::{
+    http::{MODEL, get, import, post, until},
+    registry::send,
+};
 use cortex_test::{
     daemon::{Options, TestDaemon},
     dist,
@@ -83,6 +86,13 @@ async fn the_list_says_of_models_that_are_known_whether_they_fit() {
     // What was only asked for is another question.
     post(&daemon, "/v1/models/fit", &json!({"model": MODEL, "ctx_len": 512})).await;
     assert_eq!(entry().await["compatibility"], *compatibility);
+    assert_eq!(post(&daemon, "/v1/models/start", &json!({"model": MODEL, "ctx_len": 512})).await.0, 200);
+    assert_eq!(entry().await["compatibility"], *compatibility);
+    // What its settings say is not.
+    let (status, patched) =
+        send(&daemon, "PATCH", &format!("/v1/models/{MODEL}"), Some(&json!({"ctx_len": 700}))).await;
+    assert_eq!(status, 200, "{patched}");
+    assert_eq!(entry().await["compatibility"]["context_length"], 700);
 }
 
 #[tokio::test]

@@ -376,6 +376,37 @@ async fn an_order_is_carried_out_whatever_else_the_model_does() {
 }
 
 #[tokio::test]
+async fn who_rests_takes_nothing_from_a_model_that_is_wanted() {
+    // Room for all that one wants, and not for a worker that rests beside it.
+    let limit = needed(8192, 2).await;
+    let daemon = with(&format!("memoryLimitBytes: {limit}\nparallel: 2\n"), &["a", "b", "c"]).await;
+    for model in ["a", "b", "c", "a", "b"] {
+        assert_eq!(ask(&daemon, model).await.0, 200);
+        let (_, models) = get(&daemon, LOADED).await;
+        let (context, parallel) = (&models["data"][0]["context_length"], &models["data"][0]["parallel"]);
+        assert_eq!((ids(&models), context, parallel), (vec![model], &json!(8192), &json!(2)), "{models}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_was_followed_holds_also_when_there_was_no_room_for_a_while() {
+    let limit = needed(8192, 1).await;
+    let daemon = with(&format!("memoryLimitBytes: {limit}\nparallel: 1\n"), &["a", "b"]).await;
+    let order = json!({"model": "b", "ctx_len": 1000, "n_parallel": 1});
+    assert_eq!(post(&daemon, "/v1/models/start", &order).await.0, 200);
+    assert_eq!(post(&daemon, "/v1/models/start", &json!({"model": "a", "pin": true})).await.0, 200);
+    assert_eq!(ask(&daemon, "b").await.0, 422);
+    assert_eq!(post(&daemon, "/v1/models/start", &json!({"model": "a", "pin": false})).await.0, 200);
+    assert_eq!(ask(&daemon, "b").await.0, 200);
+    let (_, models) = get(&daemon, LOADED).await;
+    assert_eq!((ids(&models), &models["data"][0]["context_length"]), (vec!["b"], &json!(1000)), "{models}");
+    // Started again without a word about its size, it is what it was.
+    let (_, again) =
+        post(&daemon, "/v1/models/start", &json!({"model": "b", "ctx_len": 1000, "keep_alive": "2h"})).await;
+    assert_eq!((&again["context_length"], &again["requested_parallel"]), (&json!(1000), &json!(1)), "{again}");
+}
+
+#[tokio::test]
 async fn what_was_cut_is_given_when_there_is_room_again() {
     let limit = needed(8192, 4).await + needed(8192, 1).await / 2;
     let daemon = with(&format!("memoryLimitBytes: {limit}\n"), &["a", "b"]).await;
