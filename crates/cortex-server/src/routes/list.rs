@@ -432,8 +432,13 @@ mod tests {
     fn a_tag_changes_with_what_is_shown() {
         let loaded = HashMap::from([(ModelId::existing("a"), "loaded")]);
         let query = ListQuery { limit: Some("1".into()), ..ListQuery::default() };
-        let none = Compatibilities::new();
-        let known = Compatibilities::from([(ModelId::existing("a"), (PathBuf::new(), String::new()))]);
+        let none = Compatibilities {
+            shapes: HashMap::new(),
+            revision: 0,
+            all: Budget::default(),
+            load: LoadSettings::default(),
+        };
+        let known = Compatibilities { revision: 1, shapes: HashMap::new(), ..none };
         let tags = [
             tag((1, 0), &HashMap::new(), &none, &ListQuery::default()),
             tag((2, 0), &HashMap::new(), &none, &ListQuery::default()),
