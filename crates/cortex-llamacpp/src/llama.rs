@@ -6,7 +6,10 @@
 #![expect(unsafe_code, reason = "the one file that calls C; each block says why it is sound")]
 
 use crate::{load_log, sampling};
-use cortex_api::worker::{Buffer, BufferKind, CacheType, Device, Load, PlacedLayers, Sampling, Segment};
+use cortex_api::worker::{
+    Buffer, BufferKind, CacheType, Device, EmbedInput, Embeds, FromWorker, Load, PlacedLayers, Rejection, Sampling,
+    SamplingStep, Segment, control_token_name,
+};
 use llama_cpp_2::{
     context::{
         LlamaContext,
@@ -17,16 +20,16 @@ use llama_cpp_2::{
     llama_batch::LlamaBatch,
     model::{LlamaModel, params::LlamaModelParams},
     sampling::LlamaSampler,
-    token::LlamaToken,
-    vocab::VocabType,
+    token::{LlamaToken, data::LlamaTokenData, data_array::LlamaTokenDataArray, logit_bias::LlamaLogitBias},
 };
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use std::{
     ffi::{CStr, CString},
     fs::File,
     io::{self, Write},
     num::NonZeroU32,
     os::fd::FromRawFd,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// A token id of the loaded model.
@@ -230,7 +233,9 @@ impl<'model> Vocabulary<'model> {
 
     /// Whether there are texts that tokens stand for. llama.cpp aborts when it is asked for one and there are none.
     pub(crate) fn has_texts(&self) -> bool {
-        self.model.vocab().vocab_type() != VocabType::NONE
+        // The pinned binding's own question panics for vocabularies that it does not know, of WordPiece say. These two words are
+        // llama.cpp's for none.
+        !matches!(self.model.meta_val_str("tokenizer.ggml.model").as_deref(), Ok("no_vocab" | "none") | Err(_))
     }
 
     /// Context that the model was trained with.
@@ -279,6 +284,59 @@ impl<'model> Vocabulary<'model> {
         self.model.vocab().text(token).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
+    /// What the model makes, when it is not answers. Source: llama.cpp's `pooling_type`: 1 to 3 are ways to make one vector of
+    /// those of all tokens, 4 is a rank.
+    pub(crate) fn embeds(&self) -> Option<Embeds> {
+        let text = |key: &str| self.model.meta_val_str(key).ok();
+        let architecture = text("general.architecture")?;
+        match text(&format!("{architecture}.pooling_type")).as_deref() {
+            Some("1" | "2" | "3") => Some(Embeds::Vectors),
+            Some("4") => Some(Embeds::Ranks),
+            _ => None,
+        }
+    }
+
+    /// The tokens of something to make a vector of, with what the model wants around them.
+    pub(crate) fn embedded(&self, input: &EmbedInput) -> Result<Vec<Token>, LlamaError> {
+        let vocabulary = self.model.vocab();
+        let of = |text: &str, adds_special| vocabulary.tokenize(text.as_bytes(), adds_special, false).into_iter();
+        match input {
+            EmbedInput::Text { text } => Ok(of(text, true).map(|token| token.0).collect()),
+            EmbedInput::Tokens { tokens } => self.check(tokens).map(|()| tokens.clone()),
+            EmbedInput::Pair { query, document } => {
+                // Beginning, question, end, separator, text, end: each where the vocabulary has it.
+                let end = if vocabulary.eos().0 >= 0 { vocabulary.eos() } else { vocabulary.sep() };
+                let begin = vocabulary.should_add_bos().then(|| vocabulary.bos());
+                let ends = vocabulary.should_add_eos().then_some(end);
+                let between = vocabulary.should_add_sep().then(|| vocabulary.sep());
+                let tokens = begin.into_iter().chain(of(query, false)).chain(ends).chain(between);
+                Ok(tokens.chain(of(document, false)).chain(ends).map(|token| token.0).filter(|&it| it >= 0).collect())
+            }
+        }
+    }
+
+    /// The answer to a question about the tokens of a text.
+    pub(crate) fn tokens_line(&self, id: u64, prompt: &[Segment], adds_bos: bool) -> FromWorker {
+        match self.tokenize(prompt, adds_bos) {
+            Ok(tokens) => {
+                let pieces = tokens.iter().map(|&token| self.piece(token, true)).collect();
+                FromWorker::Tokens { id, tokens, pieces }
+            }
+            Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
+        }
+    }
+
+    /// The answer to a question about the text of tokens.
+    pub(crate) fn text_line(&self, id: u64, tokens: &[Token]) -> FromWorker {
+        match self.check(tokens) {
+            Ok(()) => {
+                let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.piece(token, true)).collect();
+                FromWorker::Detokenized { id, text: String::from_utf8_lossy(&bytes).into_owned() }
+            }
+            Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
+        }
+    }
+
     /// Texts that stand for control tokens when a segment is special.
     pub(crate) fn control_texts(&self) -> Vec<String> {
         let vocabulary = self.model.vocab();
@@ -295,13 +353,21 @@ impl<'model> Vocabulary<'model> {
         self.model.vocab().is_eog(LlamaToken(token))
     }
 
-    /// The bytes that a token stands for; control tokens stand for none.
-    pub(crate) fn piece(&self, token: Token) -> Vec<u8> {
-        self.model.vocab().token_to_piece(LlamaToken(token), false, None)
+    /// The bytes that a token stands for; control tokens stand for none, unless they are to be shown.
+    pub(crate) fn piece(&self, token: Token, shows_control: bool) -> Vec<u8> {
+        self.model.vocab().token_to_piece(LlamaToken(token), shows_control, None)
     }
 
-    /// Tokenises each segment on its own. The beginning-of-sequence token comes first exactly once.
-    pub(crate) fn tokenize(&self, prompt: &[Segment]) -> Result<Vec<Token>, LlamaError> {
+    /// The first of some ids that is not in the vocabulary, as an error.
+    pub(crate) fn check(&self, tokens: &[Token]) -> Result<(), LlamaError> {
+        match tokens.iter().find(|&&token| token < 0 || token >= self.size) {
+            Some(wrong) => error(format!("token {wrong} is not in the vocabulary of {} tokens", self.size)),
+            None => Ok(()),
+        }
+    }
+
+    /// Tokenises each segment on its own. The beginning-of-sequence token comes first exactly once, if it should be added.
+    pub(crate) fn tokenize(&self, prompt: &[Segment], adds_bos: bool) -> Result<Vec<Token>, LlamaError> {
         let vocabulary = self.model.vocab();
         let mut tokens = Vec::new();
         for segment in prompt {
@@ -312,15 +378,13 @@ impl<'model> Vocabulary<'model> {
                         .extend(vocabulary.tokenize(text.as_bytes(), false, *special).into_iter().map(|token| token.0));
                 }
                 Segment::Tokens { tokens: given } => {
-                    if let Some(wrong) = given.iter().find(|&&token| token < 0 || token >= self.size) {
-                        return error(format!("token {wrong} is not in the vocabulary of {} tokens", self.size));
-                    }
+                    self.check(given)?;
                     tokens.extend(given);
                 }
             }
         }
         let bos = vocabulary.bos().0;
-        if self.adds_bos && bos >= 0 && tokens.first() != Some(&bos) {
+        if adds_bos && self.adds_bos && bos >= 0 && tokens.first() != Some(&bos) {
             tokens.insert(0, bos);
         }
         Ok(tokens)
@@ -350,6 +414,18 @@ pub(crate) struct Context<'model> {
     /// Sequences.
     pub(crate) sequences: u32,
     batch_size: u32,
+    embeds: Option<Embeds>,
+}
+
+/// Tokens of the longest text that a vector is made of: the whole text is one batch, and its buffers grow with it.
+pub(crate) const LONGEST_EMBEDDED: u32 = 4096;
+
+/// A vector of the same direction and of length 1.
+fn normalized(vector: &[f32]) -> Vec<f32> {
+    let length = vector.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
+    #[expect(clippy::cast_possible_truncation, reason = "a number of a vector of length 1")]
+    let scaled = |number: &f32| if length > 0.0 { (f64::from(*number) / length) as f32 } else { 0.0 };
+    vector.iter().map(scaled).collect()
 }
 
 /// Tells llama.cpp that a batch gives no more results than there are sequences: without it, room is set aside for the result
@@ -370,11 +446,14 @@ impl<'model> Context<'model> {
         model: &'model LlamaModel,
         load: &Load,
         (sequence_length, sequences): (u32, u32),
+        embeds: Option<Embeds>,
     ) -> Result<Self, LlamaError> {
         let Some(cells) = sequence_length.checked_mul(sequences) else {
             return error("the context is too large");
         };
-        let batch_size = load.batch.clamp(32, 4096).max(sequences);
+        // A text whose tokens all look at each other is computed in one piece.
+        let least = if embeds.is_some() { sequence_length.min(LONGEST_EMBEDDED) } else { 32 };
+        let batch_size = load.batch.clamp(32, 4096).max(sequences).max(least);
         let cache_type = match load.cache_type {
             CacheType::F16 => KvCacheType::F16,
             CacheType::Q8_0 => KvCacheType::Q8_0,
@@ -385,19 +464,22 @@ impl<'model> Context<'model> {
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_seq_max(sequences)
             .with_n_batch(batch_size)
-            .with_n_ubatch(batch_size.min(512).max(sequences))
+            .with_n_ubatch(if embeds.is_some() { batch_size } else { batch_size.min(512).max(sequences) })
             .with_n_threads(threads(load.threads))
             .with_n_threads_batch(threads(load.threads_batch))
             .with_kv_unified(false)
             .with_type_k(cache_type)
             .with_type_v(cache_type)
+            .with_embeddings(embeds.is_some())
             .with_no_perf(true);
-        set_most_outputs(&mut params, sequences);
+        if embeds.is_none() {
+            set_most_outputs(&mut params, sequences);
+        }
         let inner = model
             .new_context(engine, params)
             .map_err(|why| LlamaError(format!("no memory for {sequences} × {sequence_length} tokens: {why}")))?;
         let batch = LlamaBatch::new(batch_size as usize, 1);
-        Ok(Self { inner, batch, vocabulary_size: model.n_vocab(), sequence_length, sequences, batch_size })
+        Ok(Self { inner, batch, vocabulary_size: model.n_vocab(), sequence_length, sequences, batch_size, embeds })
     }
 
     /// Most entries of one [`Context::compute`].
@@ -434,6 +516,38 @@ impl<'model> Context<'model> {
                 .map_err(|why| LlamaError(why.to_string()))?;
         }
         self.inner.decode(&mut self.batch).map_err(|why| LlamaError(why.to_string()))
+    }
+
+    /// The vectors of texts, each of length 1, or their ranks as they are. All texts together have no more tokens than a batch.
+    pub(crate) fn embed(&mut self, texts: &[&[Token]]) -> Result<Vec<Vec<f32>>, LlamaError> {
+        let tokens: usize = texts.iter().map(|text| text.len()).sum();
+        if texts.is_empty() || texts.len() > self.sequences as usize || tokens > self.batch_size() {
+            return error(format!("{} texts of {tokens} tokens are no batch", texts.len()));
+        }
+        self.batch.clear();
+        for (sequence, text) in (0i32..).zip(texts) {
+            for (position, &token) in (0i32..).zip(*text) {
+                if token < 0 || token >= self.vocabulary_size {
+                    return error(format!("token {token} is not in the vocabulary"));
+                }
+                self.batch
+                    .add(LlamaToken(token), position, &[sequence], true)
+                    .map_err(|why| LlamaError(why.to_string()))?;
+            }
+        }
+        // What the batch before it left.
+        self.inner.clear_kv_cache();
+        self.inner.decode(&mut self.batch).map_err(|why| LlamaError(why.to_string()))?;
+        (0i32..)
+            .zip(texts)
+            .map(|(sequence, _)| {
+                let vector = self.inner.embeddings_seq_ith(sequence).map_err(|why| LlamaError(why.to_string()))?;
+                if vector.iter().any(|number| !number.is_finite()) {
+                    return error("the model gives vectors that are not numbers");
+                }
+                Ok(if self.embeds == Some(Embeds::Ranks) { vector.to_vec() } else { normalized(vector) })
+            })
+            .collect()
     }
 
     /// Cuts a sequence back to its first `length` tokens. False when the model cannot do that; the
@@ -473,38 +587,114 @@ impl<'model> Context<'model> {
 pub(crate) struct Chain(LlamaSampler);
 
 impl Chain {
-    /// Builds the chain for validated values, in llama.cpp's usual order.
-    pub(crate) fn new(sampling: &Sampling, seed: u32, vocabulary_size: i32, history: &[Token]) -> Self {
+    /// Chooses among some tokens with their logits.
+    pub(crate) fn choose_of(&mut self, possible: impl Iterator<Item = (Token, f32)>) -> Option<Token> {
+        let data = possible.map(|(token, logit)| LlamaTokenData::new(LlamaToken(token), logit, 0.0));
+        let mut candidates = LlamaTokenDataArray::from_iter(data, false);
+        if candidates.data.is_empty() {
+            return None;
+        }
+        candidates.apply_sampler(&mut self.0);
+        let token = candidates.selected_token()?;
+        self.0.accept(token);
+        Some(token.0)
+    }
+}
+
+impl Vocabulary<'_> {
+    /// What constraints need to know of the tokens: the bytes of each, and the names of control tokens behind the byte that marks
+    /// them. Takes some ten milliseconds.
+    pub(crate) fn trie(&self) -> TokEnv {
+        let vocabulary = self.model.vocab();
+        let id = |token: LlamaToken| token.0.cast_unsigned();
+        let end = if vocabulary.eot().0 >= 0 { vocabulary.eot() } else { vocabulary.eos() };
+        let mut ends = vec![id(end)];
+        let mut words = Vec::new();
+        for token in (0..self.size).map(LlamaToken) {
+            if vocabulary.is_eog(token) && token != end {
+                ends.push(id(token));
+            }
+            let text = self.piece(token.0, false);
+            let name = || String::from_utf8(self.piece(token.0, true)).ok().filter(|name| !name.is_empty());
+            words.push(match text.is_empty().then(name).flatten() {
+                Some(name) => [&[TokTrie::SPECIAL_TOKEN_MARKER], control_token_name(&name).as_bytes()].concat(),
+                None => text,
+            });
+        }
+        let info = TokRxInfo::new(self.size.cast_unsigned(), id(end));
+        Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words).with_eos_tokens(&ends)))
+    }
+
+    /// Builds the chain for validated values.
+    pub(crate) fn chain(&self, sampling: &Sampling, seed: u32, history: &[Token]) -> Chain {
         let mut steps = Vec::new();
-        if sampling::has_penalties(sampling) {
-            steps.push(LlamaSampler::penalties(
-                vocabulary_size,
-                i32::try_from(sampling.repeat_last_n).unwrap_or(i32::MAX),
-                sampling.repeat_penalty,
-                sampling.frequency_penalty,
-                sampling.presence_penalty,
-            ));
+        let biases: Vec<LlamaLogitBias> = sampling
+            .logit_bias
+            .iter()
+            .filter(|(token, _)| (0..self.size).contains(token))
+            .map(|&(token, bias)| LlamaLogitBias::new(LlamaToken(token), bias))
+            .collect();
+        if !biases.is_empty() {
+            steps.push(LlamaSampler::logit_bias(self.size, &biases));
         }
-        if sampling.temperature <= 0.0 {
-            steps.push(LlamaSampler::greedy());
-        } else {
-            if sampling.top_k > 0 {
-                steps.push(LlamaSampler::top_k(sampling.top_k));
+        let is_greedy = sampling.temperature <= 0.0;
+        let mirostat = sampling.mirostat > 0 && !is_greedy;
+        for step in &sampling.order {
+            match step {
+                SamplingStep::Penalties if sampling::has_penalties(sampling) => steps.push(LlamaSampler::penalties(
+                    self.size,
+                    i32::try_from(sampling.repeat_last_n).unwrap_or(i32::MAX),
+                    sampling.repeat_penalty,
+                    sampling.frequency_penalty,
+                    sampling.presence_penalty,
+                )),
+                SamplingStep::Dry if sampling.dry_multiplier > 0.0 => steps.push(LlamaSampler::dry(
+                    self.model,
+                    sampling.dry_multiplier,
+                    sampling.dry_base,
+                    sampling.dry_allowed_length,
+                    sampling.dry_penalty_last_n,
+                    &sampling.dry_sequence_breakers,
+                )),
+                SamplingStep::Temperature if mirostat || !is_greedy => {
+                    steps.push(if sampling.dynatemp_range > 0.0 {
+                        LlamaSampler::temp_ext(
+                            sampling.temperature,
+                            sampling.dynatemp_range,
+                            sampling.dynatemp_exponent,
+                        )
+                    } else {
+                        LlamaSampler::temp(sampling.temperature)
+                    });
+                }
+                // Mirostat is in place of the others; greedy needs none.
+                _ if mirostat || is_greedy => {}
+                SamplingStep::TopNSigma if sampling.top_n_sigma > 0.0 => {
+                    steps.push(LlamaSampler::top_n_sigma(sampling.top_n_sigma));
+                }
+                SamplingStep::TopK if sampling.top_k > 0 => steps.push(LlamaSampler::top_k(sampling.top_k)),
+                SamplingStep::TypP if sampling.typical_p < 1.0 => {
+                    steps.push(LlamaSampler::typical(sampling.typical_p, 1));
+                }
+                SamplingStep::TopP if sampling.top_p < 1.0 => steps.push(LlamaSampler::top_p(sampling.top_p, 1)),
+                SamplingStep::MinP if sampling.min_p > 0.0 => steps.push(LlamaSampler::min_p(sampling.min_p, 1)),
+                SamplingStep::Xtc if sampling.xtc_probability > 0.0 => {
+                    steps.push(LlamaSampler::xtc(sampling.xtc_probability, sampling.xtc_threshold, 1, seed));
+                }
+                _ => {}
             }
-            if sampling.typical_p < 1.0 {
-                steps.push(LlamaSampler::typical(sampling.typical_p, 1));
-            }
-            if sampling.top_p < 1.0 {
-                steps.push(LlamaSampler::top_p(sampling.top_p, 1));
-            }
-            if sampling.min_p > 0.0 {
-                steps.push(LlamaSampler::min_p(sampling.min_p, 1));
-            }
-            steps.push(LlamaSampler::temp(sampling.temperature));
-            steps.push(LlamaSampler::dist(seed));
         }
+        steps.push(match sampling.mirostat {
+            _ if is_greedy => LlamaSampler::greedy(),
+            1 => LlamaSampler::mirostat(self.size, seed, sampling.mirostat_tau, sampling.mirostat_eta, 100),
+            2 => LlamaSampler::mirostat_v2(seed, sampling.mirostat_tau, sampling.mirostat_eta),
+            _ => LlamaSampler::dist(seed),
+        });
         let mut chain = LlamaSampler::chain(steps, true);
+        let window = usize::try_from(sampling.repeat_last_n).unwrap_or(usize::MAX);
+        let window = if sampling.dry_multiplier > 0.0 { usize::MAX } else { window };
+        let history = &history[history.len().saturating_sub(window)..];
         chain.accept_many(history.iter().map(|&token| LlamaToken(token)));
-        Self(chain)
+        Chain(chain)
     }
 }

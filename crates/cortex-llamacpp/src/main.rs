@@ -2,6 +2,8 @@
 //!
 //! Never speaks HTTP, never knows OpenAI, never reads settings or the data folder.
 
+mod constraint;
+mod embedding;
 mod generation;
 mod llama;
 mod load_log;

@@ -87,7 +87,7 @@ fn measure(scratch: &str, backend: &str, threads: &str, memory: &str) -> Result<
     }
     let mut subjects = Vec::new();
     for (model, (_, before)) in models.iter().zip(&kinds) {
-        subjects.push(Subject::new(Context::new(&engine, model, &load, (load.context_length, 1))?, *before)?);
+        subjects.push(Subject::new(Context::new(&engine, model, &load, (load.context_length, 1), None)?, *before)?);
     }
     let began = Instant::now();
     for round in 0..ROUNDS {

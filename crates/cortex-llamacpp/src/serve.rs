@@ -5,15 +5,20 @@
 //! further hop.
 
 use crate::{
+    constraint::{Grammars, Guide},
+    embedding::Embedder,
     generation::Generation,
-    llama::{self, Context, Entry, LlamaError, Token, Vocabulary},
-    sampling::Chooser,
+    llama::{self, Context, Entry, LONGEST_EMBEDDED, LlamaError, Token, Vocabulary},
+    sampling::{Chooser, NoChoice},
     schedule::{self, Pace, Share, Want},
     slot::{Slot, choose_slot},
     stdio::{self, Lines},
     text::TextStream,
 };
-use cortex_api::worker::{FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, Rejection, Stats, ToWorker};
+use cortex_api::worker::{
+    Constraint, FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, Rejection, Stats, ToWorker,
+    TokenProbabilities, TokenProbability,
+};
 use llama_cpp_2::{llama_backend::LlamaBackend, model::LlamaModel};
 use std::{
     collections::VecDeque,
@@ -24,7 +29,7 @@ use std::{
 };
 
 /// How often a busy worker gives a sign of life.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Lines that may wait while a step is computed.
 const INBOX: usize = 1024;
 
@@ -88,7 +93,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     if !vocabulary.has_texts() {
         return Err(LlamaError("the file has no vocabulary: it is not a model that can be talked to".into()));
     }
-    let control_tokens = vocabulary.control_texts();
+    let (control_tokens, embeds) = (vocabulary.control_texts(), vocabulary.embeds());
     let mut load = load.clone();
     loop {
         let context = room_for(&engine, &model, &load, &vocabulary)?;
@@ -105,8 +110,12 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             model_bytes: vocabulary.weight_bytes(),
             buffers: log.buffers(),
             placement: log.placement(),
+            embeds,
         })));
-        let end = Worker::new(&vocabulary, context).run(lines, inbox);
+        let end = match embeds {
+            None => Worker::new(&vocabulary, context).run(lines, inbox),
+            Some(_) => Embedder::new(&vocabulary, context).run(lines, inbox),
+        };
         lines.flush();
         match end {
             End::Shutdown => break,
@@ -127,7 +136,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
 
 /// Why a worker does not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     Shutdown,
     Rest,
 }
@@ -171,9 +180,13 @@ fn room_for<'model>(
         0 => u32::MAX,
         trained => trained,
     };
+    let embeds = vocabulary.embeds();
     let (mut length, mut sequences) = (load.context_length.clamp(1, trained), load.parallel.clamp(1, 64));
+    if embeds.is_some() {
+        length = length.min(LONGEST_EMBEDDED);
+    }
     loop {
-        match Context::new(engine, model, load, (length, sequences)) {
+        match Context::new(engine, model, load, (length, sequences), embeds) {
             Ok(context) => return Ok(context),
             Err(error) if load.is_exact => return Err(error),
             Err(_) if sequences > 1 => sequences /= 2,
@@ -184,12 +197,21 @@ fn room_for<'model>(
     }
 }
 
+/// A request that can be answered and has no slot yet.
+struct Accepted {
+    generate: Generate,
+    prompt: Vec<Token>,
+    guide: Option<Guide>,
+}
+
 /// The loaded model at work.
 struct Worker<'model> {
     vocabulary: &'model Vocabulary<'model>,
     context: Context<'model>,
     slots: Vec<Slot>,
-    waiting: VecDeque<(Generate, Vec<Token>)>,
+    waiting: VecDeque<Accepted>,
+    /// Made when the first constraint comes.
+    grammars: Option<Grammars>,
     pace: Pace,
     stats: Stats,
     admitted: u64,
@@ -204,6 +226,7 @@ impl<'model> Worker<'model> {
             context,
             slots,
             waiting: VecDeque::new(),
+            grammars: None,
             pace: Pace::default(),
             stats: Stats::default(),
             admitted: 0,
@@ -251,9 +274,15 @@ impl<'model> Worker<'model> {
         match message {
             ToWorker::Generate(generate) => self.accept(*generate, lines),
             ToWorker::Cancel { id } => self.cancel(id, lines),
-            ToWorker::Tokenize { id, prompt } => lines.push(&match self.vocabulary.tokenize(&prompt) {
-                Ok(tokens) => FromWorker::Tokens { id, tokens },
-                Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
+            ToWorker::Tokenize { id, prompt, adds_bos } => {
+                lines.push(&self.vocabulary.tokens_line(id, &prompt, adds_bos));
+            }
+            ToWorker::Detokenize { id, tokens } => lines.push(&self.vocabulary.text_line(id, &tokens)),
+            ToWorker::Embed { id, .. } => lines.push(&FromWorker::Rejected {
+                id,
+                reason: Rejection::Invalid {
+                    message: "model answers, and makes no vectors; take an embedding model for them".into(),
+                },
             }),
             ToWorker::Stats => self.sign_of_life(lines),
             ToWorker::Shutdown => return Some(End::Shutdown),
@@ -267,10 +296,10 @@ impl<'model> Worker<'model> {
     fn accept(&mut self, generate: Generate, lines: &mut Lines) {
         let id = generate.id;
         let reason = match self.check(&generate) {
-            Ok(tokens) => {
-                let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+            Ok((prompt, guide)) => {
+                let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
                 lines.push(&FromWorker::Accepted { id, prompt_tokens });
-                self.waiting.push_back((generate, tokens));
+                self.waiting.push_back(Accepted { generate, prompt, guide });
                 return;
             }
             Err(reason) => reason,
@@ -278,12 +307,14 @@ impl<'model> Worker<'model> {
         lines.push(&FromWorker::Rejected { id, reason });
     }
 
-    fn check(&self, generate: &Generate) -> Result<Vec<Token>, Rejection> {
+    fn check(&mut self, generate: &Generate) -> Result<(Vec<Token>, Option<Guide>), Rejection> {
         if let Some((_, message)) = generate.sampling.out_of_range() {
             return Err(Rejection::Invalid { message });
         }
-        let tokens =
-            self.vocabulary.tokenize(&generate.prompt).map_err(|LlamaError(message)| Rejection::Invalid { message })?;
+        let biased: Vec<Token> = generate.sampling.logit_bias.iter().map(|(token, _)| *token).collect();
+        let invalid = |LlamaError(message)| Rejection::Invalid { message };
+        self.vocabulary.check(&biased).map_err(invalid)?;
+        let tokens = self.vocabulary.tokenize(&generate.prompt, true).map_err(invalid)?;
         if tokens.is_empty() {
             return Err(Rejection::EmptyPrompt);
         }
@@ -291,11 +322,25 @@ impl<'model> Worker<'model> {
         if needed >= self.context.sequence_length {
             return Err(Rejection::ContextExceeded { needed, available: self.context.sequence_length });
         }
-        Ok(tokens)
+        let guide = match &generate.constraint {
+            None => None,
+            Some(constraint) => {
+                Some(self.guide(constraint).map_err(|LlamaError(message)| Rejection::Constraint { message })?)
+            }
+        };
+        Ok((tokens, guide))
+    }
+
+    fn guide(&mut self, constraint: &Constraint) -> Result<Guide, LlamaError> {
+        let grammars = match self.grammars.take() {
+            Some(grammars) => grammars,
+            None => Grammars::new(&self.vocabulary.trie())?,
+        };
+        self.grammars.insert(grammars).compile(constraint)
     }
 
     fn cancel(&mut self, id: u64, lines: &mut Lines) {
-        if let Some(at) = self.waiting.iter().position(|(generate, _)| generate.id == id) {
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.generate.id == id) {
             self.waiting.remove(at);
             lines.push(&FromWorker::Finished {
                 id,
@@ -311,15 +356,15 @@ impl<'model> Worker<'model> {
 
     /// Gives free slots to waiting requests, first come first served.
     fn admit(&mut self) {
-        while let Some((_, tokens)) = self.waiting.front() {
-            let Some((index, common)) = choose_slot(&self.slots, tokens) else { return };
-            let Some((generate, prompt)) = self.waiting.pop_front() else { return };
+        while let Some(Accepted { prompt, .. }) = self.waiting.front() {
+            let Some((index, common)) = choose_slot(&self.slots, prompt) else { return };
+            let Some(Accepted { generate, prompt, guide }) = self.waiting.pop_front() else { return };
             let reused = self.reuse(index, if generate.deterministic { 0 } else { common }, prompt.len());
             self.admitted += 1;
             let room = self.context.sequence_length - u32::try_from(prompt.len()).unwrap_or(u32::MAX);
             self.slots[index].generation = Some(Generation {
                 id: generate.id,
-                chooser: Chooser::new(&generate.sampling, self.vocabulary.size, &prompt),
+                chooser: Chooser::new(self.vocabulary, &generate.sampling, guide, generate.probabilities, &prompt),
                 text: TextStream::new(&generate.stop),
                 prompt,
                 computed: reused,
@@ -327,6 +372,8 @@ impl<'model> Worker<'model> {
                 produced: 0,
                 limit: generate.max_tokens.map_or(room, |most| most.min(room)),
                 unsent_tokens: 0,
+                unsent_probabilities: vec![],
+                shows_control: generate.shows_control,
                 ignore_eos: generate.ignore_eos,
                 deterministic: generate.deterministic,
                 admitted: self.admitted,
@@ -442,10 +489,19 @@ impl<'model> Worker<'model> {
         if generation.limit == 0 {
             return self.finish(slot, FinishReason::Length, lines);
         }
-        let Some(token) = generation.chooser.choose(&self.context, index) else {
-            stdio::warn("the model gives logits that are not numbers; the request ends");
-            return self.finish(slot, FinishReason::Error, lines);
+        let choice = match generation.chooser.choose(&self.context, index) {
+            Ok(choice) => choice,
+            Err(NoChoice::NotNumbers) => {
+                stdio::warn("the model gives logits that are not numbers; the request ends");
+                return self.finish(slot, FinishReason::Error, lines);
+            }
+            Err(NoChoice::Constraint(message)) => {
+                let id = generation.id;
+                self.slots[slot].leave(self.stats.steps);
+                return lines.push(&FromWorker::Rejected { id, reason: Rejection::Constraint { message } });
+            }
         };
+        let token = choice.token;
         generation.first_token.get_or_insert_with(Instant::now);
         generation.produced += 1;
         generation.unsent_tokens += 1;
@@ -454,13 +510,26 @@ impl<'model> Worker<'model> {
         if ends && !generation.ignore_eos {
             return self.finish(slot, FinishReason::Stop, lines);
         }
-        let shown = generation.text.push(&self.vocabulary.piece(token));
+        if let Some(found) = choice.probabilities {
+            let probability = |token: Token, logprob: f32| TokenProbability {
+                token,
+                bytes: self.vocabulary.piece(token, true),
+                logprob,
+            };
+            generation.unsent_probabilities.push(TokenProbabilities {
+                chosen: probability(token, found.chosen),
+                top: found.top.into_iter().map(|(token, logprob)| probability(token, logprob)).collect(),
+            });
+        }
+        let shown = generation.text.push(&self.vocabulary.piece(token, generation.shows_control && !ends));
         if !shown.text.is_empty() {
-            let tokens = std::mem::take(&mut generation.unsent_tokens);
-            lines.push(&FromWorker::Text { id: generation.id, text: shown.text, tokens });
+            lines.push(&generation.text_line(shown.text));
         }
         if shown.stopped {
             return self.finish_quietly(slot, FinishReason::Stop, lines);
+        }
+        if choice.is_last {
+            return self.finish(slot, FinishReason::Stop, lines);
         }
         if generation.produced >= generation.limit {
             return self.finish(slot, FinishReason::Length, lines);
@@ -473,17 +542,14 @@ impl<'model> Worker<'model> {
         if let Some(generation) = self.slots[slot].generation.as_mut() {
             let text = generation.text.finish();
             if !text.is_empty() {
-                let tokens = std::mem::take(&mut generation.unsent_tokens);
-                lines.push(&FromWorker::Text { id: generation.id, text, tokens });
+                lines.push(&generation.text_line(text));
             }
         }
         self.finish_quietly(slot, reason, lines);
     }
 
     fn finish_quietly(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
-        let slot = &mut self.slots[slot];
-        if let Some(generation) = slot.generation.take() {
-            slot.last_used = self.stats.steps;
+        if let Some(generation) = self.slots[slot].leave(self.stats.steps) {
             lines.push(&FromWorker::Finished { id: generation.id, reason, timings: generation.timings() });
         }
     }

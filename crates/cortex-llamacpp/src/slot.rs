@@ -13,6 +13,17 @@ pub(crate) struct Slot {
     pub(crate) last_used: u64,
 }
 
+impl Slot {
+    /// The request leaves; the cells keep what it computed.
+    pub(crate) fn leave(&mut self, steps: u64) -> Option<Generation> {
+        let generation = self.generation.take();
+        if generation.is_some() {
+            self.last_used = steps;
+        }
+        generation
+    }
+}
+
 /// The free slot that a prompt should go to, and how many of its first tokens the slot already holds.
 /// The longest common beginning wins, then the slot that was unused for longest.
 pub(crate) fn choose_slot(slots: &[Slot], prompt: &[Token]) -> Option<(usize, usize)> {

@@ -79,7 +79,7 @@ fn measure(scratch: &str, backend: &str, graphics: Option<Graphics<'_>>) -> Resu
     }
     let engine = llama::start()?;
     let model = llama::load_model(&engine, &load, |_| ())?;
-    let mut context = Context::new(&engine, &model, &load, (256, 1))?;
+    let mut context = Context::new(&engine, &model, &load, (256, 1), None)?;
     let mut best = TrialResult { batch_microseconds: u64::MAX, single_microseconds: u64::MAX };
     for _ in 0..REPETITIONS {
         context.truncate(0, 0);

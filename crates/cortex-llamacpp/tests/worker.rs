@@ -1,7 +1,9 @@
 //! The real worker with the real model.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-use cortex_api::worker::{FinishReason, FromWorker, Generate, Rejection, Segment, ToWorker};
+use cortex_api::worker::{
+    Constraint, FinishReason, FromWorker, Generate, Rejection, Sampling, Segment, ToWorker, TokenProbabilities,
+};
 use cortex_test::worker::{TestWorker, generate, text_of};
 
 const QUESTION: &str = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
@@ -138,6 +140,97 @@ fn what_cannot_be_answered_is_rejected_and_nothing_breaks() {
     endless.max_tokens = None;
     let (reason, timings) = finished(&run(&mut worker, endless).1);
     assert_eq!((reason, timings.answer_tokens), (FinishReason::Length, 255));
+}
+
+/// How a request ended: `None` when it was answered.
+fn refused(messages: &[FromWorker]) -> Option<Rejection> {
+    match messages.last() {
+        Some(FromWorker::Rejected { reason, .. }) => Some(reason.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_answer_is_what_it_must_be_whatever_the_model_would_say() {
+    let (mut worker, _) = TestWorker::loaded(1024, 2);
+    let schema = serde_json::json!({
+        "type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"], "additionalProperties": false
+    });
+    for (id, temperature) in [(1, 0.0), (2, 2.0)] {
+        let mut request = generate(id, QUESTION, 60);
+        request.constraint = Some(Constraint::JsonSchema { schema: schema.clone() });
+        request.sampling = Sampling { temperature, seed: Some(3), ..Sampling::default() };
+        let (text, messages) = run(&mut worker, request);
+        let city = serde_json::from_str::<serde_json::Value>(&text).expect(&text)["city"].clone();
+        assert!(city == "Paris" || city == "Rome", "{text}");
+        // It ends by itself when nothing can follow, also where the end token would be ignored.
+        assert_eq!(finished(&messages).0, FinishReason::Stop);
+    }
+    let with = |id, constraint| Generate { constraint: Some(constraint), ..generate(id, QUESTION, 20) };
+    let (text, _) = run(&mut worker, with(3, Constraint::Regex { pattern: "[a-c]{3}".into() }));
+    assert!(text.len() == 3 && text.chars().all(|letter| ('a'..='c').contains(&letter)), "{text}");
+    for (id, constraint) in [
+        (4, Constraint::JsonSchema { schema: serde_json::json!({"type": "nothing"}) }),
+        (5, Constraint::Regex { pattern: "(".into() }),
+        (6, Constraint::Lark { grammar: "start: missing".into() }),
+    ] {
+        let (_, messages) = run(&mut worker, with(id, constraint));
+        assert!(matches!(refused(&messages), Some(Rejection::Constraint { .. })), "{messages:?}");
+    }
+    // An unconstrained one beside it is not touched, and the worker goes on.
+    assert!(run(&mut worker, generate(7, QUESTION, 40)).0.contains("Paris"));
+}
+
+#[test]
+fn probabilities_are_those_of_the_model_and_a_bias_moves_the_choice() {
+    let (mut worker, _) = TestWorker::loaded(512, 1);
+    let told = |messages: &[FromWorker]| -> Vec<TokenProbabilities> {
+        messages
+            .iter()
+            .filter_map(|it| match it {
+                FromWorker::Text { probabilities, .. } => Some(probabilities.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    };
+    let request = Generate { probabilities: Some(5), ..generate(1, "The capital of France is", 6) };
+    let (text, messages) = run(&mut worker, request);
+    let tokens = told(&messages);
+    assert_eq!(tokens.len(), 6);
+    let bytes: Vec<u8> = tokens.iter().flat_map(|it| it.chosen.bytes.clone()).collect();
+    assert_eq!(String::from_utf8(bytes).unwrap(), text);
+    for it in &tokens {
+        assert_eq!(it.top.len(), 5);
+        assert_eq!(it.top[0], it.chosen);
+        assert!(it.top.windows(2).all(|pair| pair[0].logprob >= pair[1].logprob));
+        let sum: f32 = it.top.iter().map(|it| it.logprob.exp()).sum();
+        assert!(sum <= 1.0 + 1e-4, "{sum}");
+    }
+    let first = tokens[0].chosen.token;
+    let biased = |id, bias| {
+        let mut request = generate(id, "The capital of France is", 1);
+        request.sampling.logit_bias = vec![bias];
+        Generate { probabilities: Some(1), ..request }
+    };
+    let barred = told(&run(&mut worker, biased(2, (first, -100.0))).1);
+    assert_ne!(barred[0].chosen.token, first);
+    assert_eq!(barred[0].top[0].token, first, "what is told is what the model thinks");
+    let forced = told(&run(&mut worker, biased(3, (77, 100.0))).1);
+    assert_eq!(forced[0].chosen.token, 77);
+    let outside = run(&mut worker, biased(4, (1_000_000, 1.0))).1;
+    assert!(matches!(refused(&outside), Some(Rejection::Invalid { .. })));
+}
+
+#[test]
+fn control_tokens_are_shown_where_that_is_asked_for() {
+    let (mut worker, _) = TestWorker::loaded(512, 1);
+    let mut forced = generate(1, "x", 1);
+    // The beginning of a message: a control token that ends no answer.
+    forced.sampling.logit_bias = vec![(1, 1000.0)];
+    let shown = Generate { id: 2, shows_control: true, ..forced.clone() };
+    assert_eq!(run(&mut worker, forced).0, "");
+    assert_eq!(run(&mut worker, shown).0, "<|im_start|>");
 }
 
 #[test]

@@ -248,7 +248,9 @@ impl Observed {
         let event = self.answer.next().await?;
         let counted = &self.metrics.0;
         match &event {
-            Ok(AnswerEvent::Text(_)) => {
+            // The parts of a call are one piece: they come from the same token.
+            Ok(AnswerEvent::CallBegins { .. } | AnswerEvent::CallEnds) | Err(_) => {}
+            Ok(AnswerEvent::Text { .. } | AnswerEvent::Reasoning(_) | AnswerEvent::Arguments(_)) => {
                 let now = Instant::now();
                 let since = (now - self.last).as_secs_f64();
                 let times = if self.has_begun { &counted.gap } else { &counted.first_token };
@@ -260,7 +262,6 @@ impl Observed {
                 counted.cached_tokens.inc_by(timings.cached_tokens.into());
                 counted.answer_tokens.inc_by(timings.answer_tokens.into());
             }
-            Err(_) => {}
         }
         Some(event)
     }

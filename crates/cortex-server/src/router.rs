@@ -5,7 +5,8 @@ use crate::{
     edge::{self, Admitted},
     error::ApiError,
     routes::{
-        chat, completions, events, fit, hardware, list, metrics, migrations, models, pulls, registry, sources, system,
+        chat, completions, embeddings, events, fit, hardware, list, metrics, migrations, models, pulls, registry,
+        sources, system, tokens,
     },
 };
 use axum::{
@@ -60,6 +61,11 @@ pub fn router(app: App) -> Router {
         .route("/inferences/server/models", get(models::loaded))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/rerank", post(embeddings::rerank))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
         .route_layer(from_fn_with_state(app.clone(), metrics::count))
         .fallback(|uri: Uri| async move {
             ApiError::new(ErrorKind::NotFound, "unknown_route", format!("there is no route {}", uri.path()))
@@ -166,6 +172,9 @@ fn add_cors(admitted: &Admitted, asked: &HeaderMap, headers: &mut HeaderMap) {
 /// Paths by which older clients call the same routes.
 const ALIASES: &[(&str, &str)] = &[
     ("/inferences/server/chat_completion", "/v1/chat/completions"),
+    ("/inferences/server/embedding", "/v1/embeddings"),
+    ("/v1/reranking", "/v1/rerank"),
+    ("/rerank", "/v1/rerank"),
     ("/hardware/hardware", "/v1/hardware"),
     ("/hardware/hardware/activate", "/v1/hardware/activate"),
     ("/models", "/v1/models"),
@@ -214,6 +223,11 @@ const FIXED: &[&str] = &[
     "/inferences/server/models",
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
 ];
 /// What stands before an id, which is case-sensitive.
 const BEFORE_ID: &[(&str, &str)] = &[

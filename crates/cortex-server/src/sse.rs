@@ -1,7 +1,7 @@
 //! Answers as server-sent events: `data:` lines and blank lines, nothing else. Some clients parse every
 //! other line as JSON.
 
-use crate::{error::ApiError, metrics::Observed};
+use crate::{error::ApiError, routes::run::Answers};
 use axum::{
     body::{Body, Bytes},
     http::{HeaderValue, header},
@@ -19,8 +19,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(crate) trait Shape: Send + 'static {
     /// Before anything was said.
     fn first(&mut self) -> Vec<String>;
-    /// For a piece of the answer.
-    fn event(&mut self, event: AnswerEvent, prompt_tokens: u32) -> Vec<String>;
+    /// For a piece of the answer with this index.
+    fn event(&mut self, index: usize, event: AnswerEvent, prompt_tokens: u32) -> Vec<String>;
+    /// After all answers.
+    fn last(&mut self) -> Vec<String>;
 }
 
 /// One event.
@@ -29,15 +31,15 @@ pub(crate) fn data(value: &impl Serialize) -> String {
 }
 
 struct Stream<S> {
-    answer: Option<Observed>,
+    answers: Option<Answers>,
     shape: S,
     ready: VecDeque<String>,
 }
 
-/// Streams an answer. Dropping the body cancels it.
-pub(crate) fn stream(answer: Observed, mut shape: impl Shape) -> Response {
+/// Streams answers. Dropping the body cancels them.
+pub(crate) fn stream(answers: Answers, mut shape: impl Shape) -> Response {
     let ready = shape.first().into();
-    let state = Stream { answer: Some(answer), shape, ready };
+    let state = Stream { answers: Some(answers), shape, ready };
     let body = stream::unfold(state, async |mut state| {
         let text = state.next().await?;
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), state))
@@ -53,30 +55,26 @@ pub(crate) fn stream(answer: Observed, mut shape: impl Shape) -> Response {
 
 impl<S: Shape> Stream<S> {
     async fn next(&mut self) -> Option<String> {
-        if let Some(text) = self.ready.pop_front() {
-            return Some(text);
-        }
-        let answer = self.answer.as_mut()?;
-        let prompt_tokens = answer.prompt_tokens();
-        match tokio::time::timeout(KEEP_ALIVE, answer.next()).await {
-            Err(_) => Some("\n".into()),
-            Ok(Some(Ok(event))) => {
-                let finished = matches!(event, AnswerEvent::Finished { .. });
-                self.ready.extend(self.shape.event(event, prompt_tokens));
-                if finished {
-                    self.answer = None;
+        loop {
+            if let Some(text) = self.ready.pop_front() {
+                return Some(text);
+            }
+            let answers = self.answers.as_mut()?;
+            match tokio::time::timeout(KEEP_ALIVE, answers.next()).await {
+                Err(_) => return Some("\n".into()),
+                Ok(Some((index, prompt_tokens, Ok(event)))) => {
+                    self.ready.extend(self.shape.event(index, event, prompt_tokens));
+                }
+                Ok(Some((.., Err(error)))) => {
+                    self.answers = None;
+                    tracing::warn!(%error, "a stream ends with an error");
+                    return Some(data(&ApiError::from(error).body));
+                }
+                Ok(None) => {
+                    self.answers = None;
+                    self.ready.extend(self.shape.last());
                     self.ready.push_back("data: [DONE]\n\n".into());
                 }
-                self.ready.pop_front()
-            }
-            Ok(Some(Err(error))) => {
-                self.answer = None;
-                tracing::warn!(%error, "a stream ends with an error");
-                Some(data(&ApiError::from(error).body))
-            }
-            Ok(None) => {
-                self.answer = None;
-                None
             }
         }
     }

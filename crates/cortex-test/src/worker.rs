@@ -20,18 +20,7 @@ pub struct TestWorker {
 
 /// Always the most likely token.
 pub fn greedy() -> Sampling {
-    Sampling {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        typical_p: 1.0,
-        repeat_penalty: 1.0,
-        repeat_last_n: 64,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        seed: None,
-    }
+    Sampling::default()
 }
 
 /// A request with this text as its prompt.
@@ -44,6 +33,9 @@ pub fn generate(id: u64, text: &str, max_tokens: u32) -> Generate {
         max_tokens: Some(max_tokens),
         ignore_eos: true,
         deterministic: false,
+        constraint: None,
+        probabilities: None,
+        shows_control: false,
     }
 }
 

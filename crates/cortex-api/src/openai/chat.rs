@@ -1,67 +1,78 @@
 //! `POST /v1/chat/completions`.
 
-use super::{OneOrMany, SamplingFields, StreamOptions, Timings, Usage};
+use super::{ChatLogprobs, OneOrMany, SharedFields, StreamOptions, Timings, Usage, shared::with_shared_fields};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The request. Unknown fields are ignored, as OpenAI's server does.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(default)]
-#[expect(missing_docs, reason = "the names are OpenAI's and llama-server's; SamplingFields says what they mean")]
-pub struct ChatCompletionRequest {
-    pub model: String,
-    pub messages: Vec<ChatMessage>,
-    pub stream: Option<bool>,
-    pub stream_options: Option<StreamOptions>,
-    pub temperature: Option<f32>,
-    pub top_p: Option<f32>,
-    pub top_k: Option<i32>,
-    pub min_p: Option<f32>,
-    #[serde(alias = "typ_p")]
-    pub typical_p: Option<f32>,
-    #[serde(alias = "repetition_penalty")]
-    pub repeat_penalty: Option<f32>,
-    pub repeat_last_n: Option<i32>,
-    pub presence_penalty: Option<f32>,
-    pub frequency_penalty: Option<f32>,
-    pub seed: Option<i64>,
-    pub stop: Option<OneOrMany>,
-    pub max_tokens: Option<i64>,
-    pub max_completion_tokens: Option<i64>,
-    pub ignore_eos: Option<bool>,
-    pub deterministic: Option<bool>,
-    /// How long the model stays in memory after the answer: seconds, a duration such as `5m`, 0, or -1 for ever.
-    pub keep_alive: Option<Value>,
-    pub n: Option<i64>,
-    pub logprobs: Option<bool>,
-    pub tools: Option<Vec<Value>>,
-    pub tool_choice: Option<Value>,
-    pub response_format: Option<Value>,
-    /// More values for the chat template.
-    pub chat_template_kwargs: Option<serde_json::Map<String, Value>>,
+with_shared_fields! {
+    /// The request.
+    pub struct ChatCompletionRequest {
+        /// What was said so far.
+        pub messages: Vec<ChatMessage>,
+        /// The newer name of `max_tokens`.
+        pub max_completion_tokens: Option<i64>,
+        /// Tell how probable each token was.
+        pub logprobs: Option<bool>,
+        /// And so many of the most probable ones in its place.
+        pub top_logprobs: Option<i64>,
+        /// What the model may call.
+        pub tools: Option<Vec<Tool>>,
+        /// `none`, `auto`, `required`, or the one tool to call.
+        pub tool_choice: Option<Value>,
+        /// Whether it may call several.
+        pub parallel_tool_calls: Option<bool>,
+        /// What the answer must be.
+        pub response_format: Option<ResponseFormat>,
+        /// How much the model thinks, where its template knows that.
+        pub reasoning_effort: Option<String>,
+        /// `none` leaves what the model thinks in the text; else it comes as `reasoning_content`.
+        pub reasoning_format: Option<String>,
+        /// More values for the chat template.
+        pub chat_template_kwargs: Option<serde_json::Map<String, Value>>,
+        /// Text of users and tools that spells a control token is that token.
+        pub allow_special: Option<bool>,
+    }
 }
 
-impl ChatCompletionRequest {
-    /// The sampling fields in one struct; `max_completion_tokens` is the newer name of `max_tokens`.
-    pub fn sampling(&self) -> SamplingFields {
-        SamplingFields {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            typical_p: self.typical_p,
-            repeat_penalty: self.repeat_penalty,
-            repeat_last_n: self.repeat_last_n,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            seed: self.seed,
-            stop: self.stop.clone(),
-            max_tokens: self.max_completion_tokens.or(self.max_tokens),
-            ignore_eos: self.ignore_eos,
-            deterministic: self.deterministic,
-            keep_alive: self.keep_alive.clone(),
-        }
-    }
+/// Something that the model may call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tool {
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<Function>,
+}
+
+/// A function that the model may call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// A JSON schema of its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Value>,
+    /// The arguments must follow the schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+}
+
+/// `response_format`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// OpenAI's place of the schema: `{"name": …, "schema": …}`.
+    #[serde(default)]
+    pub json_schema: Option<Value>,
+    /// llama-server's place of it.
+    #[serde(default)]
+    pub schema: Option<Value>,
 }
 
 /// One message of a chat, as it came.
@@ -69,15 +80,18 @@ impl ChatCompletionRequest {
 pub struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// What was said; absent for an assistant message that only calls tools.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What was said; `null` in an assistant's message that only calls tools.
+    #[serde(default)]
     pub content: Option<Content>,
     /// Who said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What the assistant thought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// Calls that the assistant made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<Vec<Value>>,
+    pub tool_calls: Option<Vec<ToolCall>>,
     /// Which call a `tool` message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
@@ -88,6 +102,59 @@ impl ChatMessage {
     pub fn text(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: Some(Content::Text(content.into())), ..Self::default() }
     }
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Names the call; a `tool` message answers it by that.
+    #[serde(default)]
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type", default = "function")]
+    pub kind: String,
+    /// Which function, and with what.
+    pub function: FunctionCall,
+}
+
+fn function() -> String {
+    "function".into()
+}
+
+/// Which function is called, and with what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionCall {
+    /// Its name.
+    pub name: String,
+    /// A JSON object, as text.
+    #[serde(default)]
+    pub arguments: String,
+}
+
+/// What a chunk adds to a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolCallDelta {
+    /// Which call of the message.
+    pub index: u32,
+    /// In the first chunk of a call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in the first chunk of a call.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What is new of the function.
+    pub function: FunctionDelta,
+}
+
+/// What a chunk adds to the function of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FunctionDelta {
+    /// Its name, in the first chunk of a call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Text to append to the arguments.
+    #[serde(default)]
+    pub arguments: String,
 }
 
 /// A text, or parts of several kinds.
@@ -130,18 +197,21 @@ pub struct ChatCompletion {
     pub usage: Usage,
     /// llama-server's timings.
     pub timings: Timings,
+    /// What of the request had no effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One choice of a [`ChatCompletion`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChatChoice {
-    /// 0.
+    /// Which of the answers.
     pub index: u32,
     /// The assistant's message.
     pub message: ChatMessage,
-    /// Always `null` so far.
-    pub logprobs: Option<Value>,
-    /// `stop` or `length`.
+    /// When asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// `stop`, `length` or `tool_calls`.
     pub finish_reason: String,
 }
 
@@ -166,23 +236,26 @@ pub struct ChatCompletionChunk {
     /// In the chunk with the finish reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
+    /// In the first chunk: what of the request had no effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One choice of a [`ChatCompletionChunk`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChunkChoice {
-    /// 0.
+    /// Which of the answers.
     pub index: u32,
     /// What is new.
     pub delta: Delta,
-    /// Always `null` so far.
-    pub logprobs: Option<Value>,
+    /// When asked for.
+    pub logprobs: Option<ChatLogprobs>,
     /// In the last chunk of the answer.
     pub finish_reason: Option<String>,
 }
 
 /// What a chunk adds.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Delta {
     /// In the first chunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,4 +263,10 @@ pub struct Delta {
     /// Text to append.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// Text to append to what the assistant thought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What is new of the calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta>>,
 }

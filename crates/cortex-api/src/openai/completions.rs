@@ -1,63 +1,22 @@
 //! `POST /v1/completions`.
 
-use super::{OneOrMany, SamplingFields, StreamOptions, Timings, Usage};
+use super::{OneOrMany, SharedFields, StreamOptions, TextLogprobs, Timings, Usage, shared::with_shared_fields};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The request. Unknown fields are ignored.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(default)]
-#[expect(missing_docs, reason = "the names are OpenAI's and llama-server's; SamplingFields says what they mean")]
-pub struct CompletionRequest {
-    pub model: String,
-    pub prompt: Option<Prompt>,
-    pub stream: Option<bool>,
-    pub stream_options: Option<StreamOptions>,
-    pub temperature: Option<f32>,
-    pub top_p: Option<f32>,
-    pub top_k: Option<i32>,
-    pub min_p: Option<f32>,
-    #[serde(alias = "typ_p")]
-    pub typical_p: Option<f32>,
-    #[serde(alias = "repetition_penalty")]
-    pub repeat_penalty: Option<f32>,
-    pub repeat_last_n: Option<i32>,
-    pub presence_penalty: Option<f32>,
-    pub frequency_penalty: Option<f32>,
-    pub seed: Option<i64>,
-    pub stop: Option<OneOrMany>,
-    pub max_tokens: Option<i64>,
-    pub ignore_eos: Option<bool>,
-    pub deterministic: Option<bool>,
-    /// How long the model stays in memory after the answer: seconds, a duration such as `5m`, 0, or -1 for ever.
-    pub keep_alive: Option<Value>,
-    pub n: Option<i64>,
-    pub best_of: Option<i64>,
-    pub echo: Option<bool>,
-    pub suffix: Option<String>,
-    pub logprobs: Option<Value>,
-}
-
-impl CompletionRequest {
-    /// The sampling fields in one struct.
-    pub fn sampling(&self) -> SamplingFields {
-        SamplingFields {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            typical_p: self.typical_p,
-            repeat_penalty: self.repeat_penalty,
-            repeat_last_n: self.repeat_last_n,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            seed: self.seed,
-            stop: self.stop.clone(),
-            max_tokens: self.max_tokens,
-            ignore_eos: self.ignore_eos,
-            deterministic: self.deterministic,
-            keep_alive: self.keep_alive.clone(),
-        }
+with_shared_fields! {
+    /// The request.
+    pub struct CompletionRequest {
+        /// What to go on with.
+        pub prompt: Option<Prompt>,
+        /// Of so many answers, the best are told.
+        pub best_of: Option<i64>,
+        /// Put the prompt in front of the answer.
+        pub echo: Option<bool>,
+        /// What comes behind the answer.
+        pub suffix: Option<String>,
+        /// Tell so many of the most probable tokens in the place of each.
+        pub logprobs: Option<i64>,
     }
 }
 
@@ -67,7 +26,7 @@ impl CompletionRequest {
 pub enum Prompt {
     /// One text.
     Text(String),
-    /// Several texts; one is supported.
+    /// Several texts, each with its answer.
     Texts(Vec<String>),
     /// Token ids of the model.
     Tokens(Vec<i32>),
@@ -94,17 +53,20 @@ pub struct Completion {
     /// llama-server's timings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
+    /// What of the request had no effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One choice of a [`Completion`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompletionChoice {
-    /// 0.
+    /// Which of the answers.
     pub index: u32,
     /// The text, or what a chunk adds.
     pub text: String,
-    /// Always `null` so far.
-    pub logprobs: Option<Value>,
+    /// When asked for.
+    pub logprobs: Option<TextLogprobs>,
     /// `stop` or `length`; `null` in a chunk that is not the last.
     pub finish_reason: Option<String>,
 }

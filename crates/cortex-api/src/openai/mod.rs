@@ -2,10 +2,12 @@
 
 mod chat;
 mod completions;
+mod embeddings;
 mod error;
 mod shared;
 
 pub use chat::*;
 pub use completions::*;
+pub use embeddings::*;
 pub use error::*;
 pub use shared::*;

@@ -75,38 +75,224 @@ pub struct Timings {
     pub predicted_per_second: f64,
 }
 
-/// The sampling fields that both requests accept: OpenAI's, and those of llama-server.
-/// `None` means that the model's own setting counts.
+/// The fields that both requests accept: OpenAI's, and those of llama-server. `None` means that the model's own setting counts.
+///
+/// A macro and not a flattened struct: with one, an error in a field would not know the field's name.
+macro_rules! with_shared_fields {
+    ($(#[$attribute:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        $(#[$attribute])*
+        #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+        #[serde(default)]
+        pub struct $name {
+            /// The model id.
+            pub model: String,
+            /// Send the answer in pieces.
+            pub stream: Option<bool>,
+            /// More about that.
+            pub stream_options: Option<StreamOptions>,
+            /// How many answers.
+            pub n: Option<i64>,
+            /// Randomness; 0 takes the most likely token.
+            pub temperature: Option<f32>,
+            /// How far the temperature moves with the entropy.
+            pub dynatemp_range: Option<f32>,
+            /// How the entropy maps to that.
+            pub dynatemp_exponent: Option<f32>,
+            /// Nucleus sampling.
+            pub top_p: Option<f32>,
+            /// Keep the k most likely tokens.
+            pub top_k: Option<i32>,
+            /// Keep tokens this fraction as likely as the best.
+            pub min_p: Option<f32>,
+            /// Locally typical sampling.
+            #[serde(alias = "typ_p")]
+            pub typical_p: Option<f32>,
+            /// Keep tokens within so many standard deviations.
+            pub top_n_sigma: Option<f32>,
+            /// How often the most likely tokens are left out.
+            pub xtc_probability: Option<f32>,
+            /// How likely others must be for it.
+            pub xtc_threshold: Option<f32>,
+            /// Multiplicative penalty.
+            #[serde(alias = "repetition_penalty")]
+            pub repeat_penalty: Option<f32>,
+            /// Window of the penalties.
+            pub repeat_last_n: Option<i32>,
+            /// Additive penalty, once.
+            pub presence_penalty: Option<f32>,
+            /// Additive penalty, per occurrence.
+            pub frequency_penalty: Option<f32>,
+            /// Penalty for going on with a repetition.
+            pub dry_multiplier: Option<f32>,
+            /// How it grows.
+            pub dry_base: Option<f32>,
+            /// Repetitions up to this length are free.
+            pub dry_allowed_length: Option<i32>,
+            /// How far it looks back.
+            pub dry_penalty_last_n: Option<i32>,
+            /// Texts at which repetitions end.
+            pub dry_sequence_breakers: Option<Vec<String>>,
+            /// 1 or 2: keep the surprise of each token at the same height.
+            pub mirostat: Option<i32>,
+            /// The surprise that is aimed at.
+            pub mirostat_tau: Option<f32>,
+            /// How fast it gets there.
+            pub mirostat_eta: Option<f32>,
+            /// The steps of the sampling in their order, by llama-server's names.
+            pub samplers: Option<Vec<String>>,
+            /// Start of the random numbers.
+            pub seed: Option<i64>,
+            /// Added to the logits of tokens, by their ids: `{"42": -5}`, or llama-server's `[[42, -5]]`.
+            pub logit_bias: Option<Value>,
+            /// Texts that end the answer.
+            pub stop: Option<OneOrMany>,
+            /// Most tokens of the answer.
+            pub max_tokens: Option<i64>,
+            /// Go on after the end token.
+            pub ignore_eos: Option<bool>,
+            /// Bit-identical on repetition.
+            pub deterministic: Option<bool>,
+            /// How long the model stays in memory after the answer: seconds, a duration such as `5m`, 0, or -1 for ever.
+            pub keep_alive: Option<Value>,
+            /// A JSON schema that the answer must follow.
+            pub json_schema: Option<Value>,
+            /// A regular expression that the answer must match.
+            pub regex: Option<String>,
+            /// A grammar in llguidance's dialect of Lark that the answer must follow.
+            pub lark: Option<String>,
+            /// A grammar in llama.cpp's GBNF.
+            pub grammar: Option<String>,
+            /// Tell the most probable tokens in place of each; llama-server's name.
+            pub n_probs: Option<i64>,
+            /// Take what was computed before: what happens anyway.
+            pub cache_prompt: Option<bool>,
+            /// Refuse what has no effect in place of a warning.
+            pub strict_parameters: Option<bool>,
+            $($own)*
+            /// Fields that are none of these.
+            #[serde(flatten)]
+            pub rest: serde_json::Map<String, Value>,
+        }
+
+        impl $name {
+            /// The fields of the sampling, which chats and texts share.
+            pub fn shared(&self) -> SharedFields {
+                SharedFields {
+                    n: self.n,
+                    temperature: self.temperature,
+                    dynatemp_range: self.dynatemp_range,
+                    dynatemp_exponent: self.dynatemp_exponent,
+                    top_p: self.top_p,
+                    top_k: self.top_k,
+                    min_p: self.min_p,
+                    typical_p: self.typical_p,
+                    top_n_sigma: self.top_n_sigma,
+                    xtc_probability: self.xtc_probability,
+                    xtc_threshold: self.xtc_threshold,
+                    repeat_penalty: self.repeat_penalty,
+                    repeat_last_n: self.repeat_last_n,
+                    presence_penalty: self.presence_penalty,
+                    frequency_penalty: self.frequency_penalty,
+                    dry_multiplier: self.dry_multiplier,
+                    dry_base: self.dry_base,
+                    dry_allowed_length: self.dry_allowed_length,
+                    dry_penalty_last_n: self.dry_penalty_last_n,
+                    dry_sequence_breakers: self.dry_sequence_breakers.clone(),
+                    mirostat: self.mirostat,
+                    mirostat_tau: self.mirostat_tau,
+                    mirostat_eta: self.mirostat_eta,
+                    samplers: self.samplers.clone(),
+                    seed: self.seed,
+                    logit_bias: self.logit_bias.clone(),
+                    stop: self.stop.clone(),
+                    max_tokens: self.max_tokens,
+                    ignore_eos: self.ignore_eos,
+                    deterministic: self.deterministic,
+                    keep_alive: self.keep_alive.clone(),
+                    json_schema: self.json_schema.clone(),
+                    regex: self.regex.clone(),
+                    lark: self.lark.clone(),
+                    grammar: self.grammar.clone(),
+                    n_probs: self.n_probs,
+                }
+            }
+        }
+    };
+}
+pub(super) use with_shared_fields;
+
+/// What chats and texts have in common; the fields are those of the requests.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct SamplingFields {
-    /// Randomness; 0 takes the most likely token.
+#[expect(missing_docs, reason = "the requests say what they mean")]
+pub struct SharedFields {
+    pub n: Option<i64>,
     pub temperature: Option<f32>,
-    /// Nucleus sampling.
+    pub dynatemp_range: Option<f32>,
+    pub dynatemp_exponent: Option<f32>,
     pub top_p: Option<f32>,
-    /// Keep the k most likely tokens.
     pub top_k: Option<i32>,
-    /// Keep tokens this fraction as likely as the best.
     pub min_p: Option<f32>,
-    /// Locally typical sampling.
     pub typical_p: Option<f32>,
-    /// Multiplicative penalty.
+    pub top_n_sigma: Option<f32>,
+    pub xtc_probability: Option<f32>,
+    pub xtc_threshold: Option<f32>,
     pub repeat_penalty: Option<f32>,
-    /// Window of the penalties.
     pub repeat_last_n: Option<i32>,
-    /// Additive penalty, once.
     pub presence_penalty: Option<f32>,
-    /// Additive penalty, per occurrence.
     pub frequency_penalty: Option<f32>,
-    /// Start of the random numbers.
+    pub dry_multiplier: Option<f32>,
+    pub dry_base: Option<f32>,
+    pub dry_allowed_length: Option<i32>,
+    pub dry_penalty_last_n: Option<i32>,
+    pub dry_sequence_breakers: Option<Vec<String>>,
+    pub mirostat: Option<i32>,
+    pub mirostat_tau: Option<f32>,
+    pub mirostat_eta: Option<f32>,
+    pub samplers: Option<Vec<String>>,
     pub seed: Option<i64>,
-    /// Texts that end the answer.
+    pub logit_bias: Option<Value>,
     pub stop: Option<OneOrMany>,
-    /// Most tokens of the answer.
     pub max_tokens: Option<i64>,
-    /// Go on after the end token.
     pub ignore_eos: Option<bool>,
-    /// Bit-identical on repetition.
     pub deterministic: Option<bool>,
-    /// How long the model stays in memory after the answer, as Ollama's clients say it.
     pub keep_alive: Option<Value>,
+    pub json_schema: Option<Value>,
+    pub regex: Option<String>,
+    pub lark: Option<String>,
+    pub grammar: Option<String>,
+    pub n_probs: Option<i64>,
+}
+
+/// `logprobs` of a chat: the tokens of a piece of the answer.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ChatLogprobs {
+    /// In order.
+    pub content: Vec<TokenLogprob>,
+}
+
+/// A token of a chat and how probable it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// Its text; what is no whole character is replaced.
+    pub token: String,
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The most probable tokens in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<Vec<TokenLogprob>>,
+}
+
+/// `logprobs` of a text completion.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct TextLogprobs {
+    /// The tokens.
+    pub tokens: Vec<String>,
+    /// How probable each was.
+    pub token_logprobs: Vec<f32>,
+    /// The most probable ones in the place of each.
+    pub top_logprobs: Vec<serde_json::Map<String, Value>>,
+    /// Where each begins in the text, in characters.
+    pub text_offset: Vec<usize>,
 }

@@ -1,70 +1,101 @@
-//! Keeps text of a user from becoming a control token.
+//! Keeps text of users and tools from becoming control tokens.
 //!
-//! A rendered prompt is tokenised in one go, as the model was trained. But where the text of a message
-//! spells a control token, it is cut inside that spelling: the two halves are tokenised apart and stay text.
+//! A rendered prompt is tokenised in one go, as the model was trained. But where the text of a user or of a tool spells a
+//! control token, a mark takes its place before the template runs; what the mark stands for is tokenised apart, as plain text.
 
 use cortex_api::worker::Segment;
 use std::borrow::Cow;
 
-/// Marks a cut. A noncharacter that no text should hold; it is removed from messages that do.
-const CUT: char = '\u{fdd0}';
+/// Around the number of a control token. Noncharacters that no text should hold; they are removed from messages that do.
+const OPEN: char = '\u{fdd0}';
+const CLOSE: char = '\u{fdd1}';
 
-/// Marks a cut inside every spelling of a control token.
+/// Puts marks in the place of every spelling of a control token.
 pub(crate) fn mark<'text>(text: &'text str, controls: &[String]) -> Cow<'text, str> {
-    let mut marked: Cow<'text, str> =
-        if text.contains(CUT) { Cow::Owned(text.replace(CUT, "")) } else { Cow::Borrowed(text) };
-    for control in controls {
-        // A control token of one character cannot be cut; it is left as it is, and special tokens are
-        // never that short in practice.
-        let Some(second) = control.char_indices().nth(1).map(|(at, _)| at) else { continue };
-        if marked.contains(control.as_str()) {
-            let cut = format!("{}{CUT}{}", &control[..second], &control[second..]);
-            marked = Cow::Owned(marked.replace(control.as_str(), &cut));
+    let text: Cow<'text, str> =
+        if text.contains([OPEN, CLOSE]) { Cow::Owned(text.replace([OPEN, CLOSE], "")) } else { Cow::Borrowed(text) };
+    let mut found: Vec<(usize, usize, usize)> = controls
+        .iter()
+        .enumerate()
+        .filter(|(_, control)| !control.is_empty())
+        .flat_map(|(number, control)| {
+            text.match_indices(control.as_str()).map(move |(at, _)| (at, control.len(), number))
+        })
+        .collect();
+    if found.is_empty() {
+        return text;
+    }
+    // The first one, and of those the longest; what lies in it is gone with it.
+    found.sort_by_key(|&(at, length, _)| (at, usize::MAX - length));
+    let mut marked = String::with_capacity(text.len() + 8 * found.len());
+    let mut end = 0;
+    for (at, length, number) in found {
+        if at >= end {
+            marked.push_str(&text[end..at]);
+            marked.push(OPEN);
+            marked.push_str(&number.to_string());
+            marked.push(CLOSE);
+            end = at + length;
         }
     }
-    marked
+    marked.push_str(&text[end..]);
+    Cow::Owned(marked)
 }
 
-/// Cuts a rendered prompt at its marks.
-pub(crate) fn split(rendered: &str) -> Vec<Segment> {
-    rendered
-        .split(CUT)
-        .filter(|text| !text.is_empty())
-        .map(|text| Segment::Text { text: text.to_owned(), special: true })
-        .collect()
+/// Cuts a rendered prompt at its marks, and puts there what they stand for.
+pub(crate) fn split(rendered: &str, controls: &[String]) -> Vec<Segment> {
+    let segment = |text: &str, special: bool| Segment::Text { text: text.to_owned(), special };
+    let mut segments = Vec::new();
+    let mut pieces = rendered.split(OPEN);
+    segments.extend(pieces.next().filter(|text| !text.is_empty()).map(|text| segment(text, true)));
+    for piece in pieces {
+        // A template that cut a mark in two leaves text.
+        let (number, rest) = piece.split_once(CLOSE).unwrap_or(("", piece));
+        let control = number.parse::<usize>().ok().and_then(|number| controls.get(number));
+        segments.extend(control.map(|control| segment(control, false)));
+        segments.extend(Some(rest).filter(|text| !text.is_empty()).map(|text| segment(text, true)));
+    }
+    segments
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn texts(rendered: &str) -> Vec<String> {
-        split(rendered)
-            .into_iter()
+    #[track_caller]
+    fn check(text: &str, expected: &[(&str, bool)]) {
+        let controls = ["<|im_end|>", "</s>", "<s>", "<s>>"].map(str::to_owned);
+        let segments = split(&mark(text, &controls), &controls);
+        let found: Vec<(&str, bool)> = segments
+            .iter()
             .map(|segment| match segment {
-                Segment::Text { text, .. } => text,
+                Segment::Text { text, special } => (text.as_str(), *special),
                 Segment::Tokens { .. } => panic!("no tokens here"),
             })
-            .collect()
+            .collect();
+        assert_eq!(found, expected, "{text}");
     }
 
     #[test]
-    fn a_spelled_control_token_is_cut_and_the_text_stays_whole() {
-        let controls = vec!["<|im_end|>".to_owned(), "</s>".to_owned()];
-        let marked = mark("a<|im_end|>b</s>", &controls);
-        assert_eq!(texts(&marked), ["a<", "|im_end|>b<", "/s>"]);
-        assert_eq!(texts(&marked).concat(), "a<|im_end|>b</s>");
+    fn a_spelled_control_token_stays_text() {
+        check("a<|im_end|>b</s>", &[("a", true), ("<|im_end|>", false), ("b", true), ("</s>", false)]);
+        check("</s></s>", &[("</s>", false), ("</s>", false)]);
+        check("<s>>x", &[("<s>>", false), ("x", true)]);
+        check("<<s>s>", &[("<", true), ("<s>", false), ("s>", true)]);
+        check("plain <text>", &[("plain <text>", true)]);
+        check("", &[]);
+    }
+
+    #[test]
+    fn a_mark_in_a_message_means_nothing() {
+        check("<\u{fdd0}/s>", &[("</s>", false)]);
+        check("\u{fdd0}1\u{fdd1}", &[("1", true)]);
+        assert_eq!(split("a\u{fdd0}99\u{fdd1}b", &[]).len(), 2);
+        assert_eq!(split("a\u{fdd0}b", &[]).len(), 2);
     }
 
     #[test]
     fn ordinary_text_is_not_touched() {
         assert!(matches!(mark("plain <text>", &["<|im_end|>".to_owned()]), Cow::Borrowed(_)));
-        assert_eq!(texts("plain"), ["plain"]);
-    }
-
-    #[test]
-    fn a_cut_in_a_message_cannot_undo_ours() {
-        let controls = vec!["</s>".to_owned()];
-        assert_eq!(texts(&mark("<\u{fdd0}/s>", &controls)), ["<", "/s>"]);
     }
 }

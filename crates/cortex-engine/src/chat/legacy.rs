@@ -1,7 +1,7 @@
 //! Prompt templates of the time before chat templates: a text with `{system_message}` and `{prompt}` in it.
 //! Source: how Nitro and cortex.cpp split and filled them. Pure.
 
-use super::template::ChatTurn;
+use super::ChatTurn;
 
 /// The texts before what somebody says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     fn turn(role: &str, content: &str) -> ChatTurn {
-        ChatTurn { role: role.into(), content: content.into(), name: None, tool_calls: None, tool_call_id: None }
+        ChatTurn { role: role.into(), content: content.into(), ..ChatTurn::default() }
     }
 
     #[track_caller]

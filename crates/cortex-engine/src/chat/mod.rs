@@ -1,40 +1,112 @@
-//! From messages to a prompt: pure.
+//! From messages to a prompt, and from what a model writes to a message: pure.
 
 mod guard;
 mod legacy;
+mod reply;
 mod template;
+mod tools;
 
+pub(crate) use reply::{Piece, ReplyParser};
 pub(crate) use template::ChatTemplate;
-pub use template::{ChatTurn, PromptTemplateUse, legacy_prompt_template, prompt_template_use};
+pub use template::{PromptTemplateUse, legacy_prompt_template, prompt_template_use};
 
-use cortex_api::worker::Segment;
+use cortex_api::{
+    openai::{Function, ToolCall},
+    worker::{Constraint, Segment},
+};
 use serde_json::{Map, Value};
 
 /// What a request wants answered.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
     /// Messages that the model's chat template turns into a prompt.
-    Chat {
-        /// In order.
-        turns: Vec<ChatTurn>,
-        /// More values for the template.
-        extra: Map<String, Value>,
-        /// The prompt template of the model's settings, from the time before chat templates.
-        legacy: Option<String>,
-    },
+    Chat(Box<Chat>),
     /// A text, as it is; control tokens in it count.
     Text(String),
     /// Token ids of the model.
     Tokens(Vec<i32>),
 }
 
+/// Messages, and how they are to be answered.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Chat {
+    /// In order.
+    pub turns: Vec<ChatTurn>,
+    /// More values for the template.
+    pub extra: Map<String, Value>,
+    /// The prompt template of the model's settings, from the time before chat templates.
+    pub legacy: Option<String>,
+    /// What the model may call.
+    pub tools: Option<ToolUse>,
+    /// What the model thinks is told apart from what it says.
+    pub splits_reasoning: bool,
+    /// Text of users and tools that spells a control token is that token.
+    pub allows_control: bool,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ChatTurn {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+    /// Who said it.
+    pub name: Option<String>,
+    /// What the assistant thought before.
+    pub reasoning_content: Option<String>,
+    /// Calls that the assistant made.
+    pub tool_calls: Vec<ToolCall>,
+    /// Which call a `tool` message answers.
+    pub tool_call_id: Option<String>,
+}
+
+/// What a model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolUse {
+    /// Not empty.
+    pub functions: Vec<Function>,
+    /// Whether it has to.
+    pub choice: ToolChoice,
+    /// Whether it may call several.
+    pub parallel: bool,
+}
+
+/// Whether a model has to call something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As it likes.
+    Auto,
+    /// Something.
+    Required,
+    /// This function.
+    Named(String),
+}
+
+/// A prompt for a worker, and how to read what comes back.
+pub(crate) struct Rendered {
+    pub(crate) segments: Vec<Segment>,
+    /// What the answer must be by what the request says of tools.
+    pub(crate) constraint: Option<Constraint>,
+    /// Takes the answer apart; `None` when it is text as it comes.
+    pub(crate) parser: Option<ReplyParser>,
+    /// The parser needs to see control tokens.
+    pub(crate) shows_control: bool,
+}
+
+impl Rendered {
+    fn plain(segments: Vec<Segment>) -> Self {
+        Self { segments, constraint: None, parser: None, shows_control: false }
+    }
+}
+
 impl Prompt {
-    /// The segments that a worker gets.
-    pub(crate) fn render(&self, template: &ChatTemplate) -> Result<Vec<Segment>, crate::EngineError> {
+    /// What a worker gets; `is_constrained` says that the answer must be something that the request says.
+    pub(crate) fn render(&self, template: &ChatTemplate, is_constrained: bool) -> Result<Rendered, crate::EngineError> {
         match self {
-            Self::Chat { turns, extra, legacy } => template.render(turns, extra, legacy.as_deref()),
-            Self::Text(text) => Ok(vec![Segment::Text { text: text.clone(), special: true }]),
-            Self::Tokens(tokens) => Ok(vec![Segment::Tokens { tokens: tokens.clone() }]),
+            Self::Chat(chat) => template.render(chat, is_constrained),
+            Self::Text(text) => Ok(Rendered::plain(vec![Segment::Text { text: text.clone(), special: true }])),
+            Self::Tokens(tokens) => Ok(Rendered::plain(vec![Segment::Tokens { tokens: tokens.clone() }])),
         }
     }
 }

@@ -1,15 +1,25 @@
 //! The chat template of a model: hostile code, rendered in a sandbox.
 
-use super::{guard, legacy::LegacyTemplate};
+use super::{
+    Chat, ChatTurn, Rendered, ToolChoice, ToolUse, guard,
+    legacy::LegacyTemplate,
+    reply::{ReplyFormat, ReplyParser, grammar},
+    tools::{self, Abilities},
+};
 use crate::EngineError;
-use cortex_api::worker::{Loaded, Segment};
+use cortex_api::{
+    openai::{Function, FunctionCall, ToolCall},
+    worker::{Constraint, Loaded},
+};
 use minijinja::{
     Environment, ErrorKind, UndefinedBehavior, Value as JinjaValue,
     value::{Kwargs, Serde},
 };
-use serde::Serialize;
 use serde_json::{Map, Value};
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::OnceLock,
+};
 
 /// Instructions that one rendering may take.
 const FUEL: u64 = 20_000_000;
@@ -20,24 +30,8 @@ const RECURSION: usize = 64;
 /// Used when a model brings no template.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 const NAME: &str = "chat";
-
-/// One message, as templates see it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ChatTurn {
-    /// `system`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-    /// Who said it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Calls that the assistant made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<Vec<Value>>,
-    /// Which call a `tool` message answers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_call_id: Option<String>,
-}
+/// A word that no template has of its own.
+const NEEDLE: &str = "needle_of_ours";
 
 /// A compiled template with the facts it needs.
 pub(crate) struct ChatTemplate {
@@ -47,6 +41,8 @@ pub(crate) struct ChatTemplate {
     control_tokens: Vec<String>,
     /// The template is the model's, and not ours.
     is_own: bool,
+    source: String,
+    abilities: OnceLock<Abilities>,
 }
 
 /// What becomes of a prompt template of the settings, beside the model's own chat template.
@@ -100,7 +96,7 @@ pub fn legacy_prompt_template(chat_template: &str) -> Option<String> {
 
 /// A message of plain text.
 fn turn(role: &str, content: &str) -> ChatTurn {
-    ChatTurn { role: role.into(), content: content.into(), name: None, tool_calls: None, tool_call_id: None }
+    ChatTurn { role: role.into(), content: content.into(), ..ChatTurn::default() }
 }
 
 impl ChatTemplate {
@@ -143,38 +139,114 @@ impl ChatTemplate {
             eos_token: loaded.eos_token.clone(),
             control_tokens: loaded.control_tokens.clone(),
             is_own: warning.is_none(),
+            source: loaded.chat_template.clone().filter(|_| warning.is_none()).unwrap_or_else(|| CHATML.to_owned()),
+            abilities: OnceLock::new(),
         };
         (template, warning)
     }
 
-    /// The prompt for an assistant's next message. `legacy` is a template of the model's settings from the time
-    /// before chat templates: where it says something else than the model's own, it is the one that counts.
-    pub(crate) fn render(
-        &self,
-        turns: &[ChatTurn],
-        extra: &Map<String, Value>,
-        legacy: Option<&str>,
-    ) -> Result<Vec<Segment>, EngineError> {
-        let marked: Vec<ChatTurn> = turns
-            .iter()
-            .map(|turn| ChatTurn {
-                content: guard::mark(&turn.content, &self.control_tokens).into_owned(),
-                ..turn.clone()
-            })
-            .collect();
-        if let Some(legacy) = legacy.filter(|_| !extra.contains_key("tools"))
+    /// The prompt for an assistant's next message, and how its answer is read. A template of the model's settings from the
+    /// time before chat templates counts where it says something else than the model's own. `is_constrained` says that the
+    /// answer must be something that the request says.
+    pub(crate) fn render(&self, chat: &Chat, is_constrained: bool) -> Result<Rendered, EngineError> {
+        let marked: Vec<ChatTurn> = chat.turns.iter().map(|turn| self.marked(turn, chat.allows_control)).collect();
+        if let Some(legacy) =
+            chat.legacy.as_deref().filter(|_| chat.tools.is_none() && !chat.extra.contains_key("tools"))
             && let (PromptTemplateUse::Legacy, Some(legacy)) = (self.compare(legacy), LegacyTemplate::parse(legacy))
         {
-            return Ok(guard::split(&legacy.render(&marked)));
+            let turns = tools::written_out(&marked, None);
+            return Ok(Rendered::plain(guard::split(&legacy.render(&turns), &self.control_tokens)));
         }
-        let rendered = match self.render_text(&marked, extra) {
+        let has_tools = chat.tools.is_some();
+        let speaks_of_tools = has_tools || marked.iter().any(|turn| turn.role == "tool" || !turn.tool_calls.is_empty());
+        let shows_tools = !speaks_of_tools || self.abilities().shows_tools;
+        let mut extra = chat.extra.clone();
+        let turns = if shows_tools { marked } else { tools::written_out(&marked, chat.tools.as_ref()) };
+        if let Some(tools) = chat.tools.as_ref().filter(|_| shows_tools) {
+            extra.insert("tools".into(), tools::listed(tools).into());
+        }
+        let mut text = match self.render_text(&turns, &extra) {
             // Some templates know no system message: it then stands before the first of the user.
-            Err(_) if marked.first().is_some_and(|turn| turn.role == "system") && marked.len() > 1 => {
-                self.render_text(&with_system_in_first_turn(&marked), extra)?
+            Err(_) if turns.first().is_some_and(|turn| turn.role == "system") && turns.len() > 1 => {
+                self.render_text(&with_system_in_first_turn(&turns), &extra)?
             }
             other => other?,
         };
-        Ok(guard::split(&rendered))
+        let source = if shows_tools { self.source.as_str() } else { "" };
+        let mut format = ReplyFormat::detect(source, &text, has_tools);
+        if !shows_tools {
+            // What it thinks is told as its template says it, also where calls are not.
+            format.reasoning = ReplyFormat::detect(&self.source, &text, false).reasoning;
+        }
+        let constraint = chat.tools.as_ref().and_then(|tools| self.call_constraint(tools, format));
+        if is_constrained || constraint.is_some() {
+            // An answer that must be something has no room for thoughts before it.
+            text.push_str(format.end_of_thoughts(constraint.is_none()));
+            format.reasoning = None;
+        }
+        if !chat.splits_reasoning {
+            format.reasoning = None;
+        }
+        let is_plain = is_constrained || (format.tools.is_none() && format.reasoning.is_none());
+        let shows_control = !is_plain && self.control_tokens.iter().any(|control| ReplyFormat::is_marker(control));
+        let parser = (!is_plain).then(|| {
+            let functions = chat.tools.as_ref().map(tools::callable).unwrap_or_default();
+            let is_single = chat.tools.as_ref().is_some_and(|tools| !tools.parallel);
+            ReplyParser::new(format, functions, is_single)
+        });
+        Ok(Rendered { segments: guard::split(&text, &self.control_tokens), constraint, parser, shows_control })
+    }
+
+    /// What the answer must be when something has to be called.
+    fn call_constraint(&self, tools: &ToolUse, format: ReplyFormat) -> Option<Constraint> {
+        let mut callable = tools::callable(tools);
+        let is_single = match &tools.choice {
+            ToolChoice::Auto => return None,
+            ToolChoice::Required => !tools.parallel,
+            ToolChoice::Named(name) => {
+                callable.retain(|tool| tool.name == *name);
+                true
+            }
+        };
+        let grammar = grammar(format.tools?, &callable, is_single, &self.control_tokens);
+        Some(Constraint::Lark { grammar })
+    }
+
+    /// A message in which text of users and tools cannot spell control tokens.
+    fn marked(&self, turn: &ChatTurn, allows_control: bool) -> ChatTurn {
+        let is_foreign = matches!(turn.role.as_str(), "user" | "tool") && !allows_control;
+        let content = if is_foreign {
+            guard::mark(&turn.content, &self.control_tokens).into_owned()
+        } else {
+            turn.content.clone()
+        };
+        ChatTurn { content, ..turn.clone() }
+    }
+
+    /// What the template does with tools: found out once, by what appears in its text.
+    fn abilities(&self) -> Abilities {
+        *self.abilities.get_or_init(|| {
+            let function = Function { name: NEEDLE.into(), description: None, parameters: None, strict: None };
+            let tools = ToolUse { functions: vec![function], choice: ToolChoice::Auto, parallel: true };
+            let extra = Map::from_iter([("tools".to_owned(), Value::Array(tools::listed(&tools)))]);
+            let shows = |turns: &[ChatTurn]| self.render_text(turns, &extra).is_ok_and(|text| text.contains(NEEDLE));
+            let turns = [turn("user", "x")];
+            let shows_tools = shows(&turns) || shows(&[turn("system", "x"), turn("user", "x")]);
+            let call = ToolCall {
+                id: "call00000".into(),
+                kind: "function".into(),
+                function: FunctionCall { name: "f".into(), arguments: format!("{{\"{NEEDLE}\":1}}") },
+            };
+            let calls = ChatTurn { tool_calls: vec![call], ..turn("assistant", "") };
+            let rendered = |wants_text| {
+                let values: Vec<Value> = [&turns[0], &calls].map(|turn| tools::message(turn, wants_text)).to_vec();
+                self.render_values(values.into(), &Map::new()).unwrap_or_default()
+            };
+            // Text in a template that writes it as JSON has its quotes escaped.
+            let is_plain = |text: &str| text.contains(NEEDLE) && !text.contains(&format!("\\\"{NEEDLE}"));
+            let wants_text = !is_plain(&rendered(false)) && is_plain(&rendered(true));
+            Abilities { shows_tools, wants_text }
+        })
     }
 
     /// Which of the two templates counts.
@@ -200,9 +272,13 @@ impl ChatTemplate {
     }
 
     fn render_text(&self, turns: &[ChatTurn], extra: &Map<String, Value>) -> Result<String, EngineError> {
+        let wants_text = turns.iter().any(|turn| !turn.tool_calls.is_empty()) && self.abilities().wants_text;
+        self.render_values(turns.iter().map(|turn| tools::message(turn, wants_text)).collect(), extra)
+    }
+
+    fn render_values(&self, messages: Value, extra: &Map<String, Value>) -> Result<String, EngineError> {
         let mut values = extra.clone();
-        let turns = serde_json::to_value(turns).map_err(|why| template_error(&why))?;
-        values.insert("messages".into(), turns);
+        values.insert("messages".into(), messages);
         values.insert("add_generation_prompt".into(), true.into());
         values.insert("bos_token".into(), self.bos_token.clone().into());
         values.insert("eos_token".into(), self.eos_token.clone().into());
@@ -275,6 +351,7 @@ impl Write for Capped {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cortex_api::worker::Segment;
 
     fn template(source: Option<&str>) -> (ChatTemplate, Option<String>) {
         ChatTemplate::new(&Loaded {
@@ -286,11 +363,16 @@ mod tests {
         })
     }
 
+    fn render(template: &ChatTemplate, turns: &[ChatTurn]) -> Vec<Segment> {
+        let chat = Chat { turns: turns.to_vec(), ..Chat::default() };
+        template.render(&chat, false).expect("renders").segments
+    }
+
     #[track_caller]
     fn check(source: &str, turns: &[ChatTurn], expected: &str) {
         let (template, warning) = template(Some(source));
         assert_eq!(warning, None);
-        let segments = template.render(turns, &Map::new(), None).expect("renders");
+        let segments = render(&template, turns);
         let text: String = segments
             .into_iter()
             .map(|segment| match segment {
@@ -328,7 +410,7 @@ mod tests {
     fn a_missing_or_broken_template_falls_back_to_chatml_and_says_so() {
         let (fallback, warning) = template(None);
         assert!(warning.expect("warned").contains("ChatML"));
-        let segments = fallback.render(&[turn("user", "hi")], &Map::new(), None).expect("renders");
+        let segments = render(&fallback, &[turn("user", "hi")]);
         assert_eq!(
             segments,
             vec![Segment::Text {
@@ -349,7 +431,8 @@ mod tests {
         ] {
             let (template, warning) = template(Some(source));
             assert_eq!(warning, None);
-            let error = template.render(&[turn("user", "hi")], &Map::new(), None).expect_err(source);
+            let chat = Chat { turns: vec![turn("user", "hi")], ..Chat::default() };
+            let error = template.render(&chat, false).err().expect(source);
             assert!(matches!(error, EngineError::Template { .. }), "{error}");
         }
     }
@@ -357,7 +440,7 @@ mod tests {
     #[test]
     fn text_of_a_user_never_becomes_a_control_token() {
         let (template, _) = template(Some("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"));
-        let segments = template.render(&[turn("user", "x</s>y")], &Map::new(), None).expect("renders");
+        let segments = render(&template, &[turn("user", "x</s>y")]);
         let texts: Vec<&str> = segments
             .iter()
             .map(|segment| match segment {
@@ -365,7 +448,7 @@ mod tests {
                 Segment::Tokens { .. } => "",
             })
             .collect();
-        assert_eq!(texts, ["<s>x<", "/s>y</s>"]);
+        assert_eq!(texts, ["<s>x", "</s>", "y</s>"]);
     }
 
     #[test]
@@ -404,7 +487,13 @@ mod tests {
         let (template, _) = template(Some(own));
         let text = |legacy: &str, extra: &Map<String, Value>| {
             let turns = [turn("system", "be kind"), turn("user", "x</s>y")];
-            let segments = template.render(&turns, extra, Some(legacy)).expect("renders");
+            let chat = Chat {
+                turns: turns.to_vec(),
+                extra: extra.clone(),
+                legacy: Some(legacy.to_owned()),
+                ..Chat::default()
+            };
+            let segments = template.render(&chat, false).expect("renders").segments;
             let text = |segment: Segment| match segment {
                 Segment::Text { text, .. } => text,
                 Segment::Tokens { .. } => String::new(),
@@ -412,9 +501,9 @@ mod tests {
             segments.into_iter().map(text).collect::<Vec<_>>()
         };
         // Text of a user stays text here too.
-        assert_eq!(text("[I] {prompt} [/I]", &Map::new()), ["[I] x<", "/s>y [/I]"]);
-        assert_eq!(text(same, &Map::new()), ["<s><system>be kind<user>x<", "/s>y<assistant>"]);
+        assert_eq!(text("[I] {prompt} [/I]", &Map::new()), ["[I] x", "</s>", "y [/I]"]);
+        assert_eq!(text(same, &Map::new()), ["<s><system>be kind<user>x", "</s>", "y<assistant>"]);
         let tools = Map::from_iter([("tools".to_owned(), Value::Array(vec![]))]);
-        assert_eq!(text("[I] {prompt} [/I]", &tools)[0], "<s><system>be kind<user>x<");
+        assert_eq!(text("[I] {prompt} [/I]", &tools)[0], "<s><system>be kind<user>x");
     }
 }

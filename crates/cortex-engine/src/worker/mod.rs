@@ -7,4 +7,4 @@ mod session;
 
 pub(crate) use process::{Callbacks, ENVIRONMENT, End, Launch, Resting, load};
 pub(crate) use question::{Question, Scratch, Unanswered, clear_scratch};
-pub(crate) use session::{Running, Session};
+pub(crate) use session::{Running, Session, Told};

@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// A worker with its model loaded. The process ends when the last holder drops this, or is told to.
 pub(crate) struct Session {
@@ -40,6 +40,8 @@ pub(crate) struct Requests(Arc<Mutex<Open>>);
 #[derive(Default)]
 struct Open {
     writers: HashMap<RequestId, AnswerWriter>,
+    /// Those that are no generation: one line answers each.
+    questions: HashMap<RequestId, oneshot::Sender<Result<Told, EngineError>>>,
     /// Set once: every later request gets the same reason.
     over: Option<EngineError>,
 }
@@ -51,7 +53,8 @@ impl Requests {
 
     /// Whether an answer is expected.
     pub(crate) fn any(&self) -> bool {
-        !self.lock().writers.is_empty()
+        let open = self.lock();
+        !open.writers.is_empty() || !open.questions.is_empty()
     }
 
     /// Ends every open request, and those to come, with this error.
@@ -60,6 +63,9 @@ impl Requests {
         open.over.get_or_insert_with(|| error.clone());
         for (_, writer) in open.writers.drain() {
             writer.end(Err(error.clone()));
+        }
+        for (_, question) in open.questions.drain() {
+            let _ = question.send(Err(error.clone()));
         }
     }
 
@@ -72,14 +78,31 @@ impl Requests {
                     writer.accepted(prompt_tokens);
                 }
             }
-            FromWorker::Text { id, text, .. } => {
+            FromWorker::Text { id, text, probabilities, .. } => {
                 if let Some(writer) = open.writers.get(&id) {
-                    writer.text(&text);
+                    writer.text(&text, probabilities);
                 }
             }
             FromWorker::Rejected { id, reason } => {
                 if let Some(writer) = open.writers.remove(&id) {
-                    writer.end(Err(rejection(reason)));
+                    writer.end(Err(rejection(reason, model)));
+                } else if let Some(question) = open.questions.remove(&id) {
+                    let _ = question.send(Err(rejection(reason, model)));
+                }
+            }
+            FromWorker::Tokens { id, tokens, pieces } => {
+                if let Some(question) = open.questions.remove(&id) {
+                    let _ = question.send(Ok(Told::Tokens { tokens, pieces }));
+                }
+            }
+            FromWorker::Embedded { id, vectors, tokens } => {
+                if let Some(question) = open.questions.remove(&id) {
+                    let _ = question.send(Ok(Told::Vectors { vectors, tokens }));
+                }
+            }
+            FromWorker::Detokenized { id, text } => {
+                if let Some(question) = open.questions.remove(&id) {
+                    let _ = question.send(Ok(Told::Text(text)));
                 }
             }
             FromWorker::Finished { id, reason, timings } => {
@@ -92,7 +115,6 @@ impl Requests {
             }
             // Signs of life, and what belongs to the load.
             FromWorker::Stats(_)
-            | FromWorker::Tokens { .. }
             | FromWorker::Hello { .. }
             | FromWorker::Loading { .. }
             | FromWorker::Loaded(_)
@@ -102,12 +124,24 @@ impl Requests {
     }
 }
 
-fn rejection(reason: Rejection) -> EngineError {
+fn rejection(reason: Rejection, model: &ModelId) -> EngineError {
     match reason {
+        Rejection::Compute => EngineError::ComputeFailed { model: model.to_string() },
         Rejection::ContextExceeded { needed, available } => EngineError::ContextExceeded { needed, available },
         Rejection::EmptyPrompt => EngineError::EmptyPrompt,
+        Rejection::Constraint { message } => EngineError::Constraint { message },
         Rejection::Invalid { message } => EngineError::InvalidRequest { message },
     }
+}
+
+/// What a worker says in answer to a question.
+pub(crate) enum Told {
+    /// Token ids, and the bytes of each.
+    Tokens { tokens: Vec<i32>, pieces: Vec<Vec<u8>> },
+    /// The text of tokens.
+    Text(String),
+    /// Vectors, and the tokens of each text.
+    Vectors { vectors: Vec<Vec<f32>>, tokens: Vec<u32> },
 }
 
 /// What the process side hands over once the model is loaded.
@@ -141,6 +175,21 @@ impl Session {
         Ok(Running { reader, id, session: Arc::clone(self) })
     }
 
+    /// Asks what is answered in one line; `make` builds the question around the id that it gets.
+    pub(crate) async fn ask(&self, make: impl FnOnce(RequestId) -> ToWorker) -> Result<Told, EngineError> {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let (question, answer) = oneshot::channel();
+        {
+            let mut open = self.requests.lock();
+            if let Some(error) = &open.over {
+                return Err(error.clone());
+            }
+            open.questions.insert(id, question);
+        }
+        let _ = self.to_worker.send(encode(&make(id)));
+        answer.await.map_err(|_| EngineError::ShuttingDown)?
+    }
+
     /// Asks the worker to end by itself.
     pub(crate) fn shut_down(&self) {
         let _ = self.to_worker.send(encode(&ToWorker::Shutdown));
@@ -164,6 +213,13 @@ pub(crate) struct Running {
     pub(crate) reader: AnswerReader,
     id: RequestId,
     session: Arc<Session>,
+}
+
+impl Running {
+    /// Ends the request early; its end comes as every other.
+    pub(crate) fn end(&self) {
+        let _ = self.session.to_worker.send(encode(&ToWorker::Cancel { id: self.id }));
+    }
 }
 
 impl Drop for Running {

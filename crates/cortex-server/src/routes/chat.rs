@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`.
 
-use super::run::{self, fingerprint, finish_reason, fresh_id, now, usage, wire_timings};
+use super::run::{self, Started, Total, Whole, fingerprint, finish_reason, fresh_id, now, wire_timings};
 use crate::{
     App, convert,
     error::ApiError,
@@ -14,8 +14,12 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use cortex_api::openai::{
-    ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionRequest, ChatMessage, ChunkChoice, Delta,
+use cortex_api::{
+    openai::{
+        ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionRequest, ChatLogprobs, ChatMessage, ChunkChoice,
+        Content, Delta, FunctionDelta, TokenLogprob, ToolCall, ToolCallDelta,
+    },
+    worker::{TokenProbabilities, TokenProbability},
 };
 use cortex_engine::AnswerEvent;
 
@@ -25,28 +29,70 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
     let with_usage = request.stream_options.is_some_and(|options| options.include_usage);
-    let answer = run::start(&app, &model, |target| convert::chat(request, target)).await?;
+    let Started { answers, total, warnings } =
+        run::start(&app, &model, |target| convert::chat(request, target)).await?;
     if streams {
-        let shape = ChatStream { id: fresh_id("chatcmpl"), created: now(), model, with_usage };
-        return Ok(sse::stream(answer, shape));
+        let shape = ChatStream {
+            id: fresh_id("chatcmpl"),
+            created: now(),
+            model,
+            with_usage,
+            warnings,
+            calls: vec![0; answers.len()],
+            total,
+        };
+        return Ok(sse::stream(answers, shape));
     }
-    let whole = run::collect(answer).await?;
+    let (wholes, usage, timings) = run::collect(answers, total).await?;
     Ok(Json(ChatCompletion {
         id: fresh_id("chatcmpl"),
         object: "chat.completion".into(),
         created: now(),
         model,
         system_fingerprint: fingerprint(),
-        choices: vec![ChatChoice {
-            index: 0,
-            message: ChatMessage::text("assistant", whole.text),
-            logprobs: None,
-            finish_reason: whole.finish_reason,
-        }],
-        usage: whole.usage,
-        timings: whole.timings,
+        choices: (0..).zip(wholes).map(|(index, whole)| choice(index, whole)).collect(),
+        usage,
+        timings,
+        warnings,
     })
     .into_response())
+}
+
+fn choice(index: u32, whole: Whole) -> ChatChoice {
+    let calls: Vec<ToolCall> = whole
+        .calls
+        .into_iter()
+        .map(|function| ToolCall { id: fresh_id("call"), kind: "function".into(), function })
+        .collect();
+    // OpenAI's clients expect no text, and not an empty one, beside calls.
+    let content = Some(whole.text).filter(|text| !text.is_empty() || calls.is_empty());
+    ChatChoice {
+        index,
+        message: ChatMessage {
+            role: "assistant".into(),
+            content: content.map(Content::Text),
+            reasoning_content: Some(whole.reasoning).filter(|text| !text.is_empty()),
+            tool_calls: Some(calls).filter(|calls| !calls.is_empty()),
+            ..ChatMessage::default()
+        },
+        logprobs: logprobs(&whole.probabilities),
+        finish_reason: whole.finish_reason,
+    }
+}
+
+/// OpenAI's shape of probabilities; `None` when there are none.
+fn logprobs(probabilities: &[TokenProbabilities]) -> Option<ChatLogprobs> {
+    let one = |it: &TokenProbability| TokenLogprob {
+        token: String::from_utf8_lossy(&it.bytes).into_owned(),
+        logprob: it.logprob,
+        bytes: it.bytes.clone(),
+        top_logprobs: None,
+    };
+    let token = |it: &TokenProbabilities| TokenLogprob {
+        top_logprobs: Some(it.top.iter().map(one).collect()),
+        ..one(&it.chosen)
+    };
+    (!probabilities.is_empty()).then(|| ChatLogprobs { content: probabilities.iter().map(token).collect() })
 }
 
 struct ChatStream {
@@ -54,6 +100,11 @@ struct ChatStream {
     created: i64,
     model: String,
     with_usage: bool,
+    /// Told with the first chunk.
+    warnings: Vec<String>,
+    /// Calls that began, of each answer.
+    calls: Vec<u32>,
+    total: Total,
 }
 
 impl ChatStream {
@@ -67,38 +118,79 @@ impl ChatStream {
             choices,
             usage: None,
             timings: None,
+            warnings: vec![],
         }
     }
 
-    fn delta(&self, delta: Delta, finish_reason: Option<&str>) -> ChatCompletionChunk {
+    fn delta(&self, index: usize, delta: Delta, finish_reason: Option<&str>) -> ChatCompletionChunk {
         self.chunk(vec![ChunkChoice {
-            index: 0,
+            index: u32::try_from(index).unwrap_or(u32::MAX),
             delta,
             logprobs: None,
             finish_reason: finish_reason.map(str::to_owned),
         }])
     }
+
+    /// What is new of the call that began last.
+    fn call(&self, index: usize, id: Option<String>, function: FunctionDelta) -> ChatCompletionChunk {
+        let call = ToolCallDelta {
+            index: self.calls[index].saturating_sub(1),
+            kind: id.as_ref().map(|_| "function".into()),
+            id,
+            function,
+        };
+        self.delta(index, Delta { tool_calls: Some(vec![call]), ..Delta::default() }, None)
+    }
 }
 
 impl Shape for ChatStream {
     fn first(&mut self) -> Vec<String> {
-        vec![data(&self.delta(Delta { role: Some("assistant".into()), content: Some(String::new()) }, None))]
+        let warnings = std::mem::take(&mut self.warnings);
+        let begin = |index| {
+            let delta = Delta { role: Some("assistant".into()), content: Some(String::new()), ..Delta::default() };
+            self.delta(index, delta, None)
+        };
+        let mut chunks: Vec<ChatCompletionChunk> = (0..self.calls.len()).map(begin).collect();
+        if let Some(first) = chunks.first_mut() {
+            first.warnings = warnings;
+        }
+        chunks.iter().map(data).collect()
     }
 
-    fn event(&mut self, event: AnswerEvent, prompt_tokens: u32) -> Vec<String> {
-        match event {
-            AnswerEvent::Text(text) => vec![data(&self.delta(Delta { role: None, content: Some(text) }, None))],
-            AnswerEvent::Finished { reason, timings } => {
-                let mut last = self.delta(Delta::default(), Some(finish_reason(reason)));
-                last.timings = Some(wire_timings(&timings));
-                let mut events = vec![data(&last)];
-                if self.with_usage {
-                    let mut counts = self.chunk(vec![]);
-                    counts.usage = Some(usage(prompt_tokens, &timings));
-                    events.push(data(&counts));
-                }
-                events
+    fn event(&mut self, index: usize, event: AnswerEvent, prompt_tokens: u32) -> Vec<String> {
+        let chunk = match event {
+            AnswerEvent::Text { text, probabilities } => {
+                let mut chunk = self.delta(index, Delta { content: Some(text), ..Delta::default() }, None);
+                chunk.choices[0].logprobs = logprobs(&probabilities);
+                chunk
             }
+            AnswerEvent::Reasoning(text) => {
+                self.delta(index, Delta { reasoning_content: Some(text), ..Delta::default() }, None)
+            }
+            AnswerEvent::CallBegins { name } => {
+                self.calls[index] += 1;
+                let function = FunctionDelta { name: Some(name), arguments: String::new() };
+                self.call(index, Some(fresh_id("call")), function)
+            }
+            AnswerEvent::Arguments(arguments) => self.call(index, None, FunctionDelta { name: None, arguments }),
+            AnswerEvent::CallEnds => return vec![],
+            AnswerEvent::Finished { reason, timings } => {
+                let reason = finish_reason(reason, self.calls[index] > 0);
+                let mut chunk = self.delta(index, Delta::default(), Some(reason));
+                chunk.timings = Some(wire_timings(&timings));
+                self.total.add(index, prompt_tokens, &timings);
+                chunk
+            }
+        };
+        vec![data(&chunk)]
+    }
+
+    fn last(&mut self) -> Vec<String> {
+        if !self.with_usage {
+            return vec![];
         }
+        let mut counts = self.chunk(vec![]);
+        counts.usage = Some(self.total.usage());
+        vec![data(&counts)]
     }
 }

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use super::run::{self, fingerprint, finish_reason, fresh_id, now, usage, wire_timings};
+use super::run::{self, Started, Total, fingerprint, finish_reason, fresh_id, now, wire_timings};
 use crate::{
     App, convert,
     error::ApiError,
@@ -14,7 +14,10 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use cortex_api::openai::{Completion, CompletionChoice, CompletionRequest};
+use cortex_api::{
+    openai::{Completion, CompletionChoice, CompletionRequest, TextLogprobs},
+    worker::{TokenProbabilities, TokenProbability},
+};
 use cortex_engine::AnswerEvent;
 
 /// Continues a text, whole or as a stream.
@@ -23,16 +26,39 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
     let with_usage = request.stream_options.is_some_and(|options| options.include_usage);
-    let answer = run::start(&app, &model, |target| convert::completion(request, target)).await?;
-    let shape = TextStream { id: fresh_id("cmpl"), created: now(), model, with_usage };
+    let Started { answers, total, warnings } =
+        run::start(&app, &model, |target| convert::completion(request, &target)).await?;
+    let mut shape = TextStream {
+        id: fresh_id("cmpl"),
+        created: now(),
+        model,
+        with_usage,
+        warnings,
+        lengths: vec![0; answers.len()],
+        total,
+    };
     if streams {
-        return Ok(sse::stream(answer, shape));
+        return Ok(sse::stream(answers, shape));
     }
-    let whole = run::collect(answer).await?;
-    let mut completion = shape.completion(whole.text, Some(&whole.finish_reason));
-    completion.usage = Some(whole.usage);
-    completion.timings = Some(whole.timings);
+    let (wholes, usage, timings) = run::collect(answers, std::mem::take(&mut shape.total)).await?;
+    let mut completion = shape.completion(vec![]);
+    for (index, whole) in wholes.into_iter().enumerate() {
+        let logprobs = shape.logprobs(index, &whole.probabilities);
+        completion.choices.push(choice(index, whole.text, logprobs, Some(whole.finish_reason)));
+    }
+    completion.usage = Some(usage);
+    completion.timings = Some(timings);
+    completion.warnings = std::mem::take(&mut shape.warnings);
     Ok(Json(completion).into_response())
+}
+
+fn choice(
+    index: usize,
+    text: String,
+    logprobs: Option<TextLogprobs>,
+    finish_reason: Option<String>,
+) -> CompletionChoice {
+    CompletionChoice { index: u32::try_from(index).unwrap_or(u32::MAX), text, logprobs, finish_reason }
 }
 
 struct TextStream {
@@ -40,25 +66,41 @@ struct TextStream {
     created: i64,
     model: String,
     with_usage: bool,
+    warnings: Vec<String>,
+    /// Characters of the tokens that were told, of each answer.
+    lengths: Vec<usize>,
+    total: Total,
 }
 
 impl TextStream {
-    fn completion(&self, text: String, finish_reason: Option<&str>) -> Completion {
+    fn completion(&self, choices: Vec<CompletionChoice>) -> Completion {
         Completion {
             id: self.id.clone(),
             object: "text_completion".into(),
             created: self.created,
             model: self.model.clone(),
             system_fingerprint: fingerprint(),
-            choices: vec![CompletionChoice {
-                index: 0,
-                text,
-                logprobs: None,
-                finish_reason: finish_reason.map(str::to_owned),
-            }],
+            choices,
             usage: None,
             timings: None,
+            warnings: vec![],
         }
+    }
+
+    /// OpenAI's shape of probabilities; `None` when there are none.
+    fn logprobs(&mut self, index: usize, probabilities: &[TokenProbabilities]) -> Option<TextLogprobs> {
+        let text = |it: &TokenProbability| String::from_utf8_lossy(&it.bytes).into_owned();
+        let mut logprobs = TextLogprobs::default();
+        for it in probabilities {
+            let token = text(&it.chosen);
+            let length = &mut self.lengths[index];
+            logprobs.text_offset.push(*length);
+            *length += token.chars().count();
+            logprobs.tokens.push(token);
+            logprobs.token_logprobs.push(it.chosen.logprob);
+            logprobs.top_logprobs.push(it.top.iter().map(|top| (text(top), top.logprob.into())).collect());
+        }
+        (!probabilities.is_empty()).then_some(logprobs)
     }
 }
 
@@ -67,21 +109,35 @@ impl Shape for TextStream {
         vec![]
     }
 
-    fn event(&mut self, event: AnswerEvent, prompt_tokens: u32) -> Vec<String> {
-        match event {
-            AnswerEvent::Text(text) => vec![data(&self.completion(text, None))],
-            AnswerEvent::Finished { reason, timings } => {
-                let mut last = self.completion(String::new(), Some(finish_reason(reason)));
-                last.timings = Some(wire_timings(&timings));
-                let mut events = vec![data(&last)];
-                if self.with_usage {
-                    let mut counts = self.completion(String::new(), None);
-                    counts.choices.clear();
-                    counts.usage = Some(usage(prompt_tokens, &timings));
-                    events.push(data(&counts));
-                }
-                events
+    fn event(&mut self, index: usize, event: AnswerEvent, prompt_tokens: u32) -> Vec<String> {
+        let mut completion = match event {
+            AnswerEvent::Text { text, probabilities } => {
+                let logprobs = self.logprobs(index, &probabilities);
+                self.completion(vec![choice(index, text, logprobs, None)])
             }
+            AnswerEvent::Finished { reason, timings } => {
+                self.total.add(index, prompt_tokens, &timings);
+                let reason = Some(finish_reason(reason, false).to_owned());
+                let mut last = self.completion(vec![choice(index, String::new(), None, reason)]);
+                last.timings = Some(wire_timings(&timings));
+                last
+            }
+            // Of chats.
+            AnswerEvent::Reasoning(_)
+            | AnswerEvent::CallBegins { .. }
+            | AnswerEvent::Arguments(_)
+            | AnswerEvent::CallEnds => return vec![],
+        };
+        completion.warnings = std::mem::take(&mut self.warnings);
+        vec![data(&completion)]
+    }
+
+    fn last(&mut self) -> Vec<String> {
+        if !self.with_usage {
+            return vec![];
         }
+        let mut counts = self.completion(vec![]);
+        counts.usage = Some(self.total.usage());
+        vec![data(&counts)]
     }
 }

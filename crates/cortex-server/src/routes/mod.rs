@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod embeddings;
 pub(crate) mod events;
 pub(crate) mod fit;
 pub(crate) mod hardware;
@@ -14,3 +15,4 @@ pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod sources;
 pub(crate) mod system;
+pub(crate) mod tokens;

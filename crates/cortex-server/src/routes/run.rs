@@ -1,11 +1,16 @@
-//! What chat and text completions share: from a model's name to a running answer, and to its end.
+//! What chat and text completions share: from a model's name to running answers, and to their end.
 
-use crate::{App, convert::Target, error::ApiError, metrics::Observed};
-use cortex_api::{
-    openai::{PromptTokensDetails, Timings, Usage},
-    worker::{self, FinishReason},
+use crate::{
+    App,
+    convert::{Order, Target},
+    error::ApiError,
+    metrics::Observed,
 };
-use cortex_engine::{AnswerEvent, Job, Phase};
+use cortex_api::{
+    openai::{FunctionCall, PromptTokensDetails, Timings, Usage},
+    worker::{self, FinishReason, TokenProbabilities},
+};
+use cortex_engine::{AnswerEvent, EngineError, Phase};
 use cortex_models::{DescribeError, Model, ModelState, ModelYaml, ResolveError};
 use std::{
     path::{Path, PathBuf},
@@ -55,62 +60,136 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     })
 }
 
-/// Starts the answer to a request that `make` turns into a job.
+/// Starts the answers to a request that `make` turns into an order.
 pub(crate) async fn start(
     app: &App,
     name: &str,
-    make: impl FnOnce(Target<'_>) -> Result<Job, ApiError>,
-) -> Result<Observed, ApiError> {
+    make: impl FnOnce(Target<'_>) -> Result<Order, ApiError>,
+) -> Result<Started, ApiError> {
     let began = Instant::now();
     let (model, yaml, weights) = find(app, name).await?;
     let target = Target { id: &model.id, weights, yaml: &yaml, load: app.engines.load_settings() };
-    let answer = app.engines.answer(make(target)?).await?;
-    Ok(Observed::new(answer, app.metrics.clone(), began))
+    let Order { jobs, per_prompt, warnings } = make(target)?;
+    let mut answers = Vec::new();
+    for job in jobs {
+        let answer = app.engines.answer(job).await?;
+        answers.push(Some(Observed::new(answer, app.metrics.clone(), began)));
+    }
+    let total = Total { per_prompt, ..Total::default() };
+    Ok(Started { answers: Answers(answers), total, warnings })
+}
+
+/// Answers that were started.
+pub(crate) struct Started {
+    pub(crate) answers: Answers,
+    /// What they take, before they do.
+    pub(crate) total: Total,
+    /// What of the request has no effect.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The answers to one request, which go on at the same time.
+pub(crate) struct Answers(Vec<Option<Observed>>);
+
+impl Answers {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The next piece of any of them, and of which; `None` when all have ended. May be dropped and called again.
+    pub(crate) async fn next(&mut self) -> Option<(usize, u32, Result<AnswerEvent, EngineError>)> {
+        let nexts = self.0.iter_mut().enumerate().filter_map(|(index, answer)| {
+            let answer = answer.as_mut()?;
+            Some(Box::pin(async move { (index, answer.prompt_tokens(), answer.next().await) }))
+        });
+        let nexts: Vec<_> = nexts.collect();
+        if nexts.is_empty() {
+            return None;
+        }
+        let ((index, prompt_tokens, event), ..) = futures::future::select_all(nexts).await;
+        if matches!(event, None | Some(Ok(AnswerEvent::Finished { .. }) | Err(_))) {
+            self.0[index] = None;
+        }
+        Some((index, prompt_tokens, event.unwrap_or(Err(EngineError::ShuttingDown))))
+    }
 }
 
 /// A whole answer.
+#[derive(Default)]
 pub(crate) struct Whole {
     pub(crate) text: String,
+    pub(crate) reasoning: String,
+    pub(crate) calls: Vec<FunctionCall>,
+    pub(crate) probabilities: Vec<TokenProbabilities>,
     pub(crate) finish_reason: String,
-    pub(crate) usage: Usage,
-    pub(crate) timings: Timings,
 }
 
-/// Waits for the end.
-pub(crate) async fn collect(mut answer: Observed) -> Result<Whole, ApiError> {
-    let mut text = String::new();
-    let prompt_tokens = answer.prompt_tokens();
-    while let Some(event) = answer.next().await {
+/// Waits for the end of all: the answers in their order, what they took together, and the timings of the last to end.
+pub(crate) async fn collect(mut answers: Answers, mut total: Total) -> Result<(Vec<Whole>, Usage, Timings), ApiError> {
+    let mut wholes: Vec<Whole> = (0..answers.len()).map(|_| Whole::default()).collect();
+    let mut last = worker::Timings::default();
+    while let Some((index, prompt_tokens, event)) = answers.next().await {
+        let whole = &mut wholes[index];
         match event? {
-            AnswerEvent::Text(more) => text.push_str(&more),
+            AnswerEvent::Text { text, probabilities } => {
+                whole.text.push_str(&text);
+                whole.probabilities.extend(probabilities);
+            }
+            AnswerEvent::Reasoning(text) => whole.reasoning.push_str(&text),
+            AnswerEvent::CallBegins { name } => whole.calls.push(FunctionCall { name, arguments: String::new() }),
+            AnswerEvent::Arguments(text) => {
+                if let Some(call) = whole.calls.last_mut() {
+                    call.arguments.push_str(&text);
+                }
+            }
+            AnswerEvent::CallEnds => {}
             AnswerEvent::Finished { reason, timings } => {
-                return Ok(Whole {
-                    text,
-                    finish_reason: finish_reason(reason).into(),
-                    usage: usage(prompt_tokens, &timings),
-                    timings: wire_timings(&timings),
-                });
+                whole.finish_reason = finish_reason(reason, !whole.calls.is_empty()).into();
+                total.add(index, prompt_tokens, &timings);
+                last = timings;
             }
         }
     }
-    Err(cortex_engine::EngineError::ShuttingDown.into())
+    Ok((wholes, total.usage(), wire_timings(&last)))
 }
 
-/// OpenAI's word.
-pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Length => "length",
-        FinishReason::Stop | FinishReason::Cancelled | FinishReason::Error => "stop",
+/// What several answers take together. A prompt with several answers counts once, as OpenAI counts it.
+#[derive(Default)]
+pub(crate) struct Total {
+    per_prompt: usize,
+    prompt: u32,
+    cached: u32,
+    completion: u32,
+}
+
+impl Total {
+    pub(crate) fn add(&mut self, index: usize, prompt_tokens: u32, timings: &worker::Timings) {
+        if index.is_multiple_of(self.per_prompt.max(1)) {
+            self.prompt = self.prompt.saturating_add(prompt_tokens);
+            self.cached = self.cached.saturating_add(timings.cached_tokens);
+        }
+        self.completion = self.completion.saturating_add(timings.answer_tokens);
+    }
+
+    /// OpenAI's counts.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt,
+            completion_tokens: self.completion,
+            total_tokens: self.prompt.saturating_add(self.completion),
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: self.cached },
+        }
     }
 }
 
-/// OpenAI's counts.
-pub(crate) fn usage(prompt_tokens: u32, timings: &worker::Timings) -> Usage {
-    Usage {
-        prompt_tokens,
-        completion_tokens: timings.answer_tokens,
-        total_tokens: prompt_tokens.saturating_add(timings.answer_tokens),
-        prompt_tokens_details: PromptTokensDetails { cached_tokens: timings.cached_tokens },
+/// OpenAI's word.
+pub(crate) fn finish_reason(reason: FinishReason, has_calls: bool) -> &'static str {
+    match reason {
+        FinishReason::Length => "length",
+        // The one call that was allowed is complete: what else the model would say was not waited for.
+        FinishReason::Stop | FinishReason::Cancelled if has_calls => "tool_calls",
+        FinishReason::Stop | FinishReason::Cancelled | FinishReason::Error => "stop",
     }
 }
 

@@ -71,7 +71,9 @@ fn serve(inbox: &Receiver<ToWorker>) {
                 answer(&request);
             }
             ToWorker::Stats => tell(&FromWorker::Stats(Stats::default())),
-            ToWorker::Tokenize { id, .. } => tell(&FromWorker::Tokens { id, tokens: vec![] }),
+            ToWorker::Embed { id, .. } => tell(&FromWorker::Embedded { id, vectors: vec![], tokens: vec![] }),
+            ToWorker::Detokenize { id, .. } => tell(&FromWorker::Detokenized { id, text: String::new() }),
+            ToWorker::Tokenize { id, .. } => tell(&FromWorker::Tokens { id, tokens: vec![], pieces: vec![] }),
             ToWorker::Rest => tell(&FromWorker::Rested),
             ToWorker::Shutdown => exit(0),
             ToWorker::Cancel { id } => {
@@ -108,13 +110,13 @@ fn answer(request: &Generate) {
     let misbehaviour = Misbehaviour::asked_by(&prompt);
     misbehave(misbehaviour);
     if misbehaviour == Some(Misbehaviour::Hold) {
-        tell(&FromWorker::Text { id, text: "word ".into(), tokens: 1 });
+        tell(&FromWorker::Text { id, text: "word ".into(), tokens: 1, probabilities: vec![] });
         return;
     }
     let tokens = request.max_tokens.unwrap_or(4);
     let mut lines = String::new();
     for _ in 0..tokens {
-        lines.push_str(&encode(&FromWorker::Text { id, text: "word ".into(), tokens: 1 }));
+        lines.push_str(&encode(&FromWorker::Text { id, text: "word ".into(), tokens: 1, probabilities: vec![] }));
     }
     let timings = Timings { answer_tokens: tokens, ..Timings::default() };
     lines.push_str(&encode(&FromWorker::Finished { id, reason: FinishReason::Length, timings }));

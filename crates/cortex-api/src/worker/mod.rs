@@ -4,10 +4,14 @@
 //! [`FromWorker`] on its standard output. Standard error is for logs. The protocol is private: both
 //! sides come from one build, and [`FromWorker::Hello`] proves it.
 
+mod sampling;
+
+pub use sampling::{Sampling, SamplingStep};
+
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -25,12 +29,28 @@ pub enum ToWorker {
         /// The request to end.
         id: RequestId,
     },
-    /// Asks for the token ids of a prompt.
+    /// Asks for the token ids of a prompt. Answered by `tokens`, or `rejected`.
     Tokenize {
         /// Echoed in the answer.
         id: RequestId,
         /// What to tokenise.
         prompt: Vec<Segment>,
+        /// Whether the beginning-of-sequence token is put in front, when the model wants one.
+        adds_bos: bool,
+    },
+    /// Asks for the text of tokens, control tokens as they are written. Answered by `detokenized`, or `rejected`.
+    Detokenize {
+        /// Echoed in the answer.
+        id: RequestId,
+        /// Ids of the model.
+        tokens: Vec<i32>,
+    },
+    /// Asks a model that makes vectors for those of texts. Answered by `embedded`, or `rejected`.
+    Embed {
+        /// Echoed in the answer.
+        id: RequestId,
+        /// What to make vectors of; not empty.
+        inputs: Vec<EmbedInput>,
     },
     /// Asks for one `stats` line.
     Stats,
@@ -99,6 +119,29 @@ pub enum Segment {
     },
 }
 
+/// What to make a vector of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum EmbedInput {
+    /// A text; what the model wants around it is added.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// Token ids, used as they are.
+    Tokens {
+        /// Ids below the vocabulary's size.
+        tokens: Vec<i32>,
+    },
+    /// A question and a text that may answer it, for a model that tells how well it does.
+    Pair {
+        /// The question.
+        query: String,
+        /// The text.
+        document: String,
+    },
+}
+
 /// One generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Generate {
@@ -116,53 +159,33 @@ pub struct Generate {
     pub ignore_eos: bool,
     /// Alone in its batches and without reuse, so that a repetition gives the same bits.
     pub deterministic: bool,
+    /// What the answer must be.
+    pub constraint: Option<Constraint>,
+    /// Tell how probable each token was, and so many of the most probable ones in its place.
+    pub probabilities: Option<u32>,
+    /// The text of control tokens is part of the answer, but for those that end it: by it, calls of tools are told from text.
+    pub shows_control: bool,
 }
 
-/// How the next token is chosen. Each value that equals its neutral value switches its step off.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// 0 takes the most likely token; larger is more random. Range 0 to 5.
-    pub temperature: f32,
-    /// Keep the k most likely tokens; 0 is off.
-    pub top_k: i32,
-    /// Keep the most likely tokens that together have this probability; 1 is off.
-    pub top_p: f32,
-    /// Keep tokens at least this fraction as likely as the best; 0 is off.
-    pub min_p: f32,
-    /// Locally typical sampling; 1 is off.
-    pub typical_p: f32,
-    /// Divides the logit of tokens seen lately; 1 is off.
-    pub repeat_penalty: f32,
-    /// How many tokens back the penalties look.
-    pub repeat_last_n: u32,
-    /// Subtracted once from a token seen lately; 0 is off.
-    pub presence_penalty: f32,
-    /// Subtracted once per occurrence; 0 is off.
-    pub frequency_penalty: f32,
-    /// Where the random numbers start; `None` is a fresh one.
-    pub seed: Option<u32>,
-}
-
-impl Sampling {
-    /// The first value that is outside of its range: the name of its field, and a sentence that begins with it.
-    pub fn out_of_range(&self) -> Option<(&'static str, String)> {
-        let ranges = [
-            ("temperature", self.temperature, 0.0, 5.0),
-            ("top_p", self.top_p, 0.0, 1.0),
-            ("min_p", self.min_p, 0.0, 1.0),
-            ("typical_p", self.typical_p, 0.0, 1.0),
-            ("repeat_penalty", self.repeat_penalty, 0.01, 10.0),
-            ("presence_penalty", self.presence_penalty, -10.0, 10.0),
-            ("frequency_penalty", self.frequency_penalty, -10.0, 10.0),
-        ];
-        for (field, value, low, high) in ranges {
-            // A NaN is in no range.
-            if !(low..=high).contains(&value) {
-                return Some((field, format!("{field} is {value}; it must be between {low} and {high}")));
-            }
-        }
-        (self.top_k < 0).then(|| ("top_k", format!("top_k is {}; it must be 0 (off) or more", self.top_k)))
-    }
+/// What an answer must be; a token that would break it is not chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Constraint {
+    /// JSON that a JSON schema describes.
+    JsonSchema {
+        /// The schema.
+        schema: serde_json::Value,
+    },
+    /// Text that a regular expression matches from its beginning to its end.
+    Regex {
+        /// In the syntax of the regex crate.
+        pattern: String,
+    },
+    /// Text that a grammar describes.
+    Lark {
+        /// In llguidance's dialect of Lark.
+        grammar: String,
+    },
 }
 
 /// What a worker tells the daemon.
@@ -210,6 +233,9 @@ pub enum FromWorker {
         text: String,
         /// Tokens that this piece holds.
         tokens: u32,
+        /// How probable they were, when that was asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        probabilities: Vec<TokenProbabilities>,
     },
     /// The answer is complete. Nothing else follows for this id.
     Finished {
@@ -226,11 +252,49 @@ pub enum FromWorker {
         id: RequestId,
         /// Ids in order.
         tokens: Vec<i32>,
+        /// The bytes of each.
+        pieces: Vec<Vec<u8>>,
+    },
+    /// The text asked for.
+    Detokenized {
+        /// Which request.
+        id: RequestId,
+        /// Whole characters; what is none is replaced.
+        text: String,
+    },
+    /// The vectors asked for.
+    Embedded {
+        /// Which request.
+        id: RequestId,
+        /// One for each text, in order, of length 1; of a model that ranks, one number each.
+        vectors: Vec<Vec<f32>>,
+        /// Tokens of each text.
+        tokens: Vec<u32>,
     },
     /// What could be freed is free.
     Rested,
     /// A sign of life: on request, and every two seconds while something runs.
     Stats(Stats),
+}
+
+/// A token of an answer and how probable it was, before any step of the sampling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenProbabilities {
+    /// The token that was chosen.
+    pub chosen: TokenProbability,
+    /// The most probable ones in its place, the first of them first.
+    pub top: Vec<TokenProbability>,
+}
+
+/// How probable a token was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenProbability {
+    /// Its id.
+    pub token: i32,
+    /// The bytes that it stands for; they need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
 }
 
 /// Facts about the loaded model.
@@ -260,6 +324,18 @@ pub struct Loaded {
     pub buffers: Vec<Buffer>,
     /// Where the layers are; the output counts as one.
     pub placement: Vec<PlacedLayers>,
+    /// What it makes in place of answers.
+    pub embeds: Option<Embeds>,
+}
+
+/// What a model makes that does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Embeds {
+    /// A vector of a text.
+    Vectors,
+    /// How well a text answers a question.
+    Ranks,
 }
 
 /// Layers that are on one device.
@@ -309,6 +385,13 @@ pub enum Rejection {
     },
     /// The prompt has no tokens.
     EmptyPrompt,
+    /// The engine could not compute it.
+    Compute,
+    /// The answer cannot be what it must be: the constraint makes no sense, or it cannot go on.
+    Constraint {
+        /// What and why.
+        message: String,
+    },
     /// A value is out of its range.
     Invalid {
         /// What and why.
@@ -431,6 +514,21 @@ pub struct Device {
     pub free: u64,
 }
 
+/// The name by which a grammar calls a control token. Grammars know names in angle brackets only: a token with another
+/// text, `[TOOL_CALLS]` say, has to get this name where the vocabulary is told to llguidance.
+pub fn control_token_name(text: &str) -> String {
+    let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or_default();
+    let is_name = !inner.is_empty()
+        && !inner.contains(|letter: char| letter.is_whitespace() || matches!(letter, '<' | '>'))
+        // This would be a range of numbers.
+        && !inner.starts_with('[');
+    if is_name {
+        return text.to_owned();
+    }
+    let inner = text.replace(|letter: char| letter.is_whitespace() || matches!(letter, '<' | '>'), "_");
+    format!("<|{inner}|>")
+}
+
 /// Encodes one message as a line, newline included.
 pub fn encode(message: &impl Serialize) -> String {
     let mut line = serde_json::to_string(message).expect("protocol types have string keys only");
@@ -444,52 +542,25 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_whatever_its_text() {
-        let line = encode(&FromWorker::Text { id: 1, text: "a\nb\u{2028}\"".into(), tokens: 2 });
+        let text = FromWorker::Text { id: 1, text: "a\nb\u{2028}\"".into(), tokens: 2, probabilities: vec![] };
+        let line = encode(&text);
         assert_eq!(line.matches('\n').count(), 1);
-        assert_eq!(
-            serde_json::from_str::<FromWorker>(&line).expect("parses"),
-            FromWorker::Text { id: 1, text: "a\nb\u{2028}\"".into(), tokens: 2 }
-        );
+        assert_eq!(serde_json::from_str::<FromWorker>(&line).expect("parses"), text);
+    }
+
+    #[track_caller]
+    fn check(control: &str, expected: &str) {
+        assert_eq!(control_token_name(control), expected);
     }
 
     #[test]
-    fn a_recorded_line_still_reads() {
-        let line = r#"{"type":"generate","id":7,"prompt":[{"kind":"text","text":"hi","special":true},{"kind":"tokens","tokens":[1,2]}],"sampling":{"temperature":0.0,"top_k":0,"top_p":1.0,"min_p":0.0,"typical_p":1.0,"repeat_penalty":1.0,"repeat_last_n":64,"presence_penalty":0.0,"frequency_penalty":0.0,"seed":null},"stop":[],"max_tokens":4,"ignore_eos":false,"deterministic":false}"#;
-        let ToWorker::Generate(generate) = serde_json::from_str(line).expect("parses") else {
-            panic!("not a generate")
-        };
-        assert_eq!((generate.id, generate.prompt.len()), (7, 2));
-    }
-
-    fn neutral() -> Sampling {
-        Sampling {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            typical_p: 1.0,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: None,
-        }
-    }
-
-    #[test]
-    fn values_outside_their_range_are_named() {
-        assert_eq!(neutral().out_of_range(), None);
-        for (sampling, name) in [
-            (Sampling { temperature: f32::NAN, ..neutral() }, "temperature"),
-            (Sampling { temperature: -0.1, ..neutral() }, "temperature"),
-            (Sampling { top_p: 1.5, ..neutral() }, "top_p"),
-            (Sampling { min_p: f32::INFINITY, ..neutral() }, "min_p"),
-            (Sampling { repeat_penalty: 0.0, ..neutral() }, "repeat_penalty"),
-            (Sampling { top_k: -1, ..neutral() }, "top_k"),
-        ] {
-            let (field, message) = sampling.out_of_range().expect(name);
-            assert_eq!(field, name);
-            assert!(message.starts_with(name), "{message}");
-        }
+    fn names_are_such_that_a_grammar_reads_them() {
+        check("<|call|>", "<|call|>");
+        check("<｜tool▁sep｜>", "<｜tool▁sep｜>");
+        check("<|\"|>", "<|\"|>");
+        check("[ARGS]", "<|[ARGS]|>");
+        check("<[1]>", "<|_[1]_|>");
+        check("<two words>", "<|_two_words_|>");
+        check("<>", "<|__|>");
     }
 }

@@ -1,0 +1,153 @@
+//! Answers that must be something: which tokens may come next, by llguidance.
+//!
+//! The matcher lives here and not in a sampler of the binding, which goes on without it when it fails: an answer that was
+//! asked to be JSON either is JSON, or ends with an error.
+
+use crate::llama::{LlamaError, Token};
+use cortex_api::worker::Constraint;
+use llguidance::{
+    Matcher, ParserFactory,
+    api::TopLevelGrammar,
+    toktrie::{SimpleVob, TokEnv},
+};
+use serde_json::{Map, Value, json};
+
+/// White space between the parts of JSON: enough for every layout, and not so much that a model loses itself in it.
+const WHITE_SPACE: &str = r"[ \n\t]{0,24}";
+
+/// Compiles constraints for one vocabulary.
+pub(crate) struct Grammars(ParserFactory);
+
+impl Grammars {
+    /// Takes some ten milliseconds for a large vocabulary.
+    pub(crate) fn new(vocabulary: &TokEnv) -> Result<Self, LlamaError> {
+        let mut factory = ParserFactory::new_simple(vocabulary).map_err(|why| LlamaError(why.to_string()))?;
+        factory.quiet();
+        // An error is told to a client: it shall name what is wrong, and not repeat the whole grammar.
+        factory.limits_mut().verbose_errors = false;
+        Ok(Self(factory))
+    }
+
+    /// A constraint at its beginning. The error says what is wrong with it.
+    pub(crate) fn compile(&self, constraint: &Constraint) -> Result<Guide, LlamaError> {
+        let grammar = match constraint {
+            Constraint::JsonSchema { schema } => TopLevelGrammar::from_json_schema(with_bounded_white_space(schema)),
+            Constraint::Regex { pattern } => TopLevelGrammar::from_regex(pattern),
+            Constraint::Lark { grammar } => TopLevelGrammar::from_lark(grammar.clone()),
+        };
+        let mut matcher = Matcher::new(self.0.create_parser(grammar));
+        if let Some(why) = matcher.get_error() {
+            return Err(LlamaError(first_line(&why)));
+        }
+        // What is impossible from the start shows with the first step.
+        matcher.compute_mask().map_err(|why| LlamaError(first_line(&why.to_string())))?;
+        Ok(Guide(matcher))
+    }
+}
+
+/// The schema with our white space, unless it says something of its own.
+fn with_bounded_white_space(schema: &Value) -> Value {
+    let mut schema = match schema {
+        Value::Object(schema) => schema.clone(),
+        // A schema of `true` is everything.
+        Value::Bool(true) => Map::new(),
+        other => return other.clone(),
+    };
+    schema.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": WHITE_SPACE }));
+    Value::Object(schema)
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// A constraint on the way through one answer.
+pub(crate) struct Guide(Matcher);
+
+impl Guide {
+    /// The tokens that may come next; those that end an answer when it may end here.
+    pub(crate) fn allowed(&mut self) -> Result<SimpleVob, LlamaError> {
+        self.0.compute_mask_or_eos().map_err(|why| LlamaError(first_line(&why.to_string())))
+    }
+
+    /// Takes the token that was chosen.
+    pub(crate) fn accept(&mut self, token: Token) -> Result<(), LlamaError> {
+        if self.0.is_stopped() {
+            return Ok(());
+        }
+        self.0.consume_token(token.cast_unsigned()).map_err(|why| LlamaError(first_line(&why.to_string())))
+    }
+
+    /// Whether nothing can follow.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.is_stopped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llguidance::toktrie::ApproximateTokEnv;
+
+    /// One token for each byte.
+    fn grammars() -> Grammars {
+        Grammars::new(&ApproximateTokEnv::single_byte_env()).expect("a vocabulary of bytes")
+    }
+
+    fn schema(schema: Value) -> Constraint {
+        Constraint::JsonSchema { schema }
+    }
+
+    /// How many of the bytes are possible, and whether it may end there.
+    fn accepted(constraint: &Constraint, text: &str) -> (usize, bool) {
+        let mut guide = grammars().compile(constraint).expect("compiles");
+        for (at, byte) in text.bytes().enumerate() {
+            if guide.is_complete() || !guide.allowed().expect("a mask").is_allowed(u32::from(byte)) {
+                return (at, false);
+            }
+            guide.accept(Token::from(byte)).expect("accepted");
+        }
+        let may_end = guide.is_complete() || guide.0.is_accepting().expect("accepting");
+        (text.len(), may_end)
+    }
+
+    #[test]
+    fn what_a_constraint_does_not_describe_is_not_possible() {
+        let person = schema(json!({
+            "type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"], "additionalProperties": false
+        }));
+        let digits = Constraint::Regex { pattern: "[0-9]{2}".into() };
+        let two = Constraint::Lark { grammar: "start: \"a\" | \"b\" start".into() };
+        for (constraint, text, possible, may_end) in [
+            (&person, r#"{"age": 7}"#, 10, true),
+            (&person, r#"{"age":7}"#, 9, true),
+            (&person, r#"{"name""#, 2, false),
+            (&person, r#"{"age": "x""#, 8, false),
+            (&digits, "12", 2, true),
+            (&digits, "1", 1, false),
+            (&digits, "1x", 1, false),
+            (&two, "bba", 3, true),
+            (&two, "bbc", 2, false),
+        ] {
+            assert_eq!(accepted(constraint, text), (possible, may_end), "{text}");
+        }
+        assert_eq!(accepted(&person, &format!("{{{}", " ".repeat(40))).0, 25, "white space has an end");
+        assert_eq!(accepted(&schema(Value::Bool(true)), "[1, {\"a\": null}]").0, 16);
+    }
+
+    #[test]
+    fn a_constraint_that_makes_no_sense_says_so() {
+        for constraint in [
+            schema(json!({"type": "nothing"})),
+            schema(json!({"type": "string", "pattern": "("})),
+            schema(json!(7)),
+            schema(json!(false)),
+            Constraint::Regex { pattern: "(".into() },
+            Constraint::Lark { grammar: "start: missing".into() },
+            Constraint::Lark { grammar: String::new() },
+        ] {
+            let why = grammars().compile(&constraint).err().expect("an error").0;
+            assert!(!why.is_empty() && !why.contains('\n'), "{why}");
+        }
+    }
+}
