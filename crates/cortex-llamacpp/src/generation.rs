@@ -73,3 +73,29 @@ impl Generation {
         }
     }
 }
+
+#[cfg(test)]
+impl Generation {
+    /// A request that has computed so many tokens of its prompt.
+    pub(crate) fn for_test(prompt: Vec<Token>, computed: usize) -> Self {
+        Self {
+            id: 1,
+            prompt,
+            computed,
+            pending: None,
+            produced: 0,
+            limit: 1,
+            chooser: Chooser::greedy(),
+            text: TextStream::new(&[]),
+            unsent_tokens: 0,
+            unsent_probabilities: vec![],
+            shows_control: false,
+            ignore_eos: false,
+            deterministic: false,
+            admitted: 0,
+            cached: 0,
+            started: Instant::now(),
+            first_token: None,
+        }
+    }
+}

@@ -14,6 +14,7 @@ use llama_cpp_2::{
     context::{
         LlamaContext,
         params::{KvCacheType, LlamaContextParams},
+        session::LlamaStateSeqFlags,
     },
     list_llama_ggml_backend_devices,
     llama_backend::LlamaBackend,
@@ -548,6 +549,24 @@ impl<'model> Context<'model> {
                 Ok(if self.embeds == Some(Embeds::Ranks) { vector.to_vec() } else { normalized(vector) })
             })
             .collect()
+    }
+
+    /// Gives a sequence what another one holds. On an error it is empty.
+    pub(crate) fn copy(&mut self, from: u32, to: u32) -> Result<(), LlamaError> {
+        if from >= self.sequences || to >= self.sequences || from == to {
+            return error(format!("sequence {from} cannot be copied to {to}"));
+        }
+        self.truncate(to, 0);
+        // Only the cells that are in use; the engine's own copy between sequences takes all that there are.
+        let flags = LlamaStateSeqFlags::empty();
+        let copied = self
+            .inner
+            .state_seq_get(from.cast_signed(), flags)
+            .and_then(|state| self.inner.state_seq_set(&state, to.cast_signed()));
+        copied.map_err(|why| {
+            self.truncate(to, 0);
+            LlamaError(why.to_string())
+        })
     }
 
     /// Cuts a sequence back to its first `length` tokens. False when the model cannot do that; the

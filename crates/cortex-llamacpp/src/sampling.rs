@@ -63,6 +63,12 @@ pub(crate) enum NoChoice {
 }
 
 impl Chooser {
+    /// The most likely token, whatever it is.
+    #[cfg(test)]
+    pub(crate) fn greedy() -> Self {
+        Self { way: Way::Greedy, guide: None, probabilities: None }
+    }
+
     /// For validated values. `history` is the end of the prompt, for the penalties.
     pub(crate) fn new(
         vocabulary: &Vocabulary<'_>,

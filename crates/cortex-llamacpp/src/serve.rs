@@ -11,7 +11,7 @@ use crate::{
     llama::{self, Context, Entry, LONGEST_EMBEDDED, LlamaError, Token, Vocabulary},
     sampling::{Chooser, NoChoice},
     schedule::{self, Pace, Share, Want},
-    slot::{Slot, choose_slot},
+    slot::{self, Place, Slot},
     stdio::{self, Lines},
     text::TextStream,
 };
@@ -30,6 +30,8 @@ use std::{
 
 /// How often a busy worker gives a sign of life.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Waiting requests that are looked at in a step: each is compared with all that the slots hold.
+const LOOKED_AT: usize = 64;
 /// Lines that may wait while a step is computed.
 const INBOX: usize = 1024;
 
@@ -354,12 +356,23 @@ impl<'model> Worker<'model> {
         }
     }
 
-    /// Gives free slots to waiting requests, first come first served.
+    /// Gives free slots to waiting requests, first come first served; those that wait for what others compute let others pass.
     fn admit(&mut self) {
-        while let Some(Accepted { prompt, .. }) = self.waiting.front() {
-            let Some((index, common)) = choose_slot(&self.slots, prompt) else { return };
-            let Some(Accepted { generate, prompt, guide }) = self.waiting.pop_front() else { return };
-            let reused = self.reuse(index, if generate.deterministic { 0 } else { common }, prompt.len());
+        let mut at = 0;
+        while let Some(Accepted { prompt, generate, .. }) = self.waiting.get(at).filter(|_| at < LOOKED_AT) {
+            let is_alone = generate.deterministic;
+            let compared: &[Token] = if is_alone { &[] } else { prompt };
+            let Some(place) = slot::place(&self.slots, compared, self.vocabulary.is_recurrent()) else { return };
+            let (index, common) = match place {
+                Place::Later => {
+                    at += 1;
+                    continue;
+                }
+                Place::Here { slot, common } => (slot, common),
+                Place::Copied { slot, from, common } => (slot, if self.copy(from, slot) { common } else { 0 }),
+            };
+            let Some(Accepted { generate, prompt, guide }) = self.waiting.remove(at) else { return };
+            let reused = self.reuse(index, common, prompt.len());
             self.admitted += 1;
             let room = self.context.sequence_length - u32::try_from(prompt.len()).unwrap_or(u32::MAX);
             self.slots[index].generation = Some(Generation {
@@ -382,6 +395,20 @@ impl<'model> Worker<'model> {
                 first_token: None,
             });
         }
+    }
+
+    /// Gives a slot what another one holds; false when that was not possible.
+    fn copy(&mut self, from: usize, to: usize) -> bool {
+        let sequence = |slot: usize| u32::try_from(slot).unwrap_or(u32::MAX);
+        let result = self.context.copy(sequence(from), sequence(to));
+        self.slots[to].cells = match &result {
+            Ok(()) => self.slots[from].cells.clone(),
+            Err(_) => vec![],
+        };
+        if let Err(LlamaError(message)) = &result {
+            stdio::warn(&format!("a beginning that is there could not be copied: {message}"));
+        }
+        result.is_ok()
     }
 
     /// Cuts the slot back to the tokens that the new prompt shares with it; returns how many those are.

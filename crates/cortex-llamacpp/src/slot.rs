@@ -24,16 +24,88 @@ impl Slot {
     }
 }
 
-/// The free slot that a prompt should go to, and how many of its first tokens the slot already holds.
-/// The longest common beginning wins, then the slot that was unused for longest.
-pub(crate) fn choose_slot(slots: &[Slot], prompt: &[Token]) -> Option<(usize, usize)> {
-    slots
+/// Fewer tokens than this are computed sooner than copied or waited for.
+const WORTH: usize = 32;
+/// Of what another slot holds, at least this share has to be of use: all of it is copied.
+const SHARE: usize = 64;
+
+/// Where a prompt goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// To this free slot, which holds so many of its first tokens.
+    Here {
+        /// Which slot.
+        slot: usize,
+        /// Tokens that are there.
+        common: usize,
+    },
+    /// To this free slot, once it has got what another one holds, whose first tokens are those of the prompt.
+    Copied {
+        /// Which slot.
+        slot: usize,
+        /// The other one.
+        from: usize,
+        /// Tokens that are there then.
+        common: usize,
+    },
+    /// Nowhere yet: another prompt is being computed that begins like it, further than anything that is there.
+    Later,
+}
+
+/// The place of a prompt; nothing when no slot is free. What it shares with others is computed once: the longest common beginning
+/// is taken where it is or copied, also from a request that runs, and waited for while it is computed. `is_whole` says that what a
+/// slot holds cannot be cut, as with recurrent models.
+pub(crate) fn place(slots: &[Slot], prompt: &[Token], is_whole: bool) -> Option<Place> {
+    let free = || slots.iter().enumerate().filter(|(_, slot)| slot.generation.is_none());
+    let (own, own_common) = free()
+        .map(|(index, slot)| (index, slot.last_used, slot.usable(prompt, is_whole)))
+        .max_by(|left, right| left.2.cmp(&right.2).then(right.1.cmp(&left.1)).then(right.0.cmp(&left.0)))
+        .map(|(index, _, common)| (index, common))?;
+    // What is there, wherever; at least so much of it that the copy is worth it.
+    let best = slots
         .iter()
         .enumerate()
-        .filter(|(_, slot)| slot.generation.is_none())
-        .map(|(index, slot)| (index, common_prefix(&slot.cells, prompt), slot.last_used))
-        .max_by(|left, right| left.1.cmp(&right.1).then(right.2.cmp(&left.2)).then(right.0.cmp(&left.0)))
-        .map(|(index, common, _)| (index, common))
+        .map(|(index, slot)| (index, slot.usable(prompt, is_whole)))
+        .filter(|&(index, common)| common >= slots[index].cells.len() / SHARE)
+        .max_by(|left, right| left.1.cmp(&right.1).then(right.0.cmp(&left.0)));
+    let there = best.map_or(own_common, |(_, common)| common.max(own_common));
+    let is_being_computed = |slot: &Slot| {
+        slot.generation.as_ref().is_some_and(|generation| {
+            generation.remaining() > 0
+                && !generation.deterministic
+                && common_prefix(&generation.prompt, prompt).min(prompt.len().saturating_sub(1)) >= there + WORTH
+        })
+    };
+    // A recurrent state is only of use at the end of the other prompt, where it is the answer's already.
+    if !is_whole && slots.iter().any(is_being_computed) {
+        return Some(Place::Later);
+    }
+    // The slot whose loss is the least: the one that was unused for longest.
+    let oldest = |but: Option<usize>| {
+        free().filter(|(index, _)| Some(*index) != but).min_by_key(|(index, slot)| (slot.last_used, *index))
+    };
+    match best {
+        Some((from, common)) if common >= own_common + WORTH => {
+            let (slot, _) = oldest(None)?;
+            Some(Place::Copied { slot, from, common })
+        }
+        // It is free, and would lose the end of what it holds: that goes on living if an older one can be taken.
+        Some((from, common)) if from == own && common >= WORTH && slots[own].cells.len() >= common + WORTH => {
+            match oldest(Some(own)).filter(|(_, slot)| slot.last_used < slots[own].last_used || slot.cells.is_empty()) {
+                Some((slot, _)) => Some(Place::Copied { slot, from, common }),
+                None => Some(Place::Here { slot: own, common: own_common }),
+            }
+        }
+        _ => Some(Place::Here { slot: own, common: own_common }),
+    }
+}
+
+impl Slot {
+    /// How many of the first tokens of a prompt the cells hold in a way that is of use to it.
+    fn usable(&self, prompt: &[Token], is_whole: bool) -> usize {
+        let common = common_prefix(&self.cells, prompt);
+        if is_whole && common < self.cells.len() { 0 } else { common }
+    }
 }
 
 fn common_prefix(left: &[Token], right: &[Token]) -> usize {
@@ -44,15 +116,83 @@ fn common_prefix(left: &[Token], right: &[Token]) -> usize {
 mod tests {
     use super::*;
 
-    fn slot(cells: &[Token], last_used: u64) -> Slot {
-        Slot { cells: cells.to_vec(), last_used, generation: None }
+    fn tokens(range: std::ops::Range<i32>) -> Vec<Token> {
+        range.collect()
+    }
+
+    fn free(cells: Vec<Token>, last_used: u64) -> Slot {
+        Slot { cells, last_used, generation: None }
+    }
+
+    /// A slot whose request has computed so many tokens of its prompt.
+    fn busy(prompt: Vec<Token>, computed: usize) -> Slot {
+        let cells = prompt[..computed].to_vec();
+        Slot { cells, last_used: 0, generation: Some(Generation::for_test(prompt, computed)) }
+    }
+
+    #[track_caller]
+    fn check(slots: &[Slot], prompt: &[Token], expected: Option<Place>) {
+        assert_eq!(place(slots, prompt, false), expected);
     }
 
     #[test]
     fn the_longest_common_beginning_wins_then_the_oldest() {
-        let slots = [slot(&[1, 2, 9], 1), slot(&[1, 2, 3], 5), slot(&[], 0)];
-        assert_eq!(choose_slot(&slots, &[1, 2, 3, 4]), Some((1, 3)));
-        assert_eq!(choose_slot(&slots, &[7]), Some((2, 0)));
-        assert_eq!(choose_slot(&[], &[7]), None);
+        let slots = [free(vec![1, 2, 9], 1), free(vec![1, 2, 3], 5), free(vec![], 0)];
+        check(&slots, &[1, 2, 3, 4], Some(Place::Here { slot: 1, common: 3 }));
+        check(&slots, &[7], Some(Place::Here { slot: 2, common: 0 }));
+        check(&[], &[7], None);
+        check(&[busy(tokens(0..9), 9)], &[7], None);
+    }
+
+    #[test]
+    fn what_another_slot_holds_is_copied_and_goes_on_living() {
+        let prompt = tokens(0..200);
+        // From a request that runs.
+        let slots = [busy(tokens(0..150), 150), free(vec![9; 50], 7), free(vec![8; 50], 3)];
+        check(&slots, &prompt, Some(Place::Copied { slot: 2, from: 0, common: 150 }));
+        // From another conversation, which has more than the prompt.
+        let other: Vec<Token> = tokens(0..100).into_iter().chain(vec![9; 100]).collect();
+        let slots = [free(other.clone(), 7), free(vec![8; 50], 3)];
+        check(&slots, &prompt, Some(Place::Copied { slot: 1, from: 0, common: 100 }));
+        // The only one, or the oldest one: there is nothing to lose that is younger.
+        check(&[free(other.clone(), 7)], &prompt, Some(Place::Here { slot: 0, common: 100 }));
+        check(&[free(other.clone(), 2), free(vec![8; 50], 3)], &prompt, Some(Place::Here { slot: 0, common: 100 }));
+        // The next turn of a conversation stays where it is.
+        check(&[free(tokens(0..190), 7), free(vec![], 0)], &prompt, Some(Place::Here { slot: 0, common: 190 }));
+        // Little is not worth it, nor is little of much.
+        check(&[busy(tokens(0..20), 20), free(vec![], 0)], &prompt, Some(Place::Here { slot: 1, common: 0 }));
+        let much: Vec<Token> = tokens(0..40).into_iter().chain(vec![9; 10_000]).collect();
+        check(&[busy(much, 10_040), free(vec![], 0)], &prompt, Some(Place::Here { slot: 1, common: 0 }));
+    }
+
+    #[test]
+    fn a_beginning_that_is_being_computed_is_waited_for() {
+        let prompt = tokens(0..200);
+        let computing = busy(tokens(0..300), 10);
+        check(&[computing, free(vec![], 0)], &prompt, Some(Place::Later));
+        // It is there.
+        check(
+            &[busy(tokens(0..300), 250), free(vec![], 0)],
+            &prompt,
+            Some(Place::Copied { slot: 1, from: 0, common: 200 }),
+        );
+        // There is as much elsewhere.
+        let slots = [busy(tokens(0..300), 10), free(tokens(0..190), 3)];
+        check(&slots, &prompt, Some(Place::Here { slot: 1, common: 190 }));
+        // It begins in another way.
+        check(&[busy(vec![5; 300], 10), free(vec![], 0)], &prompt, Some(Place::Here { slot: 1, common: 0 }));
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_of_use_as_a_whole_only() {
+        let prompt = tokens(0..200);
+        let slots = [free(tokens(0..150), 7), free(vec![], 0)];
+        assert_eq!(place(&slots, &prompt, true), Some(Place::Here { slot: 0, common: 150 }));
+        let longer: Vec<Token> = tokens(0..150).into_iter().chain([9]).collect();
+        assert_eq!(place(&[free(longer, 7)], &prompt, true), Some(Place::Here { slot: 0, common: 0 }));
+        assert_eq!(
+            place(&[busy(tokens(0..300), 10), free(vec![], 0)], &prompt, true),
+            Some(Place::Here { slot: 1, common: 0 })
+        );
     }
 }

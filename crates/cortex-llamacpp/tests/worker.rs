@@ -4,7 +4,7 @@
 use cortex_api::worker::{
     Constraint, FinishReason, FromWorker, Generate, Rejection, Sampling, Segment, ToWorker, TokenProbabilities,
 };
-use cortex_test::worker::{TestWorker, generate, text_of};
+use cortex_test::worker::{TestWorker, agree, generate, text_of, told};
 
 const QUESTION: &str = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
 
@@ -142,6 +142,70 @@ fn what_cannot_be_answered_is_rejected_and_nothing_breaks() {
     assert_eq!((reason, timings.answer_tokens), (FinishReason::Length, 255));
 }
 
+#[test]
+fn what_requests_have_in_common_is_computed_once_also_when_they_come_together() {
+    let facts: String =
+        (1..40).map(|number| format!("Harbour {number} lies north of harbour {}. ", number * 7 % 40)).collect();
+    let request = |id: u64, question: &str| Generate {
+        probabilities: Some(5),
+        ..generate(
+            id,
+            &format!(
+                "<|im_start|>system\n{facts}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+            ),
+            24,
+        )
+    };
+    let questions = [
+        "What is the capital of France?",
+        "Count from one to five.",
+        "Which harbour lies north of harbour 7?",
+        "Say hello.",
+    ];
+    let alone: Vec<Vec<TokenProbabilities>> = questions
+        .iter()
+        .map(|question| {
+            // A worker that knows nothing.
+            let (mut worker, _) = TestWorker::loaded(2048, 1);
+            told(&run(&mut worker, request(1, question)).1, 1)
+        })
+        .collect();
+    let (mut worker, _) = TestWorker::loaded(2048, 4);
+    let ids: Vec<u64> = (1..=4).collect();
+    for (&id, question) in ids.iter().zip(questions) {
+        worker.send(&ToWorker::Generate(Box::new(request(id, question))));
+    }
+    let messages = worker.until_all_finished(&ids);
+    let timings = |of: u64| {
+        let finished = messages.iter().find_map(|it| match it {
+            FromWorker::Finished { id, timings, .. } if *id == of => Some(*timings),
+            _ => None,
+        });
+        finished.unwrap()
+    };
+    let whole = timings(1).prompt_tokens;
+    assert!(whole > 400 && timings(1).cached_tokens == 0, "{:?}", timings(1));
+    for &id in &ids[1..] {
+        assert!(timings(id).cached_tokens > 400 && timings(id).prompt_tokens < 40, "{id}: {:?}", timings(id));
+    }
+    for (id, reference) in ids.iter().zip(&alone) {
+        let together = told(&messages, *id);
+        assert!(agree(reference, &together), "{id}: {reference:?} {together:?}");
+    }
+    // From one that runs, and what it said is not mixed up with what the other says.
+    worker.send(&ToWorker::Generate(Box::new(Generate { max_tokens: Some(300), ..request(5, questions[0]) })));
+    loop {
+        if matches!(worker.receive().unwrap(), FromWorker::Text { id: 5, .. }) {
+            break;
+        }
+    }
+    for (id, question, reference) in [(6, questions[1], &alone[1]), (7, questions[3], &alone[3])] {
+        worker.send(&ToWorker::Generate(Box::new(request(id, question))));
+        let messages = worker.until_finished(id);
+        assert!(agree(reference, &told(&messages, id)), "{question}");
+    }
+}
+
 /// How a request ended: `None` when it was answered.
 fn refused(messages: &[FromWorker]) -> Option<Rejection> {
     match messages.last() {
@@ -184,19 +248,9 @@ fn an_answer_is_what_it_must_be_whatever_the_model_would_say() {
 #[test]
 fn probabilities_are_those_of_the_model_and_a_bias_moves_the_choice() {
     let (mut worker, _) = TestWorker::loaded(512, 1);
-    let told = |messages: &[FromWorker]| -> Vec<TokenProbabilities> {
-        messages
-            .iter()
-            .filter_map(|it| match it {
-                FromWorker::Text { probabilities, .. } => Some(probabilities.clone()),
-                _ => None,
-            })
-            .flatten()
-            .collect()
-    };
     let request = Generate { probabilities: Some(5), ..generate(1, "The capital of France is", 6) };
     let (text, messages) = run(&mut worker, request);
-    let tokens = told(&messages);
+    let tokens = told(&messages, 1);
     assert_eq!(tokens.len(), 6);
     let bytes: Vec<u8> = tokens.iter().flat_map(|it| it.chosen.bytes.clone()).collect();
     assert_eq!(String::from_utf8(bytes).unwrap(), text);
@@ -213,10 +267,10 @@ fn probabilities_are_those_of_the_model_and_a_bias_moves_the_choice() {
         request.sampling.logit_bias = vec![bias];
         Generate { probabilities: Some(1), ..request }
     };
-    let barred = told(&run(&mut worker, biased(2, (first, -100.0))).1);
+    let barred = told(&run(&mut worker, biased(2, (first, -100.0))).1, 2);
     assert_ne!(barred[0].chosen.token, first);
     assert_eq!(barred[0].top[0].token, first, "what is told is what the model thinks");
-    let forced = told(&run(&mut worker, biased(3, (77, 100.0))).1);
+    let forced = told(&run(&mut worker, biased(3, (77, 100.0))).1, 3);
     assert_eq!(forced[0].chosen.token, 77);
     let outside = run(&mut worker, biased(4, (1_000_000, 1.0))).1;
     assert!(matches!(refused(&outside), Some(Rejection::Invalid { .. })));
