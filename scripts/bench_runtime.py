@@ -89,8 +89,12 @@ def run(arguments):
     lines = []
 
     def both(streams, measures):
+        if all(arguments.without and arguments.without in entry["name"] for entry, _ in measures):
+            return
         servers = {"ours": Cortex(model, streams, threads).ready(), "peer": Peer(arguments.peer, model, streams, threads).ready()}
         for entry, measure in measures:
+            if arguments.without and arguments.without in entry["name"]:
+                continue
             lines.append(entry)
             for index in range(arguments.pairs):
                 for side, server in servers.items():
@@ -136,6 +140,7 @@ def main():
     measured.add_argument("--peer", required=True)
     measured.add_argument("--pairs", type=int, default=7)
     measured.add_argument("--threads", type=int, default=os.cpu_count())
+    measured.add_argument("--without", default="", help="lines whose names contain this are left out, and so is their row")
     commands.add_parser("check")
     arguments = parser.parse_args()
     if arguments.command == "run":

@@ -142,8 +142,8 @@ pub struct Answer {
     /// Declared before the lease: the request is cancelled before the model may leave.
     running: Running,
     prompt_tokens: u32,
-    /// Takes the text apart; `None` when it is shown as it comes.
-    parser: Option<ReplyParser>,
+    /// Takes the text apart, and whether it consists of calls only; `None` when it is shown as it comes.
+    parser: Option<(ReplyParser, bool)>,
     /// What it found and was not told yet.
     found: VecDeque<AnswerEvent>,
     /// How to ask again; gone once something was shown, or after the one replay.
@@ -158,7 +158,7 @@ impl Answer {
     pub(crate) fn new(
         running: Running,
         prompt_tokens: u32,
-        parser: Option<ReplyParser>,
+        parser: Option<(ReplyParser, bool)>,
         replay: Option<Replay>,
         lease: Lease,
     ) -> Self {
@@ -204,16 +204,16 @@ impl Answer {
                 self.lease.answered(*timings);
             }
             self.ended = !matches!(event, Ok(AnswerEvent::Text { .. }));
-            let Some(parser) = &mut self.parser else { return Some(event) };
+            let Some((parser, has_calls_only)) = &mut self.parser else { return Some(event) };
             match event {
                 Ok(AnswerEvent::Text { text, probabilities }) => {
-                    self.found = told(parser.push(&text), probabilities);
+                    self.found = told(parser.push(&text), probabilities, *has_calls_only);
                     if parser.is_done() {
                         self.running.end();
                     }
                 }
                 Ok(end) => {
-                    self.found = told(parser.finish(), vec![]);
+                    self.found = told(parser.finish(), vec![], *has_calls_only);
                     self.found.push_back(end);
                 }
                 Err(error) => return Some(Err(error)),
@@ -222,11 +222,13 @@ impl Answer {
     }
 }
 
-/// What was found in a piece of text. The probabilities of its tokens stand with the first text, or alone.
-fn told(pieces: Vec<Piece>, probabilities: Vec<TokenProbabilities>) -> VecDeque<AnswerEvent> {
+/// What was found in a piece of text. The probabilities of its tokens stand with the first text, or alone. Where there are calls
+/// only, text is the beginning of one that was cut.
+fn told(pieces: Vec<Piece>, probabilities: Vec<TokenProbabilities>, has_calls_only: bool) -> VecDeque<AnswerEvent> {
     let mut probabilities = Some(probabilities).filter(|it| !it.is_empty());
     let mut events: VecDeque<AnswerEvent> = pieces
         .into_iter()
+        .filter(|piece| !has_calls_only || !matches!(piece, Piece::Text(_)))
         .map(|piece| match piece {
             Piece::Text(text) => AnswerEvent::Text { text, probabilities: probabilities.take().unwrap_or_default() },
             Piece::Reasoning(text) => AnswerEvent::Reasoning(text),

@@ -234,7 +234,7 @@ impl Engines {
                 purpose,
             })
             .await?;
-        let Rendered { segments, constraint, parser, shows_control } =
+        let Rendered { segments, constraint, parser, has_calls_only, shows_control } =
             job.prompt.render(&lease.session.template, job.constraint.is_some())?;
         let running = lease.session.generate(|id| Generate {
             id,
@@ -249,7 +249,7 @@ impl Engines {
             shows_control,
         })?;
         let prompt_tokens = running.reader.accepted().await?;
-        Ok(answer::Answer::new(running, prompt_tokens, parser, replay, lease))
+        Ok(answer::Answer::new(running, prompt_tokens, parser.map(|it| (it, has_calls_only)), replay, lease))
     }
 
     /// The token ids of a text by a model, and the bytes of each; `special` is whether the text of a control token stands for

@@ -11,16 +11,19 @@ use llguidance::{
     toktrie::{SimpleVob, TokEnv},
 };
 use serde_json::{Map, Value, json};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+/// Constraints that may wait to be compiled.
+const QUEUE: usize = 256;
 /// White space between the parts of JSON: enough for every layout, and not so much that a model loses itself in it.
 const WHITE_SPACE: &str = r"[ \n\t]{0,24}";
 
 /// Compiles constraints for one vocabulary.
-pub(crate) struct Grammars(ParserFactory);
+struct Grammars(ParserFactory);
 
 impl Grammars {
     /// Takes some ten milliseconds for a large vocabulary.
-    pub(crate) fn new(vocabulary: &TokEnv) -> Result<Self, LlamaError> {
+    fn new(vocabulary: &TokEnv) -> Result<Self, LlamaError> {
         let mut factory = ParserFactory::new_simple(vocabulary).map_err(|why| LlamaError(why.to_string()))?;
         factory.quiet();
         // An error is told to a client: it shall name what is wrong, and not repeat the whole grammar.
@@ -29,7 +32,7 @@ impl Grammars {
     }
 
     /// A constraint at its beginning. The error says what is wrong with it.
-    pub(crate) fn compile(&self, constraint: &Constraint) -> Result<Guide, LlamaError> {
+    fn compile(&self, constraint: &Constraint) -> Result<Guide, LlamaError> {
         let grammar = match constraint {
             Constraint::JsonSchema { schema } => TopLevelGrammar::from_json_schema(with_bounded_white_space(schema)),
             Constraint::Regex { pattern } => TopLevelGrammar::from_regex(pattern),
@@ -45,6 +48,43 @@ impl Grammars {
     }
 }
 
+/// Compiles constraints on a thread of its own, one after the other: a large one takes seconds, and others are answered meanwhile.
+pub(crate) struct Compiler {
+    constraints: SyncSender<(u64, Constraint)>,
+    compiled: Receiver<(u64, Result<Guide, LlamaError>)>,
+}
+
+impl Compiler {
+    /// For a vocabulary. The thread ends with this.
+    pub(crate) fn new(vocabulary: TokEnv) -> Self {
+        let (constraints, inbox) = sync_channel::<(u64, Constraint)>(QUEUE);
+        let (outbox, compiled) = sync_channel(QUEUE);
+        std::thread::spawn(move || {
+            let grammars = Grammars::new(&vocabulary);
+            for (id, constraint) in inbox {
+                let guide = match &grammars {
+                    Ok(grammars) => grammars.compile(&constraint),
+                    Err(error) => Err(error.clone()),
+                };
+                if outbox.send((id, guide)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { constraints, compiled }
+    }
+
+    /// Begins with one; false when too many wait already.
+    pub(crate) fn begin(&self, id: u64, constraint: Constraint) -> bool {
+        self.constraints.try_send((id, constraint)).is_ok()
+    }
+
+    /// The next one that is compiled.
+    pub(crate) fn next(&self) -> Option<(u64, Result<Guide, LlamaError>)> {
+        self.compiled.try_recv().ok()
+    }
+}
+
 /// The schema with our white space, unless it says something of its own.
 fn with_bounded_white_space(schema: &Value) -> Value {
     let mut schema = match schema {
@@ -57,8 +97,10 @@ fn with_bounded_white_space(schema: &Value) -> Value {
     Value::Object(schema)
 }
 
+/// The reason without the rest of the grammar; the library's own word for a grammar of nothing says little.
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default();
+    if line.contains("NoExtensionBias") { "it describes no text at all".into() } else { line.to_owned() }
 }
 
 /// A constraint on the way through one answer.

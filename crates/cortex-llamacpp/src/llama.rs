@@ -303,7 +303,7 @@ impl<'model> Vocabulary<'model> {
         let of = |text: &str, adds_special| vocabulary.tokenize(text.as_bytes(), adds_special, false).into_iter();
         match input {
             EmbedInput::Text { text } => Ok(of(text, true).map(|token| token.0).collect()),
-            EmbedInput::Tokens { tokens } => self.check(tokens).map(|()| tokens.clone()),
+            EmbedInput::Tokens { tokens } => self.check(tokens, "input").map(|()| tokens.clone()),
             EmbedInput::Pair { query, document } => {
                 // Beginning, question, end, separator, text, end: each where the vocabulary has it.
                 let end = if vocabulary.eos().0 >= 0 { vocabulary.eos() } else { vocabulary.sep() };
@@ -329,7 +329,7 @@ impl<'model> Vocabulary<'model> {
 
     /// The answer to a question about the text of tokens.
     pub(crate) fn text_line(&self, id: u64, tokens: &[Token]) -> FromWorker {
-        match self.check(tokens) {
+        match self.check(tokens, "tokens") {
             Ok(()) => {
                 let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.piece(token, true)).collect();
                 FromWorker::Detokenized { id, text: String::from_utf8_lossy(&bytes).into_owned() }
@@ -359,10 +359,12 @@ impl<'model> Vocabulary<'model> {
         self.model.vocab().token_to_piece(LlamaToken(token), shows_control, None)
     }
 
-    /// The first of some ids that is not in the vocabulary, as an error.
-    pub(crate) fn check(&self, tokens: &[Token]) -> Result<(), LlamaError> {
+    /// The first of some ids that is not in the vocabulary, as an error that begins with the name of their field.
+    pub(crate) fn check(&self, tokens: &[Token], field: &str) -> Result<(), LlamaError> {
         match tokens.iter().find(|&&token| token < 0 || token >= self.size) {
-            Some(wrong) => error(format!("token {wrong} is not in the vocabulary of {} tokens", self.size)),
+            Some(wrong) => {
+                error(format!("{field} has the token {wrong}, which is not in the vocabulary of {} tokens", self.size))
+            }
             None => Ok(()),
         }
     }
@@ -379,7 +381,7 @@ impl<'model> Vocabulary<'model> {
                         .extend(vocabulary.tokenize(text.as_bytes(), false, *special).into_iter().map(|token| token.0));
                 }
                 Segment::Tokens { tokens: given } => {
-                    self.check(given)?;
+                    self.check(given, "prompt")?;
                     tokens.extend(given);
                 }
             }

@@ -5,7 +5,7 @@
 //! further hop.
 
 use crate::{
-    constraint::{Grammars, Guide},
+    constraint::{Compiler, Guide},
     embedding::Embedder,
     generation::Generation,
     llama::{self, Context, Entry, LONGEST_EMBEDDED, LlamaError, Token, Vocabulary},
@@ -16,20 +16,22 @@ use crate::{
     text::TextStream,
 };
 use cortex_api::worker::{
-    Constraint, FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, Rejection, Stats, ToWorker,
-    TokenProbabilities, TokenProbability,
+    FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, Rejection, Stats, ToWorker, TokenProbabilities,
+    TokenProbability,
 };
 use llama_cpp_2::{llama_backend::LlamaBackend, model::LlamaModel};
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io::BufRead,
     process::ExitCode,
-    sync::mpsc::{Receiver, TryRecvError, sync_channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel},
     time::{Duration, Instant},
 };
 
 /// How often a busy worker gives a sign of life.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often a worker that only waits for a constraint looks whether it is compiled.
+const GLANCE: Duration = Duration::from_millis(2);
 /// Waiting requests that are looked at in a step: each is compared with all that the slots hold.
 const LOOKED_AT: usize = 64;
 /// Lines that may wait while a step is computed.
@@ -213,7 +215,9 @@ struct Worker<'model> {
     slots: Vec<Slot>,
     waiting: VecDeque<Accepted>,
     /// Made when the first constraint comes.
-    grammars: Option<Grammars>,
+    compiler: Option<Compiler>,
+    /// Requests whose constraints are being compiled.
+    compiling: HashMap<u64, (Generate, Vec<Token>)>,
     pace: Pace,
     stats: Stats,
     admitted: u64,
@@ -228,7 +232,8 @@ impl<'model> Worker<'model> {
             context,
             slots,
             waiting: VecDeque::new(),
-            grammars: None,
+            compiler: None,
+            compiling: HashMap::new(),
             pace: Pace::default(),
             stats: Stats::default(),
             admitted: 0,
@@ -239,9 +244,19 @@ impl<'model> Worker<'model> {
     fn run(&mut self, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> End {
         loop {
             if !self.is_busy() {
-                let Ok(message) = inbox.recv() else { return End::Shutdown };
-                if let Some(end) = self.take(message, lines) {
-                    return end;
+                let message = if self.compiling.is_empty() {
+                    inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                } else {
+                    inbox.recv_timeout(GLANCE)
+                };
+                match message {
+                    Ok(message) => {
+                        if let Some(end) = self.take(message, lines) {
+                            return end;
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return End::Shutdown,
                 }
             }
             // What came in during the last step joins now.
@@ -256,12 +271,14 @@ impl<'model> Worker<'model> {
                     Err(TryRecvError::Disconnected) => return End::Shutdown,
                 }
             }
+            self.take_compiled(lines);
             self.admit();
             if self.is_busy() {
                 self.step(lines);
-                if self.last_sign.elapsed() >= HEARTBEAT {
-                    self.sign_of_life(lines);
-                }
+            }
+            let works = self.is_busy() || !self.compiling.is_empty();
+            if works && self.last_sign.elapsed() >= HEARTBEAT {
+                self.sign_of_life(lines);
             }
             lines.flush();
         }
@@ -295,27 +312,51 @@ impl<'model> Worker<'model> {
         None
     }
 
-    fn accept(&mut self, generate: Generate, lines: &mut Lines) {
+    fn accept(&mut self, mut generate: Generate, lines: &mut Lines) {
         let id = generate.id;
-        let reason = match self.check(&generate) {
-            Ok((prompt, guide)) => {
-                let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-                lines.push(&FromWorker::Accepted { id, prompt_tokens });
-                self.waiting.push_back(Accepted { generate, prompt, guide });
-                return;
-            }
-            Err(reason) => reason,
+        let prompt = match self.check(&generate) {
+            Ok(prompt) => prompt,
+            Err(reason) => return lines.push(&FromWorker::Rejected { id, reason }),
         };
-        lines.push(&FromWorker::Rejected { id, reason });
+        let Some(constraint) = generate.constraint.take() else {
+            return self.wait(Accepted { generate, prompt, guide: None }, lines);
+        };
+        let compiler = self.compiler.get_or_insert_with(|| Compiler::new(self.vocabulary.trie()));
+        if compiler.begin(id, constraint) {
+            self.compiling.insert(id, (generate, prompt));
+        } else {
+            let message = "too many constraints are being compiled; try again later".into();
+            lines.push(&FromWorker::Rejected { id, reason: Rejection::Constraint { message } });
+        }
     }
 
-    fn check(&mut self, generate: &Generate) -> Result<(Vec<Token>, Option<Guide>), Rejection> {
+    /// Takes the requests whose constraints are ready.
+    fn take_compiled(&mut self, lines: &mut Lines) {
+        while let Some((id, guide)) = self.compiler.as_ref().and_then(Compiler::next) {
+            // Nobody waits for those that were cancelled.
+            let Some((generate, prompt)) = self.compiling.remove(&id) else { continue };
+            match guide {
+                Ok(guide) => self.wait(Accepted { generate, prompt, guide: Some(guide) }, lines),
+                Err(LlamaError(message)) => {
+                    lines.push(&FromWorker::Rejected { id, reason: Rejection::Constraint { message } });
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, accepted: Accepted, lines: &mut Lines) {
+        let prompt_tokens = u32::try_from(accepted.prompt.len()).unwrap_or(u32::MAX);
+        lines.push(&FromWorker::Accepted { id: accepted.generate.id, prompt_tokens });
+        self.waiting.push_back(accepted);
+    }
+
+    fn check(&self, generate: &Generate) -> Result<Vec<Token>, Rejection> {
         if let Some((_, message)) = generate.sampling.out_of_range() {
             return Err(Rejection::Invalid { message });
         }
         let biased: Vec<Token> = generate.sampling.logit_bias.iter().map(|(token, _)| *token).collect();
         let invalid = |LlamaError(message)| Rejection::Invalid { message };
-        self.vocabulary.check(&biased).map_err(invalid)?;
+        self.vocabulary.check(&biased, "logit_bias").map_err(invalid)?;
         let tokens = self.vocabulary.tokenize(&generate.prompt, true).map_err(invalid)?;
         if tokens.is_empty() {
             return Err(Rejection::EmptyPrompt);
@@ -324,26 +365,12 @@ impl<'model> Worker<'model> {
         if needed >= self.context.sequence_length {
             return Err(Rejection::ContextExceeded { needed, available: self.context.sequence_length });
         }
-        let guide = match &generate.constraint {
-            None => None,
-            Some(constraint) => {
-                Some(self.guide(constraint).map_err(|LlamaError(message)| Rejection::Constraint { message })?)
-            }
-        };
-        Ok((tokens, guide))
-    }
-
-    fn guide(&mut self, constraint: &Constraint) -> Result<Guide, LlamaError> {
-        let grammars = match self.grammars.take() {
-            Some(grammars) => grammars,
-            None => Grammars::new(&self.vocabulary.trie())?,
-        };
-        self.grammars.insert(grammars).compile(constraint)
+        Ok(tokens)
     }
 
     fn cancel(&mut self, id: u64, lines: &mut Lines) {
-        if let Some(at) = self.waiting.iter().position(|waiting| waiting.generate.id == id) {
-            self.waiting.remove(at);
+        let waits = self.waiting.iter().position(|waiting| waiting.generate.id == id);
+        if waits.and_then(|at| self.waiting.remove(at)).is_some() || self.compiling.remove(&id).is_some() {
             lines.push(&FromWorker::Finished {
                 id,
                 reason: FinishReason::Cancelled,

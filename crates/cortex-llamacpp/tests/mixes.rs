@@ -13,6 +13,10 @@ const NEAR_TIES: usize = 10;
 struct Numbers(u64);
 
 impl Numbers {
+    fn index(&mut self, bound: u64) -> usize {
+        usize::try_from(self.below(bound)).unwrap()
+    }
+
     fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
@@ -29,8 +33,8 @@ const PIECES: [&str; 5] = [
 
 /// A request of a mix: pieces in an order that others share, and a word that nobody else has.
 fn request(numbers: &mut Numbers, id: u64) -> (Generate, String) {
-    let first = numbers.below(2) as usize;
-    let count = 1 + numbers.below(4) as usize;
+    let first = numbers.index(2);
+    let count = 1 + numbers.index(4);
     let system: String = (0..count).map(|at| PIECES[(first + at) % PIECES.len()]).collect();
     let nonce = format!("vessel{}", numbers.below(1_000_000));
     let text = format!(

@@ -144,8 +144,9 @@ fn what_cannot_be_answered_is_rejected_and_nothing_breaks() {
 
 #[test]
 fn what_requests_have_in_common_is_computed_once_also_when_they_come_together() {
-    let facts: String =
+    let facts: Vec<String> =
         (1..40).map(|number| format!("Harbour {number} lies north of harbour {}. ", number * 7 % 40)).collect();
+    let facts = facts.concat();
     let request = |id: u64, question: &str| Generate {
         probabilities: Some(5),
         ..generate(

@@ -44,6 +44,8 @@ pub(crate) struct Order {
     pub(crate) jobs: Vec<Job>,
     /// How many of them are of the same prompt.
     pub(crate) per_prompt: usize,
+    /// The field that says what the answers must be.
+    pub(crate) constraint: Option<&'static str>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -54,15 +56,17 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     }
     let warnings = warnings(&request.rest, request.strict_parameters)?;
     let mut shared = request.shared();
-    shared.max_tokens = request.max_completion_tokens.or(request.max_tokens);
+    if request.max_completion_tokens.is_some() {
+        (shared.max_tokens, shared.max_tokens_field) = (request.max_completion_tokens, Some("max_completion_tokens"));
+    }
     let tools = tools(&request)?;
     let format = response_format(request.response_format)?;
-    if tools.is_some() && (format.is_some() || constraint(&shared)?.is_some()) {
-        return Err(ApiError::field(
-            "response_format",
-            "response_format and tools cannot be combined yet; leave one out, or set `tool_choice` to none",
-        ));
+    let own = format.is_some().then_some("response_format").or(constraint_field(&shared));
+    if let (Some(_), Some(field)) = (&tools, own) {
+        let message = format!("{field} and tools cannot be combined yet; leave one out, or set `tool_choice` to none");
+        return Err(ApiError::field(field, message));
     }
+    let constraint = own.or(tools.is_some().then_some("tools"));
     let probabilities = match (request.logprobs, request.top_logprobs) {
         (Some(true), top) => Some(count_of_logprobs("top_logprobs", top.unwrap_or(0))?),
         (_, Some(_)) => return Err(ApiError::field("top_logprobs", "top_logprobs needs `logprobs` to be true")),
@@ -95,9 +99,15 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     let prompt = Prompt::Chat(Box::new(Chat { turns, extra, legacy, tools, splits_reasoning, allows_control }));
     let count = count(shared.n)?;
     let mut job = job(prompt, shared, target)?;
+    if format.is_some() && job.constraint.is_some() {
+        return Err(ApiError::field(
+            "response_format",
+            "only one of response_format, json_schema, regex and lark is possible",
+        ));
+    }
     job.constraint = job.constraint.or(format);
     job.probabilities = probabilities.or(job.probabilities);
-    Ok(Order { jobs: several(&job, count), per_prompt: count, warnings })
+    Ok(Order { jobs: several(&job, count), per_prompt: count, constraint, warnings })
 }
 
 /// A text completion as a job for each answer.
@@ -134,7 +144,7 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
         job.probabilities = probabilities.or(job.probabilities);
         jobs.extend(several(&job, count));
     }
-    Ok(Order { jobs, per_prompt: count, warnings })
+    Ok(Order { jobs, per_prompt: count, constraint: constraint_field(&shared), warnings })
 }
 
 fn unsupported(field: &str) -> ApiError {
@@ -322,6 +332,16 @@ fn constraint(fields: &SharedFields) -> Result<Option<Constraint>, ApiError> {
     Ok(found.pop())
 }
 
+/// Its field, when there is one.
+fn constraint_field(fields: &SharedFields) -> Option<&'static str> {
+    let given = [
+        ("json_schema", fields.json_schema.is_some()),
+        ("regex", fields.regex.is_some()),
+        ("lark", fields.lark.is_some()),
+    ];
+    given.into_iter().find(|(_, is_given)| *is_given).map(|(field, _)| field)
+}
+
 fn logit_bias(given: Option<&Value>) -> Result<Vec<(i32, f32)>, ApiError> {
     let wrong = |why: String| ApiError::field("logit_bias", format!("logit_bias {why}; it maps token ids to numbers"));
     let pairs: Vec<(Value, Value)> = match given {
@@ -398,6 +418,13 @@ fn turn(index: usize, message: ChatMessage) -> Result<ChatTurn, ApiError> {
             for part in parts {
                 match part.text {
                     Some(text) if part.kind == "text" => texts.push(text),
+                    None if part.kind == "text" => {
+                        let field = format!("messages[{index}].content");
+                        return Err(ApiError::field(
+                            &field,
+                            format!("{field} has a part of type `text` without its text"),
+                        ));
+                    }
                     _ => {
                         return Err(ApiError::field(
                             &format!("messages[{index}].content"),
@@ -480,7 +507,8 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
         None | Some(-1) => None,
         Some(tokens) if tokens >= 1 => Some(u32::try_from(tokens).unwrap_or(u32::MAX)),
         Some(tokens) => {
-            return Err(ApiError::field("max_tokens", format!("max_tokens is {tokens}; it must be 1 or more")));
+            let field = fields.max_tokens_field.unwrap_or("max_tokens");
+            return Err(ApiError::field(field, format!("{field} is {tokens}; it must be 1 or more")));
         }
     };
     Ok(Job {

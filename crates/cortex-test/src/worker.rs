@@ -198,7 +198,7 @@ pub fn told(messages: &[FromWorker], of: u64) -> Vec<TokenProbabilities> {
 }
 
 /// How far apart two tokens may be in the reference, in logarithms of probabilities, where another answer takes the other one: the
-/// kernels for batches of other sizes sum in another order. Of SmolLM2 in Q4_1, the logarithms of the first token's probabilities
+/// kernels for batches of other sizes sum in another order. Of the small model of the tests, the logarithms of the first token's probabilities
 /// differed by 0.14 in the median and 0.45 at most between two computations of one prompt alone, in chunks of other sizes, which
 /// none of the things that are tested with it takes part in.
 const HESITATION: f32 = 0.5;

@@ -206,6 +206,7 @@ macro_rules! with_shared_fields {
                     logit_bias: self.logit_bias.clone(),
                     stop: self.stop.clone(),
                     max_tokens: self.max_tokens,
+                    max_tokens_field: None,
                     ignore_eos: self.ignore_eos,
                     deterministic: self.deterministic,
                     keep_alive: self.keep_alive.clone(),
@@ -253,6 +254,8 @@ pub struct SharedFields {
     pub logit_bias: Option<Value>,
     pub stop: Option<OneOrMany>,
     pub max_tokens: Option<i64>,
+    /// Its name in the request, where that is not `max_tokens`.
+    pub max_tokens_field: Option<&'static str>,
     pub ignore_eos: Option<bool>,
     pub deterministic: Option<bool>,
     pub keep_alive: Option<Value>,

@@ -90,13 +90,15 @@ pub(crate) struct Rendered {
     pub(crate) constraint: Option<Constraint>,
     /// Takes the answer apart; `None` when it is text as it comes.
     pub(crate) parser: Option<ReplyParser>,
+    /// The answer consists of calls: text is what was cut of one.
+    pub(crate) has_calls_only: bool,
     /// The parser needs to see control tokens.
     pub(crate) shows_control: bool,
 }
 
 impl Rendered {
     fn plain(segments: Vec<Segment>) -> Self {
-        Self { segments, constraint: None, parser: None, shows_control: false }
+        Self { segments, constraint: None, parser: None, has_calls_only: false, shows_control: false }
     }
 }
 

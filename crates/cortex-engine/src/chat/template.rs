@@ -161,9 +161,22 @@ impl ChatTemplate {
         let speaks_of_tools = has_tools || marked.iter().any(|turn| turn.role == "tool" || !turn.tool_calls.is_empty());
         let shows_tools = !speaks_of_tools || self.abilities().shows_tools;
         let mut extra = chat.extra.clone();
-        let turns = if shows_tools { marked } else { tools::written_out(&marked, chat.tools.as_ref()) };
+        let turns = if shows_tools {
+            marked
+        } else {
+            let mut turns = tools::written_out(&marked, chat.tools.as_ref());
+            if let Some(system) = turns.first_mut().filter(|_| has_tools && !chat.allows_control) {
+                system.content = guard::mark(&system.content, &self.control_tokens).into_owned();
+            }
+            turns
+        };
         if let Some(tools) = chat.tools.as_ref().filter(|_| shows_tools) {
-            extra.insert("tools".into(), tools::listed(tools).into());
+            let mut listed = Value::Array(tools::listed(tools));
+            if !chat.allows_control {
+                // What a tool says of itself is often not the client's own.
+                mark_texts(&mut listed, &self.control_tokens);
+            }
+            extra.insert("tools".into(), listed);
         }
         let mut text = match self.render_text(&turns, &extra) {
             // Some templates know no system message: it then stands before the first of the user.
@@ -194,7 +207,9 @@ impl ChatTemplate {
             let is_single = chat.tools.as_ref().is_some_and(|tools| !tools.parallel);
             ReplyParser::new(format, functions, is_single)
         });
-        Ok(Rendered { segments: guard::split(&text, &self.control_tokens), constraint, parser, shows_control })
+        let has_calls_only = constraint.is_some();
+        let segments = guard::split(&text, &self.control_tokens);
+        Ok(Rendered { segments, constraint, parser, has_calls_only, shows_control })
     }
 
     /// What the answer must be when something has to be called.
@@ -288,6 +303,22 @@ impl ChatTemplate {
             .render_captured_to(JinjaValue::from(Serde(&values)), &mut output)
             .map_err(|why| template_error(&why))?;
         String::from_utf8(output.bytes).map_err(|why| template_error(&why))
+    }
+}
+
+/// The same in all texts of a value.
+fn mark_texts(value: &mut Value, controls: &[String]) {
+    match value {
+        Value::String(text) => *text = guard::mark(text, controls).into_owned(),
+        Value::Array(values) => values.iter_mut().for_each(|value| mark_texts(value, controls)),
+        Value::Object(members) => {
+            let marked = std::mem::take(members).into_iter().map(|(name, mut value)| {
+                mark_texts(&mut value, controls);
+                (guard::mark(&name, controls).into_owned(), value)
+            });
+            *members = marked.collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

@@ -18,21 +18,25 @@ pub(crate) struct Abilities {
 
 /// The tools as answers are read and constrained by them.
 pub(crate) fn callable(tools: &ToolUse) -> Vec<Tool> {
-    let one = |function: &Function| Tool {
-        name: function.name.clone(),
-        parameters: function.parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}})),
-    };
+    let one = |function: &Function| Tool { name: function.name.clone(), parameters: parameters(function) };
     tools.functions.iter().map(one).collect()
+}
+
+/// The schema of a function's arguments. Without one it has none, as OpenAI says.
+fn parameters(function: &Function) -> Value {
+    let given = function.parameters.clone().filter(|given| given.as_object().is_none_or(|given| !given.is_empty()));
+    given.unwrap_or_else(|| json!({"type": "object", "properties": {}, "additionalProperties": false}))
 }
 
 /// The tools as templates know them.
 pub(crate) fn listed(tools: &ToolUse) -> Vec<Value> {
     let one = |function: &Function| {
+        let given = parameters(function);
         let mut function = serde_json::to_value(function).unwrap_or_default();
         if let Some(function) = function.as_object_mut() {
             // Nothing that a model was trained on.
             function.remove("strict");
-            function.entry("parameters").or_insert_with(|| json!({"type": "object", "properties": {}}));
+            function.insert("parameters".into(), given);
         }
         json!({"type": "function", "function": function})
     };

@@ -8,6 +8,7 @@ use cortex_api::{
     openai::{Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingUsage, Embeddings, Ranked, Ranking, RerankRequest},
     worker::{EmbedInput, Embeds},
 };
+use cortex_engine::EngineError;
 use serde_json::{Value, json};
 
 /// More texts than this are a mistake; OpenAI's limit.
@@ -46,7 +47,7 @@ pub(crate) async fn create(
     check_count("input", inputs.len())?;
     let model = usable(&app, &request.model).await?;
     must_make(&app, &model, Embeds::Vectors, &request.model).await?;
-    let (vectors, counts) = app.engines.embed(model, inputs).await?;
+    let (vectors, counts) = app.engines.embed(model, inputs).await.map_err(|error| of_field(error, "input"))?;
     let mut data = Vec::new();
     for (index, mut vector) in vectors.into_iter().enumerate() {
         if let Some(count) = dimensions {
@@ -84,7 +85,7 @@ pub(crate) async fn rerank(State(app): State<App>, headers: HeaderMap, body: Byt
         .collect();
     let model = usable(&app, &request.model).await?;
     must_make(&app, &model, Embeds::Ranks, &request.model).await?;
-    let (ranks, counts) = app.engines.embed(model, inputs).await?;
+    let (ranks, counts) = app.engines.embed(model, inputs).await.map_err(|error| of_field(error, "documents"))?;
     let returns = request.return_documents.unwrap_or(false);
     let mut results: Vec<Ranked> = ranks
         .iter()
@@ -99,6 +100,16 @@ pub(crate) async fn rerank(State(app): State<App>, headers: HeaderMap, body: Byt
     results.sort_by(|left, right| right.relevance_score.total_cmp(&left.relevance_score));
     results.truncate(top);
     Ok(Json(Ranking { object: "list".into(), model: request.model, results, usage: usage(&counts) }))
+}
+
+/// An error of the engine, of the field that texts are in here.
+fn of_field(error: EngineError, field: &str) -> ApiError {
+    let is_of_text = matches!(error, EngineError::ContextExceeded { .. } | EngineError::EmptyPrompt);
+    let mut error = ApiError::from(error);
+    if is_of_text {
+        error.body.error.param = Some(field.to_owned());
+    }
+    error
 }
 
 fn check_count(field: &str, count: usize) -> Result<(), ApiError> {

@@ -69,14 +69,24 @@ pub(crate) async fn start(
     let began = Instant::now();
     let (model, yaml, weights) = find(app, name).await?;
     let target = Target { id: &model.id, weights, yaml: &yaml, load: app.engines.load_settings() };
-    let Order { jobs, per_prompt, warnings } = make(target)?;
+    let Order { jobs, per_prompt, constraint, warnings } = make(target)?;
     let mut answers = Vec::new();
     for job in jobs {
-        let answer = app.engines.answer(job).await?;
+        let answer = app.engines.answer(job).await.map_err(|error| named(error, constraint))?;
         answers.push(Some(Observed::new(answer, app.metrics.clone(), began)));
     }
     let total = Total { per_prompt, ..Total::default() };
     Ok(Started { answers: Answers(answers), total, warnings })
+}
+
+/// An error of the engine; one of what the answer must be has the name of the field that says it.
+fn named(error: EngineError, constraint: Option<&str>) -> ApiError {
+    let is_of_constraint = matches!(error, EngineError::Constraint { .. });
+    let mut error = ApiError::from(error);
+    if is_of_constraint {
+        error.body.error.param = constraint.map(str::to_owned);
+    }
+    error
 }
 
 /// Answers that were started.
