@@ -4,7 +4,7 @@
 //! asked to be JSON either is JSON, or ends with an error.
 
 use crate::llama::{LlamaError, Token};
-use cortex_api::worker::Constraint;
+use cortex_api::worker::{Constraint, JSON_WHITE_SPACE};
 use llguidance::{
     Matcher, ParserFactory,
     api::TopLevelGrammar,
@@ -15,8 +15,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Constraints that may wait to be compiled.
 const QUEUE: usize = 256;
-/// White space between the parts of JSON: enough for every layout, and not so much that a model loses itself in it.
-const WHITE_SPACE: &str = r"[ \n\t]{0,24}";
 
 /// Compiles constraints for one vocabulary.
 struct Grammars(ParserFactory);
@@ -93,7 +91,7 @@ fn with_bounded_white_space(schema: &Value) -> Value {
         Value::Bool(true) => Map::new(),
         other => return other.clone(),
     };
-    schema.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": WHITE_SPACE }));
+    schema.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": JSON_WHITE_SPACE }));
     Value::Object(schema)
 }
 

@@ -1,9 +1,10 @@
 //! A model that makes vectors of texts, at work.
 
 use crate::{
-    llama::{Context, LlamaError, Token, Vocabulary},
+    llama::{Context, LlamaError, Token},
     serve::{End, HEARTBEAT},
     stdio::{self, Lines},
+    vocabulary::Vocabulary,
 };
 use cortex_api::worker::{EmbedInput, FromWorker, Rejection, Stats, ToWorker};
 use std::{

@@ -1,15 +1,12 @@
-//! Everything that touches llama.cpp or needs `unsafe`.
+//! The engine, the model and its context: everything that calls C or needs `unsafe`.
 //!
 //! llama.cpp aborts or corrupts memory on a wrong sequence id, position or count, so every call
 //! here checks its numbers first and answers with an error instead.
 
 #![expect(unsafe_code, reason = "the one file that calls C; each block says why it is sound")]
 
-use crate::{load_log, sampling};
-use cortex_api::worker::{
-    Buffer, BufferKind, CacheType, Device, EmbedInput, Embeds, FromWorker, Load, PlacedLayers, Rejection, Sampling,
-    SamplingStep, Segment, control_token_name,
-};
+use crate::{chain::Chain, load_log};
+use cortex_api::worker::{Buffer, BufferKind, CacheType, Device, Embeds, Load, PlacedLayers};
 use llama_cpp_2::{
     context::{
         LlamaContext,
@@ -20,17 +17,15 @@ use llama_cpp_2::{
     llama_backend::LlamaBackend,
     llama_batch::LlamaBatch,
     model::{LlamaModel, params::LlamaModelParams},
-    sampling::LlamaSampler,
-    token::{LlamaToken, data::LlamaTokenData, data_array::LlamaTokenDataArray, logit_bias::LlamaLogitBias},
+    token::LlamaToken,
 };
-use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use std::{
     ffi::{CStr, CString},
     fs::File,
     io::{self, Write},
     num::NonZeroU32,
     os::fd::FromRawFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 /// A token id of the loaded model.
@@ -40,7 +35,7 @@ pub(crate) type Token = i32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LlamaError(pub(crate) String);
 
-fn error<T>(message: impl Into<String>) -> Result<T, LlamaError> {
+pub(crate) fn error<T>(message: impl Into<String>) -> Result<T, LlamaError> {
     Err(LlamaError(message.into()))
 }
 
@@ -216,182 +211,6 @@ pub(crate) fn load_model(
         params = params.with_devices(&places).map_err(|why| LlamaError(why.to_string()))?;
     }
     LlamaModel::load_from_file(engine, &load.model, &params).map_err(|why| LlamaError(why.to_string()))
-}
-
-/// Facts about a model's vocabulary and layout that the rest of the worker needs.
-pub(crate) struct Vocabulary<'model> {
-    model: &'model LlamaModel,
-    /// Number of tokens.
-    pub(crate) size: i32,
-    adds_bos: bool,
-}
-
-impl<'model> Vocabulary<'model> {
-    /// The vocabulary of a loaded model.
-    pub(crate) fn new(model: &'model LlamaModel) -> Self {
-        Self { model, size: model.n_vocab(), adds_bos: model.vocab().should_add_bos() }
-    }
-
-    /// Whether there are texts that tokens stand for. llama.cpp aborts when it is asked for one and there are none.
-    pub(crate) fn has_texts(&self) -> bool {
-        // The pinned binding's own question panics for vocabularies that it does not know, of WordPiece say. These two words are
-        // llama.cpp's for none.
-        !matches!(self.model.meta_val_str("tokenizer.ggml.model").as_deref(), Ok("no_vocab" | "none") | Err(_))
-    }
-
-    /// Context that the model was trained with.
-    pub(crate) fn trained_context(&self) -> u32 {
-        self.model.n_ctx_train()
-    }
-
-    /// Bytes of weights.
-    pub(crate) fn weight_bytes(&self) -> u64 {
-        self.model.size()
-    }
-
-    /// Width of the window of sliding-window attention; 0 when the model has none.
-    pub(crate) fn sliding_window(&self) -> i32 {
-        let text = |key: &str| self.model.meta_val_str(key).ok();
-        text("general.architecture")
-            .and_then(|architecture| text(&format!("{architecture}.attention.sliding_window")))
-            .and_then(|number| number.parse().ok())
-            .map_or(0, |number: i32| number.max(0))
-    }
-
-    /// Whether the state of a sequence cannot be cut back to an earlier position.
-    pub(crate) fn is_recurrent(&self) -> bool {
-        self.model.is_recurrent() || self.model.is_hybrid()
-    }
-
-    /// The Jinja source of the chat template.
-    pub(crate) fn chat_template(&self) -> Option<String> {
-        self.model.meta_val_str("tokenizer.chat_template").ok().filter(|text| !text.is_empty())
-    }
-
-    /// Text of the beginning-of-sequence token; empty when there is none.
-    pub(crate) fn bos_text(&self) -> String {
-        self.text_of(self.model.vocab().bos())
-    }
-
-    /// Text of the end-of-sequence token; empty when there is none.
-    pub(crate) fn eos_text(&self) -> String {
-        self.text_of(self.model.vocab().eos())
-    }
-
-    fn text_of(&self, token: LlamaToken) -> String {
-        if token.0 < 0 || token.0 >= self.size {
-            return String::new();
-        }
-        self.model.vocab().text(token).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    /// What the model makes, when it is not answers. Source: llama.cpp's `pooling_type`: 1 to 3 are ways to make one vector of
-    /// those of all tokens, 4 is a rank.
-    pub(crate) fn embeds(&self) -> Option<Embeds> {
-        let text = |key: &str| self.model.meta_val_str(key).ok();
-        let architecture = text("general.architecture")?;
-        match text(&format!("{architecture}.pooling_type")).as_deref() {
-            Some("1" | "2" | "3") => Some(Embeds::Vectors),
-            Some("4") => Some(Embeds::Ranks),
-            _ => None,
-        }
-    }
-
-    /// The tokens of something to make a vector of, with what the model wants around them.
-    pub(crate) fn embedded(&self, input: &EmbedInput) -> Result<Vec<Token>, LlamaError> {
-        let vocabulary = self.model.vocab();
-        let of = |text: &str, adds_special| vocabulary.tokenize(text.as_bytes(), adds_special, false).into_iter();
-        match input {
-            EmbedInput::Text { text } => Ok(of(text, true).map(|token| token.0).collect()),
-            EmbedInput::Tokens { tokens } => self.check(tokens, "input").map(|()| tokens.clone()),
-            EmbedInput::Pair { query, document } => {
-                // Beginning, question, end, separator, text, end: each where the vocabulary has it.
-                let end = if vocabulary.eos().0 >= 0 { vocabulary.eos() } else { vocabulary.sep() };
-                let begin = vocabulary.should_add_bos().then(|| vocabulary.bos());
-                let ends = vocabulary.should_add_eos().then_some(end);
-                let between = vocabulary.should_add_sep().then(|| vocabulary.sep());
-                let tokens = begin.into_iter().chain(of(query, false)).chain(ends).chain(between);
-                Ok(tokens.chain(of(document, false)).chain(ends).map(|token| token.0).filter(|&it| it >= 0).collect())
-            }
-        }
-    }
-
-    /// The answer to a question about the tokens of a text.
-    pub(crate) fn tokens_line(&self, id: u64, prompt: &[Segment], adds_bos: bool) -> FromWorker {
-        match self.tokenize(prompt, adds_bos) {
-            Ok(tokens) => {
-                let pieces = tokens.iter().map(|&token| self.piece(token, true)).collect();
-                FromWorker::Tokens { id, tokens, pieces }
-            }
-            Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
-        }
-    }
-
-    /// The answer to a question about the text of tokens.
-    pub(crate) fn text_line(&self, id: u64, tokens: &[Token]) -> FromWorker {
-        match self.check(tokens, "tokens") {
-            Ok(()) => {
-                let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.piece(token, true)).collect();
-                FromWorker::Detokenized { id, text: String::from_utf8_lossy(&bytes).into_owned() }
-            }
-            Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
-        }
-    }
-
-    /// Texts that stand for control tokens when a segment is special.
-    pub(crate) fn control_texts(&self) -> Vec<String> {
-        let vocabulary = self.model.vocab();
-        (0..self.size)
-            .map(LlamaToken)
-            .filter(|&token| vocabulary.is_control(token) || vocabulary.is_eog(token))
-            .map(|token| self.text_of(token))
-            .filter(|text| !text.is_empty())
-            .collect()
-    }
-
-    /// Whether the token ends an answer.
-    pub(crate) fn ends_answer(&self, token: Token) -> bool {
-        self.model.vocab().is_eog(LlamaToken(token))
-    }
-
-    /// The bytes that a token stands for; control tokens stand for none, unless they are to be shown.
-    pub(crate) fn piece(&self, token: Token, shows_control: bool) -> Vec<u8> {
-        self.model.vocab().token_to_piece(LlamaToken(token), shows_control, None)
-    }
-
-    /// The first of some ids that is not in the vocabulary, as an error that begins with the name of their field.
-    pub(crate) fn check(&self, tokens: &[Token], field: &str) -> Result<(), LlamaError> {
-        match tokens.iter().find(|&&token| token < 0 || token >= self.size) {
-            Some(wrong) => {
-                error(format!("{field} has the token {wrong}, which is not in the vocabulary of {} tokens", self.size))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Tokenises each segment on its own. The beginning-of-sequence token comes first exactly once, if it should be added.
-    pub(crate) fn tokenize(&self, prompt: &[Segment], adds_bos: bool) -> Result<Vec<Token>, LlamaError> {
-        let vocabulary = self.model.vocab();
-        let mut tokens = Vec::new();
-        for segment in prompt {
-            match segment {
-                Segment::Text { text, special } => {
-                    // A NUL is data for the tokeniser: lengths are passed, not terminators.
-                    tokens
-                        .extend(vocabulary.tokenize(text.as_bytes(), false, *special).into_iter().map(|token| token.0));
-                }
-                Segment::Tokens { tokens: given } => {
-                    self.check(given, "prompt")?;
-                    tokens.extend(given);
-                }
-            }
-        }
-        let bos = vocabulary.bos().0;
-        if adds_bos && self.adds_bos && bos >= 0 && tokens.first() != Some(&bos) {
-            tokens.insert(0, bos);
-        }
-        Ok(tokens)
-    }
 }
 
 /// One token to compute.
@@ -600,122 +419,6 @@ impl<'model> Context<'model> {
 
     /// Lets a chain choose the next token from the logits of entry `index`.
     pub(crate) fn choose(&self, chain: &mut Chain, index: usize) -> Token {
-        chain.0.sample(&self.inner, i32::try_from(index).unwrap_or(i32::MAX)).0
-    }
-}
-
-/// llama.cpp's samplers in a row.
-pub(crate) struct Chain(LlamaSampler);
-
-impl Chain {
-    /// Chooses among some tokens with their logits.
-    pub(crate) fn choose_of(&mut self, possible: impl Iterator<Item = (Token, f32)>) -> Option<Token> {
-        let data = possible.map(|(token, logit)| LlamaTokenData::new(LlamaToken(token), logit, 0.0));
-        let mut candidates = LlamaTokenDataArray::from_iter(data, false);
-        if candidates.data.is_empty() {
-            return None;
-        }
-        candidates.apply_sampler(&mut self.0);
-        let token = candidates.selected_token()?;
-        self.0.accept(token);
-        Some(token.0)
-    }
-}
-
-impl Vocabulary<'_> {
-    /// What constraints need to know of the tokens: the bytes of each, and the names of control tokens behind the byte that marks
-    /// them. Takes some ten milliseconds.
-    pub(crate) fn trie(&self) -> TokEnv {
-        let vocabulary = self.model.vocab();
-        let id = |token: LlamaToken| token.0.cast_unsigned();
-        let end = if vocabulary.eot().0 >= 0 { vocabulary.eot() } else { vocabulary.eos() };
-        let mut ends = vec![id(end)];
-        let mut words = Vec::new();
-        for token in (0..self.size).map(LlamaToken) {
-            if vocabulary.is_eog(token) && token != end {
-                ends.push(id(token));
-            }
-            let text = self.piece(token.0, false);
-            let name = || String::from_utf8(self.piece(token.0, true)).ok().filter(|name| !name.is_empty());
-            words.push(match text.is_empty().then(name).flatten() {
-                Some(name) => [&[TokTrie::SPECIAL_TOKEN_MARKER], control_token_name(&name).as_bytes()].concat(),
-                None => text,
-            });
-        }
-        let info = TokRxInfo::new(self.size.cast_unsigned(), id(end));
-        Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words).with_eos_tokens(&ends)))
-    }
-
-    /// Builds the chain for validated values.
-    pub(crate) fn chain(&self, sampling: &Sampling, seed: u32, history: &[Token]) -> Chain {
-        let mut steps = Vec::new();
-        let biases: Vec<LlamaLogitBias> = sampling
-            .logit_bias
-            .iter()
-            .filter(|(token, _)| (0..self.size).contains(token))
-            .map(|&(token, bias)| LlamaLogitBias::new(LlamaToken(token), bias))
-            .collect();
-        if !biases.is_empty() {
-            steps.push(LlamaSampler::logit_bias(self.size, &biases));
-        }
-        let is_greedy = sampling.temperature <= 0.0;
-        let mirostat = sampling.mirostat > 0 && !is_greedy;
-        for step in &sampling.order {
-            match step {
-                SamplingStep::Penalties if sampling::has_penalties(sampling) => steps.push(LlamaSampler::penalties(
-                    self.size,
-                    i32::try_from(sampling.repeat_last_n).unwrap_or(i32::MAX),
-                    sampling.repeat_penalty,
-                    sampling.frequency_penalty,
-                    sampling.presence_penalty,
-                )),
-                SamplingStep::Dry if sampling.dry_multiplier > 0.0 => steps.push(LlamaSampler::dry(
-                    self.model,
-                    sampling.dry_multiplier,
-                    sampling.dry_base,
-                    sampling.dry_allowed_length,
-                    sampling.dry_penalty_last_n,
-                    &sampling.dry_sequence_breakers,
-                )),
-                SamplingStep::Temperature if mirostat || !is_greedy => {
-                    steps.push(if sampling.dynatemp_range > 0.0 {
-                        LlamaSampler::temp_ext(
-                            sampling.temperature,
-                            sampling.dynatemp_range,
-                            sampling.dynatemp_exponent,
-                        )
-                    } else {
-                        LlamaSampler::temp(sampling.temperature)
-                    });
-                }
-                // Mirostat is in place of the others; greedy needs none.
-                _ if mirostat || is_greedy => {}
-                SamplingStep::TopNSigma if sampling.top_n_sigma > 0.0 => {
-                    steps.push(LlamaSampler::top_n_sigma(sampling.top_n_sigma));
-                }
-                SamplingStep::TopK if sampling.top_k > 0 => steps.push(LlamaSampler::top_k(sampling.top_k)),
-                SamplingStep::TypP if sampling.typical_p < 1.0 => {
-                    steps.push(LlamaSampler::typical(sampling.typical_p, 1));
-                }
-                SamplingStep::TopP if sampling.top_p < 1.0 => steps.push(LlamaSampler::top_p(sampling.top_p, 1)),
-                SamplingStep::MinP if sampling.min_p > 0.0 => steps.push(LlamaSampler::min_p(sampling.min_p, 1)),
-                SamplingStep::Xtc if sampling.xtc_probability > 0.0 => {
-                    steps.push(LlamaSampler::xtc(sampling.xtc_probability, sampling.xtc_threshold, 1, seed));
-                }
-                _ => {}
-            }
-        }
-        steps.push(match sampling.mirostat {
-            _ if is_greedy => LlamaSampler::greedy(),
-            1 => LlamaSampler::mirostat(self.size, seed, sampling.mirostat_tau, sampling.mirostat_eta, 100),
-            2 => LlamaSampler::mirostat_v2(seed, sampling.mirostat_tau, sampling.mirostat_eta),
-            _ => LlamaSampler::dist(seed),
-        });
-        let mut chain = LlamaSampler::chain(steps, true);
-        let window = usize::try_from(sampling.repeat_last_n).unwrap_or(usize::MAX);
-        let window = if sampling.dry_multiplier > 0.0 { usize::MAX } else { window };
-        let history = &history[history.len().saturating_sub(window)..];
-        chain.accept_many(history.iter().map(|&token| LlamaToken(token)));
-        Chain(chain)
+        chain.choose(&self.inner, index)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Never speaks HTTP, never knows OpenAI, never reads settings or the data folder.
 
+mod chain;
 mod constraint;
 mod embedding;
 mod generation;
@@ -16,6 +17,7 @@ mod stdio;
 mod text;
 mod trial;
 mod trial_model;
+mod vocabulary;
 
 use std::process::ExitCode;
 

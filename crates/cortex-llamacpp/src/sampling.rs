@@ -1,8 +1,10 @@
 //! How the next token is chosen, with a short way for the commonest case.
 
 use crate::{
+    chain::Chain,
     constraint::Guide,
-    llama::{Chain, Context, LlamaError, Token, Vocabulary},
+    llama::{Context, LlamaError, Token},
+    vocabulary::Vocabulary,
 };
 use cortex_api::worker::Sampling;
 use std::{

@@ -8,12 +8,13 @@ use crate::{
     constraint::{Compiler, Guide},
     embedding::Embedder,
     generation::Generation,
-    llama::{self, Context, Entry, LONGEST_EMBEDDED, LlamaError, Token, Vocabulary},
+    llama::{self, Context, Entry, LONGEST_EMBEDDED, LlamaError, Token},
     sampling::{Chooser, NoChoice},
     schedule::{self, Pace, Share, Want},
     slot::{self, Place, Slot},
     stdio::{self, Lines},
     text::TextStream,
+    vocabulary::Vocabulary,
 };
 use cortex_api::worker::{
     FinishReason, FromWorker, Generate, Load, Loaded, PROTOCOL, Rejection, Stats, ToWorker, TokenProbabilities,

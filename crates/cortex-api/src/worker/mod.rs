@@ -514,6 +514,10 @@ pub struct Device {
     pub free: u64,
 }
 
+/// White space between the parts of JSON that an answer must be, as a regular expression: enough for every layout, and not so much
+/// that a model loses itself in it.
+pub const JSON_WHITE_SPACE: &str = r"[ \n\t]{0,24}";
+
 /// The name by which a grammar calls a control token. Grammars know names in angle brackets only: a token with another
 /// text, `[TOOL_CALLS]` say, has to get this name where the vocabulary is told to llguidance.
 pub fn control_token_name(text: &str) -> String {

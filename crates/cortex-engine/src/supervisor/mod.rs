@@ -12,11 +12,10 @@ pub use view::{ContextOrigin, Count, Counts, LoadedModel, Phase};
 use crate::{
     Config, EngineError, LoadSettings, Tasks,
     accelerators::Accelerators,
-    admission::{self, Room},
     failures::Failures,
     fits::KnownShapes,
     lease::Lease,
-    ledger::{self, Holding},
+    ledger,
     need::Need,
     slot_state::{Action, Event, Generation, State, step},
     speeds::Speeds,
@@ -27,7 +26,7 @@ use cortex_api::worker::Timings;
 use cortex_hardware::{Cpu, Memory, ModelShape};
 use cortex_models::{KeepAlive, ModelId};
 use entry::{Entry, Measure};
-use loading::{reported, shape, why_not_graphics};
+use loading::reported;
 use resting::{Rested, RestingWorkers};
 use std::{
     collections::HashMap,
@@ -338,127 +337,6 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Takes requests whose client has left out of the queue.
-    fn forget_who_left(&mut self) {
-        for entry in self.entries.values_mut() {
-            if !matches!(entry.state, State::Queued { .. }) {
-                continue;
-            }
-            let before = entry.waiters.len();
-            entry.waiters.retain(|(_, waiter)| !waiter.is_closed());
-            for _ in entry.waiters.len()..before {
-                entry.state = step(entry.state, Event::Left).0;
-            }
-        }
-        self.entries.retain(|_, entry| entry.state != State::Idle || !entry.unloaded.is_empty());
-    }
-
-    /// Loads what there is room for, and lets go what has to make room.
-    fn admit(&mut self) {
-        self.look_again = None;
-        if !self.entries.values().any(|entry| matches!(entry.state, State::Queued { .. })) {
-            return;
-        }
-        let accelerators = self.accelerators.report();
-        if accelerators.is_pending {
-            // They answer soon, or are given up; a command says so.
-            return;
-        }
-        self.forget_who_left();
-        self.measure();
-        let now = Instant::now();
-        let (mut ids, mut models, mut holdings) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, entry) in &self.entries {
-            let holding = entry.holding();
-            holdings.extend(holding);
-            if let Some(model) = entry.for_admission(holding, now, self.began) {
-                ids.push(id.clone());
-                models.push(model);
-            }
-        }
-        if !models.iter().any(|model| matches!(model, admission::Model::Waiting { .. })) {
-            return;
-        }
-        let memory = Memory::probe();
-        let room = |available: u64, holdings: &[Holding]| Room {
-            free: ledger::free(Memory { available, ..memory }, self.config.memory_limit, holdings),
-            graphics: ledger::free_graphics(accelerators.graphics(), holdings),
-            places: self.config.max_loaded.map_or(usize::MAX, |most| {
-                most.saturating_sub(self.entries.values().filter(|it| it.is_held()).count())
-            }),
-            patience: self.config.patience,
-        };
-        let waiting: Vec<&ModelId> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| matches!(entry.state, State::Queued { .. }))
-            .map(|(id, _)| id)
-            .collect();
-        let (of_others, of_resting) = self.resting.holdings(&waiting);
-        let without = room(memory.available.saturating_add(of_resting), &holdings);
-        let plan = admission::plan(&models, without);
-        if !of_others.is_empty() {
-            let of_others_taken = of_others.iter().map(|it| it.taken).fold(0, u64::saturating_add);
-            let kept: Vec<Holding> = holdings.iter().copied().chain(of_others).collect();
-            let available = memory.available.saturating_add(of_resting.saturating_sub(of_others_taken));
-            // They rest in what nobody needs: no model is refused, made smaller or sent away for them.
-            if admission::plan(&models, room(available, &kept)) != plan {
-                let others = self.resting.take_others(&waiting);
-                self.end_rest(others);
-                return;
-            }
-        }
-        let room = without;
-        tracing::debug!(?room, ?plan, "room for models");
-        self.look_again = plan.again.map(|wait| now + wait);
-        for at in plan.leave {
-            tracing::info!(model = %ids[at], "leaves to make room");
-            self.counts.evictions.add();
-            if let Some(entry) = self.entries.get_mut(&ids[at]) {
-                entry.makes_room = true;
-            }
-            self.apply(&ids[at], Event::Unload, None);
-        }
-        for (at, size) in plan.load {
-            self.generation += 1;
-            if let Some(entry) = self.entries.get_mut(&ids[at]) {
-                (entry.reserved, entry.graphics) = (size.bytes, size.graphics);
-                entry.size = Some(size);
-                entry.why_not_graphics = why_not_graphics(&accelerators, entry, size);
-                entry.load_began = now;
-            }
-            self.apply(&ids[at], Event::Admitted(self.generation), None);
-        }
-        for (at, shortage) in plan.refuse {
-            let error = self.shortage(&ids[at], shortage);
-            tracing::warn!(model = %ids[at], %error, "cannot be loaded");
-            // One that was followed before holds: there may be room again.
-            if self.orders.get(&ids[at]).is_some_and(|order| !order.was_followed) {
-                self.orders.remove(&ids[at]);
-            }
-            self.apply_with(&ids[at], Event::Refused, None, &error);
-            self.entries.remove(&ids[at]);
-        }
-    }
-
-    /// Has the headers of the models read that are wanted and not known.
-    fn measure(&mut self) {
-        for (id, entry) in &mut self.entries {
-            if !matches!((entry.state, &entry.measure), (State::Queued { .. }, Measure::Unknown)) {
-                continue;
-            }
-            self.generation += 1;
-            let number = self.generation;
-            entry.measure = Measure::Asked(number);
-            let (id, weights, commands) = (id.clone(), entry.weights.clone(), self.commands.clone());
-            self.tasks.spawn(async move {
-                // A task that panicked has said so; the size alone must do then.
-                let shape = tokio::task::spawn_blocking(move || shape(&weights)).await.unwrap_or_default();
-                let _ = commands.send(Command::Measured { id, number, shape });
-            });
-        }
-    }
-
     fn loaded(&mut self, id: &ModelId, generation: Generation, result: Result<Arc<Session>, EngineError>) {
         match result {
             Ok(session) => {
@@ -616,17 +494,6 @@ impl Supervisor {
             KeepAlive::For(time) => Some(time),
             KeepAlive::Forever => None,
         }
-    }
-
-    /// Ends all workers that rest.
-    fn end_rest(&self, rested: Vec<Rested>) {
-        let commands = self.commands.clone();
-        self.tasks.spawn(async move {
-            for it in rested {
-                it.worker.end().await;
-            }
-            let _ = commands.send(Command::RestIsOver);
-        });
     }
 
     fn unload_idle(&mut self) {

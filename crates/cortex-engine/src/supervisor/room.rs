@@ -1,14 +1,155 @@
-//! Questions about memory that the supervisor asks before it changes anything.
+//! Who is loaded and who has to leave, by the memory that there is.
 
 use super::{
-    Supervisor,
+    Command, Supervisor,
     entry::{Entry, Measure},
+    loading::{shape, why_not_graphics},
+    resting::Rested,
 };
-use crate::{EngineError, LoadSettings, admission::Shortage, ledger, need::Size};
+use crate::{
+    EngineError, LoadSettings,
+    admission::{self, Room, Shortage},
+    ledger::{self, Holding},
+    need::Size,
+    slot_state::{Event, State, step},
+};
 use cortex_hardware::{Budget, Graphics, Memory};
 use cortex_models::ModelId;
+use tokio::time::Instant;
 
 impl Supervisor {
+    /// Takes requests whose client has left out of the queue.
+    pub(super) fn forget_who_left(&mut self) {
+        for entry in self.entries.values_mut() {
+            if !matches!(entry.state, State::Queued { .. }) {
+                continue;
+            }
+            let before = entry.waiters.len();
+            entry.waiters.retain(|(_, waiter)| !waiter.is_closed());
+            for _ in entry.waiters.len()..before {
+                entry.state = step(entry.state, Event::Left).0;
+            }
+        }
+        self.entries.retain(|_, entry| entry.state != State::Idle || !entry.unloaded.is_empty());
+    }
+
+    /// Loads what there is room for, and lets go what has to make room.
+    pub(super) fn admit(&mut self) {
+        self.look_again = None;
+        if !self.entries.values().any(|entry| matches!(entry.state, State::Queued { .. })) {
+            return;
+        }
+        let accelerators = self.accelerators.report();
+        if accelerators.is_pending {
+            // They answer soon, or are given up; a command says so.
+            return;
+        }
+        self.forget_who_left();
+        self.measure();
+        let now = Instant::now();
+        let (mut ids, mut models, mut holdings) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, entry) in &self.entries {
+            let holding = entry.holding();
+            holdings.extend(holding);
+            if let Some(model) = entry.for_admission(holding, now, self.began) {
+                ids.push(id.clone());
+                models.push(model);
+            }
+        }
+        if !models.iter().any(|model| matches!(model, admission::Model::Waiting { .. })) {
+            return;
+        }
+        let memory = Memory::probe();
+        let room = |available: u64, holdings: &[Holding]| Room {
+            free: ledger::free(Memory { available, ..memory }, self.config.memory_limit, holdings),
+            graphics: ledger::free_graphics(accelerators.graphics(), holdings),
+            places: self.config.max_loaded.map_or(usize::MAX, |most| {
+                most.saturating_sub(self.entries.values().filter(|it| it.is_held()).count())
+            }),
+            patience: self.config.patience,
+        };
+        let waiting: Vec<&ModelId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| matches!(entry.state, State::Queued { .. }))
+            .map(|(id, _)| id)
+            .collect();
+        let (of_others, of_resting) = self.resting.holdings(&waiting);
+        let without = room(memory.available.saturating_add(of_resting), &holdings);
+        let plan = admission::plan(&models, without);
+        if !of_others.is_empty() {
+            let of_others_taken = of_others.iter().map(|it| it.taken).fold(0, u64::saturating_add);
+            let kept: Vec<Holding> = holdings.iter().copied().chain(of_others).collect();
+            let available = memory.available.saturating_add(of_resting.saturating_sub(of_others_taken));
+            // They rest in what nobody needs: no model is refused, made smaller or sent away for them.
+            if admission::plan(&models, room(available, &kept)) != plan {
+                let others = self.resting.take_others(&waiting);
+                self.end_rest(others);
+                return;
+            }
+        }
+        let room = without;
+        tracing::debug!(?room, ?plan, "room for models");
+        self.look_again = plan.again.map(|wait| now + wait);
+        for at in plan.leave {
+            tracing::info!(model = %ids[at], "leaves to make room");
+            self.counts.evictions.add();
+            if let Some(entry) = self.entries.get_mut(&ids[at]) {
+                entry.makes_room = true;
+            }
+            self.apply(&ids[at], Event::Unload, None);
+        }
+        for (at, size) in plan.load {
+            self.generation += 1;
+            if let Some(entry) = self.entries.get_mut(&ids[at]) {
+                (entry.reserved, entry.graphics) = (size.bytes, size.graphics);
+                entry.size = Some(size);
+                entry.why_not_graphics = why_not_graphics(&accelerators, entry, size);
+                entry.load_began = now;
+            }
+            self.apply(&ids[at], Event::Admitted(self.generation), None);
+        }
+        for (at, shortage) in plan.refuse {
+            let error = self.shortage(&ids[at], shortage);
+            tracing::warn!(model = %ids[at], %error, "cannot be loaded");
+            // One that was followed before holds: there may be room again.
+            if self.orders.get(&ids[at]).is_some_and(|order| !order.was_followed) {
+                self.orders.remove(&ids[at]);
+            }
+            self.apply_with(&ids[at], Event::Refused, None, &error);
+            self.entries.remove(&ids[at]);
+        }
+    }
+
+    /// Has the headers of the models read that are wanted and not known.
+    fn measure(&mut self) {
+        for (id, entry) in &mut self.entries {
+            if !matches!((entry.state, &entry.measure), (State::Queued { .. }, Measure::Unknown)) {
+                continue;
+            }
+            self.generation += 1;
+            let number = self.generation;
+            entry.measure = Measure::Asked(number);
+            let (id, weights, commands) = (id.clone(), entry.weights.clone(), self.commands.clone());
+            self.tasks.spawn(async move {
+                // A task that panicked has said so; the size alone must do then.
+                let shape = tokio::task::spawn_blocking(move || shape(&weights)).await.unwrap_or_default();
+                let _ = commands.send(Command::Measured { id, number, shape });
+            });
+        }
+    }
+
+    /// Ends workers that rest; admission is asked again when they are gone.
+    fn end_rest(&self, rested: Vec<Rested>) {
+        let commands = self.commands.clone();
+        self.tasks.spawn(async move {
+            for it in rested {
+                it.worker.end().await;
+            }
+            let _ = commands.send(Command::RestIsOver);
+        });
+    }
+
     /// Whether a loaded model would be loaded in another way now: what is ordered differs, or more fits than it has.
     pub(super) fn has_other_size(&self, id: &ModelId, load: LoadSettings) -> bool {
         let Some(entry) = self.entries.get(id) else { return false };

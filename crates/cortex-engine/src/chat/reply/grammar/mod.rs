@@ -11,6 +11,7 @@ use super::{
     },
     tool::Kind,
 };
+use cortex_api::worker::JSON_WHITE_SPACE;
 use gemma::GemmaRules;
 use sequence::Sequence;
 use serde_json::{Value, json};
@@ -182,8 +183,6 @@ impl<'controls> Writer<'controls> {
     }
 }
 
-/// White space between the parts of JSON: enough for every layout, and not so much that a model loses itself in it.
-const WHITE_SPACE: &str = r"[ \n\t]{0,24}";
 const PARAMETER_END: &str = "\n</parameter>\n";
 
 /// A call as one JSON object.
@@ -209,7 +208,7 @@ fn arguments(tool: &Tool) -> String {
 /// JSON that matches a schema.
 fn json_rule(mut schema: Value) -> String {
     if let Some(object) = schema.as_object_mut() {
-        object.insert("x-guidance".into(), json!({"lenient": true, "whitespace_pattern": WHITE_SPACE}));
+        object.insert("x-guidance".into(), json!({"lenient": true, "whitespace_pattern": JSON_WHITE_SPACE}));
     }
     format!("%json {schema}")
 }

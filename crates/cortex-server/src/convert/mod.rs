@@ -1,29 +1,28 @@
 //! The only place where the meaning of an OpenAI request is assigned. After it, only valid jobs exist.
 
+mod constraint;
+mod sampling;
+mod tools;
+
 use crate::error::ApiError;
-use cortex_api::{
-    openai::{
-        ChatCompletionRequest, ChatMessage, CompletionRequest, Content, Prompt as WirePrompt, ResponseFormat,
-        SharedFields,
-    },
-    worker::{Constraint, Sampling, SamplingStep},
+use constraint::{constraint, constraint_field, response_format};
+use cortex_api::openai::{
+    ChatCompletionRequest, ChatMessage, CompletionRequest, Content, Prompt as WirePrompt, SharedFields,
 };
-use cortex_engine::{Chat, ChatTurn, Job, LoadSettings, Prompt, ToolChoice, ToolUse};
+use cortex_engine::{Chat, ChatTurn, Job, LoadSettings, Prompt};
 use cortex_hardware::CacheType;
 use cortex_models::{KeepAlive, ModelId, ModelYaml};
+use sampling::sampling;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
+use tools::tools;
 
 /// More stop texts than this are a mistake.
 const MOST_STOPS: usize = 64;
 /// Answers to one request, over all its prompts.
 const MOST_ANSWERS: usize = 64;
-/// More tools than this are a mistake.
-const MOST_TOOLS: usize = 256;
 /// Of the most probable tokens in the place of each, as OpenAI allows it.
 const MOST_LOGPROBS: i64 = 20;
-/// Bytes of a schema, a regular expression or a grammar: they are compiled before the first token.
-const LARGEST_CONSTRAINT: usize = 256 * 1024;
 /// Fields of OpenAI's that concern its service, and not the answer.
 const OF_A_SERVICE: &[&str] =
     &["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
@@ -212,190 +211,6 @@ fn several(job: &Job, count: usize) -> Vec<Job> {
     (0..count).map(one).collect()
 }
 
-/// What the model may call.
-fn tools(request: &ChatCompletionRequest) -> Result<Option<ToolUse>, ApiError> {
-    let given = request.tools.as_deref().unwrap_or_default();
-    let wrong = |message: String| Err(ApiError::field("tool_choice", message));
-    let choice = match &request.tool_choice {
-        None | Some(Value::Null) => ToolChoice::Auto,
-        Some(Value::String(word)) => match word.as_str() {
-            "none" => return Ok(None),
-            "auto" => ToolChoice::Auto,
-            "required" | "any" => ToolChoice::Required,
-            other => return wrong(format!("tool_choice is `{other}`; it must be none, auto, required or a function")),
-        },
-        Some(choice) => match choice.pointer("/function/name").and_then(Value::as_str) {
-            Some(name) => ToolChoice::Named(name.to_owned()),
-            None => return wrong("tool_choice must be none, auto, required, or name a function".into()),
-        },
-    };
-    if given.is_empty() {
-        return match choice {
-            ToolChoice::Auto => Ok(None),
-            _ => wrong("tool_choice asks for a call, and there are no tools".into()),
-        };
-    }
-    if given.len() > MOST_TOOLS {
-        let message = format!("tools has {} entries; at most {MOST_TOOLS} are possible", given.len());
-        return Err(ApiError::field("tools", message));
-    }
-    let mut functions = Vec::new();
-    for (index, tool) in given.iter().enumerate() {
-        let field = format!("tools[{index}]");
-        let Some(function) = tool.function.clone().filter(|_| tool.kind == "function") else {
-            let message =
-                format!("{field} is of type `{}`; only functions are supported, with their `function`", tool.kind);
-            return Err(ApiError::field(&field, message));
-        };
-        let is_name = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
-        if function.name.is_empty() || function.name.len() > 128 || !function.name.chars().all(is_name) {
-            let message = format!(
-                "{field}.function.name is `{}`; it must be of 1 to 128 letters, digits, `_`, `-` and `.`",
-                function.name
-            );
-            return Err(ApiError::field(&format!("{field}.function.name"), message));
-        }
-        if let Some(parameters) = &function.parameters {
-            check_schema(&format!("{field}.function.parameters"), parameters)?;
-        }
-        functions.push(function);
-    }
-    if let ToolChoice::Named(name) = &choice
-        && !functions.iter().any(|function| function.name == *name)
-    {
-        return wrong(format!("tool_choice names `{name}`, which is not among the tools"));
-    }
-    Ok(Some(ToolUse { functions, choice, parallel: request.parallel_tool_calls.unwrap_or(true) }))
-}
-
-/// What the answer must be, in OpenAI's words.
-fn response_format(format: Option<ResponseFormat>) -> Result<Option<Constraint>, ApiError> {
-    let Some(format) = format else { return Ok(None) };
-    let schema = match format.kind.as_str() {
-        "text" => return Ok(None),
-        // llama-server takes a schema here too.
-        "json_object" => format.schema.unwrap_or_else(|| serde_json::json!({"type": "object"})),
-        "json_schema" => {
-            let given = format.json_schema.as_ref().and_then(|given| given.get("schema")).cloned();
-            given.or(format.schema).ok_or_else(|| {
-                ApiError::field("response_format.json_schema.schema", "response_format.json_schema.schema is missing")
-            })?
-        }
-        other => {
-            let message = format!("response_format.type is `{other}`; it must be text, json_object or json_schema");
-            return Err(ApiError::field("response_format.type", message));
-        }
-    };
-    check_schema("response_format", &schema)?;
-    Ok(Some(Constraint::JsonSchema { schema }))
-}
-
-fn check_schema(field: &str, schema: &Value) -> Result<(), ApiError> {
-    if !schema.is_object() && !schema.is_boolean() {
-        return Err(ApiError::field(field, format!("{field} is not a JSON schema: it must be an object")));
-    }
-    check_size(field, schema.to_string().len())
-}
-
-fn check_size(field: &str, bytes: usize) -> Result<(), ApiError> {
-    if bytes > LARGEST_CONSTRAINT {
-        let message = format!("{field} has {bytes} bytes; at most {LARGEST_CONSTRAINT} are possible");
-        return Err(ApiError::field(field, message));
-    }
-    Ok(())
-}
-
-/// What the answer must be, in llama-server's words and ours.
-fn constraint(fields: &SharedFields) -> Result<Option<Constraint>, ApiError> {
-    let mut found = Vec::new();
-    if let Some(schema) = &fields.json_schema {
-        check_schema("json_schema", schema)?;
-        found.push(Constraint::JsonSchema { schema: schema.clone() });
-    }
-    if let Some(pattern) = fields.regex.clone() {
-        check_size("regex", pattern.len())?;
-        found.push(Constraint::Regex { pattern });
-    }
-    if let Some(grammar) = fields.lark.clone() {
-        check_size("lark", grammar.len())?;
-        found.push(Constraint::Lark { grammar });
-    }
-    if fields.grammar.as_ref().is_some_and(|grammar| !grammar.is_empty()) {
-        return Err(ApiError::field(
-            "grammar",
-            "grammar (GBNF) is not supported; use `json_schema`, `regex` or `lark`",
-        ));
-    }
-    if found.len() > 1 {
-        return Err(ApiError::field("json_schema", "only one of json_schema, regex and lark is possible"));
-    }
-    Ok(found.pop())
-}
-
-/// Its field, when there is one.
-fn constraint_field(fields: &SharedFields) -> Option<&'static str> {
-    let given = [
-        ("json_schema", fields.json_schema.is_some()),
-        ("regex", fields.regex.is_some()),
-        ("lark", fields.lark.is_some()),
-    ];
-    given.into_iter().find(|(_, is_given)| *is_given).map(|(field, _)| field)
-}
-
-fn logit_bias(given: Option<&Value>) -> Result<Vec<(i32, f32)>, ApiError> {
-    let wrong = |why: String| ApiError::field("logit_bias", format!("logit_bias {why}; it maps token ids to numbers"));
-    let pairs: Vec<(Value, Value)> = match given {
-        None | Some(Value::Null) => vec![],
-        Some(Value::Object(map)) => {
-            map.iter().map(|(token, bias)| (Value::String(token.clone()), bias.clone())).collect()
-        }
-        Some(Value::Array(pairs)) => pairs
-            .iter()
-            .map(|pair| match pair.as_array().map(Vec::as_slice) {
-                Some([token, bias]) => Ok((token.clone(), bias.clone())),
-                _ => Err(wrong(format!("has the entry {pair}"))),
-            })
-            .collect::<Result<_, _>>()?,
-        Some(other) => return Err(wrong(format!("is {other}"))),
-    };
-    let one = |(token, bias): (Value, Value)| {
-        let id = match &token {
-            Value::String(text) => text.parse().ok(),
-            other => other.as_i64().and_then(|id| i32::try_from(id).ok()),
-        };
-        let id = id.ok_or_else(|| wrong(format!("has the token {token}")))?;
-        #[expect(clippy::cast_possible_truncation, reason = "a bias needs no more than a float's precision")]
-        let number = match &bias {
-            // llama-server's way to take a token away.
-            Value::Bool(false) => Some(f32::MIN),
-            other => other.as_f64().map(|number| number as f32),
-        };
-        Ok((id, number.ok_or_else(|| wrong(format!("has the bias {bias}")))?))
-    };
-    pairs.into_iter().map(one).collect()
-}
-
-/// The steps of the sampling, by llama-server's names.
-fn order(given: Option<&[String]>) -> Result<Vec<SamplingStep>, ApiError> {
-    let Some(names) = given else { return Ok(SamplingStep::ALL.to_vec()) };
-    let step = |name: &String| {
-        // Its other names of the same steps.
-        let name = match name.as_str() {
-            "typical_p" => "typ_p",
-            "temp" => "temperature",
-            other => other,
-        };
-        serde_json::from_value(Value::String(name.to_owned())).map_err(|_| {
-            let known: Vec<String> = SamplingStep::ALL
-                .iter()
-                .filter_map(|it| Some(serde_json::to_value(it).ok()?.as_str()?.to_owned()))
-                .collect();
-            ApiError::field("samplers", format!("samplers has `{name}`; possible are {}", known.join(", ")))
-        })
-    };
-    names.iter().map(step).collect()
-}
-
 fn turn(index: usize, message: ChatMessage) -> Result<ChatTurn, ApiError> {
     let role = match message.role.as_str() {
         // OpenAI's newer name of the same thing.
@@ -451,48 +266,7 @@ fn turn(index: usize, message: ChatMessage) -> Result<ChatTurn, ApiError> {
 
 fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, ApiError> {
     let yaml = target.yaml;
-    let neutral = Sampling::default();
-    #[expect(clippy::cast_possible_truncation, reason = "settings like 0.7 need no more than a float's precision")]
-    let number = |given: Option<f32>, key: &str, neutral: f32| {
-        given.unwrap_or_else(|| yaml.number(key).map_or(neutral, |value| value as f32))
-    };
-    let whole = |given: Option<i32>, key: &str, neutral: i32| {
-        given.unwrap_or_else(|| yaml.number(key).and_then(whole_number).unwrap_or(neutral))
-    };
-    let mirostat = whole(fields.mirostat, "mirostat", 0);
-    let sampling = Sampling {
-        temperature: number(fields.temperature, "temperature", 0.7),
-        dynatemp_range: number(fields.dynatemp_range, "dynatemp_range", neutral.dynatemp_range),
-        dynatemp_exponent: number(fields.dynatemp_exponent, "dynatemp_exponent", neutral.dynatemp_exponent),
-        top_k: whole(fields.top_k, "top_k", 40).max(0),
-        top_p: number(fields.top_p, "top_p", 0.95),
-        min_p: number(fields.min_p, "min_p", 0.05),
-        typical_p: number(fields.typical_p, "typ_p", neutral.typical_p),
-        top_n_sigma: number(fields.top_n_sigma, "top_n_sigma", neutral.top_n_sigma),
-        xtc_probability: number(fields.xtc_probability, "xtc_probability", neutral.xtc_probability),
-        xtc_threshold: number(fields.xtc_threshold, "xtc_threshold", neutral.xtc_threshold),
-        repeat_penalty: number(fields.repeat_penalty, "repeat_penalty", neutral.repeat_penalty),
-        // -1 is the whole context, as in llama.cpp.
-        repeat_last_n: u32::try_from(whole(fields.repeat_last_n, "repeat_last_n", 64)).unwrap_or(u32::MAX),
-        presence_penalty: number(fields.presence_penalty, "presence_penalty", neutral.presence_penalty),
-        frequency_penalty: number(fields.frequency_penalty, "frequency_penalty", neutral.frequency_penalty),
-        dry_multiplier: number(fields.dry_multiplier, "dry_multiplier", neutral.dry_multiplier),
-        dry_base: number(fields.dry_base, "dry_base", neutral.dry_base),
-        dry_allowed_length: whole(fields.dry_allowed_length, "dry_allowed_length", neutral.dry_allowed_length),
-        dry_penalty_last_n: whole(fields.dry_penalty_last_n, "dry_penalty_last_n", neutral.dry_penalty_last_n),
-        dry_sequence_breakers: fields.dry_sequence_breakers.clone().unwrap_or(neutral.dry_sequence_breakers),
-        mirostat: u8::try_from(mirostat)
-            .map_err(|_| ApiError::field("mirostat", format!("mirostat is {mirostat}; it must be 0 (off), 1 or 2")))?,
-        mirostat_tau: number(fields.mirostat_tau, "mirostat_tau", neutral.mirostat_tau),
-        mirostat_eta: number(fields.mirostat_eta, "mirostat_eta", neutral.mirostat_eta),
-        order: order(fields.samplers.as_deref())?,
-        logit_bias: logit_bias(fields.logit_bias.as_ref())?,
-        seed: seed(fields.seed.or_else(|| yaml.number("seed").and_then(whole_number).map(i64::from))),
-    };
-    // The worker checks too; here the field is named before a model is loaded for nothing.
-    if let Some((field, message)) = sampling.out_of_range() {
-        return Err(ApiError::field(field, message));
-    }
+    let sampling = sampling(&fields, yaml)?;
     let constraint = constraint(&fields)?;
     let mut stop = fields.stop.map(cortex_api::openai::OneOrMany::into_vec).unwrap_or_default();
     if stop.len() > MOST_STOPS {
@@ -573,15 +347,10 @@ fn whole_number(value: f64) -> Option<i32> {
     (value.fract() == 0.0 && value.abs() <= f64::from(i32::MAX)).then_some(value as i32)
 }
 
-/// A negative seed is a fresh one every time; of a large one the lower half counts.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the lower 32 bits are what is wanted")]
-fn seed(given: Option<i64>) -> Option<u32> {
-    given.filter(|&seed| seed >= 0).map(|seed| seed as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cortex_api::worker::{Constraint, SamplingStep};
 
     fn order(body: &str) -> Result<Order, ApiError> {
         let request: ChatCompletionRequest = serde_json::from_str(body).unwrap();

@@ -1,0 +1,206 @@
+//! The tokens of a model: their texts, and what is made of texts and of them. Only the safe layer of the binding is called.
+
+use crate::llama::{LlamaError, Token, error};
+use cortex_api::worker::{EmbedInput, Embeds, FromWorker, Rejection, Segment, control_token_name};
+use llama_cpp_2::{model::LlamaModel, token::LlamaToken};
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use std::sync::Arc;
+
+/// Facts about a model's vocabulary and layout that the rest of the worker needs.
+pub(crate) struct Vocabulary<'model> {
+    pub(crate) model: &'model LlamaModel,
+    /// Number of tokens.
+    pub(crate) size: i32,
+    adds_bos: bool,
+}
+
+impl<'model> Vocabulary<'model> {
+    /// The vocabulary of a loaded model.
+    pub(crate) fn new(model: &'model LlamaModel) -> Self {
+        Self { model, size: model.n_vocab(), adds_bos: model.vocab().should_add_bos() }
+    }
+
+    /// Whether there are texts that tokens stand for. llama.cpp aborts when it is asked for one and there are none.
+    pub(crate) fn has_texts(&self) -> bool {
+        // The pinned binding's own question panics for vocabularies that it does not know, of WordPiece say. These two words are
+        // llama.cpp's for none.
+        !matches!(self.model.meta_val_str("tokenizer.ggml.model").as_deref(), Ok("no_vocab" | "none") | Err(_))
+    }
+
+    /// Context that the model was trained with.
+    pub(crate) fn trained_context(&self) -> u32 {
+        self.model.n_ctx_train()
+    }
+
+    /// Bytes of weights.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        self.model.size()
+    }
+
+    /// Width of the window of sliding-window attention; 0 when the model has none.
+    pub(crate) fn sliding_window(&self) -> i32 {
+        let text = |key: &str| self.model.meta_val_str(key).ok();
+        text("general.architecture")
+            .and_then(|architecture| text(&format!("{architecture}.attention.sliding_window")))
+            .and_then(|number| number.parse().ok())
+            .map_or(0, |number: i32| number.max(0))
+    }
+
+    /// Whether the state of a sequence cannot be cut back to an earlier position.
+    pub(crate) fn is_recurrent(&self) -> bool {
+        self.model.is_recurrent() || self.model.is_hybrid()
+    }
+
+    /// The Jinja source of the chat template.
+    pub(crate) fn chat_template(&self) -> Option<String> {
+        self.model.meta_val_str("tokenizer.chat_template").ok().filter(|text| !text.is_empty())
+    }
+
+    /// Text of the beginning-of-sequence token; empty when there is none.
+    pub(crate) fn bos_text(&self) -> String {
+        self.text_of(self.model.vocab().bos())
+    }
+
+    /// Text of the end-of-sequence token; empty when there is none.
+    pub(crate) fn eos_text(&self) -> String {
+        self.text_of(self.model.vocab().eos())
+    }
+
+    fn text_of(&self, token: LlamaToken) -> String {
+        if token.0 < 0 || token.0 >= self.size {
+            return String::new();
+        }
+        self.model.vocab().text(token).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// What the model makes, when it is not answers. Source: llama.cpp's `pooling_type`: 1 to 3 are ways to make one vector of
+    /// those of all tokens, 4 is a rank.
+    pub(crate) fn embeds(&self) -> Option<Embeds> {
+        let text = |key: &str| self.model.meta_val_str(key).ok();
+        let architecture = text("general.architecture")?;
+        match text(&format!("{architecture}.pooling_type")).as_deref() {
+            Some("1" | "2" | "3") => Some(Embeds::Vectors),
+            Some("4") => Some(Embeds::Ranks),
+            _ => None,
+        }
+    }
+
+    /// The tokens of something to make a vector of, with what the model wants around them.
+    pub(crate) fn embedded(&self, input: &EmbedInput) -> Result<Vec<Token>, LlamaError> {
+        let vocabulary = self.model.vocab();
+        let of = |text: &str, adds_special| vocabulary.tokenize(text.as_bytes(), adds_special, false).into_iter();
+        match input {
+            EmbedInput::Text { text } => Ok(of(text, true).map(|token| token.0).collect()),
+            EmbedInput::Tokens { tokens } => self.check(tokens, "input").map(|()| tokens.clone()),
+            EmbedInput::Pair { query, document } => {
+                // Beginning, question, end, separator, text, end: each where the vocabulary has it.
+                let end = if vocabulary.eos().0 >= 0 { vocabulary.eos() } else { vocabulary.sep() };
+                let begin = vocabulary.should_add_bos().then(|| vocabulary.bos());
+                let ends = vocabulary.should_add_eos().then_some(end);
+                let between = vocabulary.should_add_sep().then(|| vocabulary.sep());
+                let tokens = begin.into_iter().chain(of(query, false)).chain(ends).chain(between);
+                Ok(tokens.chain(of(document, false)).chain(ends).map(|token| token.0).filter(|&it| it >= 0).collect())
+            }
+        }
+    }
+
+    /// The answer to a question about the tokens of a text.
+    pub(crate) fn tokens_line(&self, id: u64, prompt: &[Segment], adds_bos: bool) -> FromWorker {
+        match self.tokenize(prompt, adds_bos) {
+            Ok(tokens) => {
+                let pieces = tokens.iter().map(|&token| self.piece(token, true)).collect();
+                FromWorker::Tokens { id, tokens, pieces }
+            }
+            Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
+        }
+    }
+
+    /// The answer to a question about the text of tokens.
+    pub(crate) fn text_line(&self, id: u64, tokens: &[Token]) -> FromWorker {
+        match self.check(tokens, "tokens") {
+            Ok(()) => {
+                let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.piece(token, true)).collect();
+                FromWorker::Detokenized { id, text: String::from_utf8_lossy(&bytes).into_owned() }
+            }
+            Err(LlamaError(message)) => FromWorker::Rejected { id, reason: Rejection::Invalid { message } },
+        }
+    }
+
+    /// Texts that stand for control tokens when a segment is special.
+    pub(crate) fn control_texts(&self) -> Vec<String> {
+        let vocabulary = self.model.vocab();
+        (0..self.size)
+            .map(LlamaToken)
+            .filter(|&token| vocabulary.is_control(token) || vocabulary.is_eog(token))
+            .map(|token| self.text_of(token))
+            .filter(|text| !text.is_empty())
+            .collect()
+    }
+
+    /// Whether the token ends an answer.
+    pub(crate) fn ends_answer(&self, token: Token) -> bool {
+        self.model.vocab().is_eog(LlamaToken(token))
+    }
+
+    /// The bytes that a token stands for; control tokens stand for none, unless they are to be shown.
+    pub(crate) fn piece(&self, token: Token, shows_control: bool) -> Vec<u8> {
+        self.model.vocab().token_to_piece(LlamaToken(token), shows_control, None)
+    }
+
+    /// The first of some ids that is not in the vocabulary, as an error that begins with the name of their field.
+    pub(crate) fn check(&self, tokens: &[Token], field: &str) -> Result<(), LlamaError> {
+        match tokens.iter().find(|&&token| token < 0 || token >= self.size) {
+            Some(wrong) => {
+                error(format!("{field} has the token {wrong}, which is not in the vocabulary of {} tokens", self.size))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Tokenises each segment on its own. The beginning-of-sequence token comes first exactly once, if it should be added.
+    pub(crate) fn tokenize(&self, prompt: &[Segment], adds_bos: bool) -> Result<Vec<Token>, LlamaError> {
+        let vocabulary = self.model.vocab();
+        let mut tokens = Vec::new();
+        for segment in prompt {
+            match segment {
+                Segment::Text { text, special } => {
+                    // A NUL is data for the tokeniser: lengths are passed, not terminators.
+                    tokens
+                        .extend(vocabulary.tokenize(text.as_bytes(), false, *special).into_iter().map(|token| token.0));
+                }
+                Segment::Tokens { tokens: given } => {
+                    self.check(given, "prompt")?;
+                    tokens.extend(given);
+                }
+            }
+        }
+        let bos = vocabulary.bos().0;
+        if adds_bos && self.adds_bos && bos >= 0 && tokens.first() != Some(&bos) {
+            tokens.insert(0, bos);
+        }
+        Ok(tokens)
+    }
+
+    /// What constraints need to know of the tokens: the bytes of each, and the names of control tokens behind the byte that marks
+    /// them. Takes some ten milliseconds.
+    pub(crate) fn trie(&self) -> TokEnv {
+        let vocabulary = self.model.vocab();
+        let id = |token: LlamaToken| token.0.cast_unsigned();
+        let end = if vocabulary.eot().0 >= 0 { vocabulary.eot() } else { vocabulary.eos() };
+        let mut ends = vec![id(end)];
+        let mut words = Vec::new();
+        for token in (0..self.size).map(LlamaToken) {
+            if vocabulary.is_eog(token) && token != end {
+                ends.push(id(token));
+            }
+            let text = self.piece(token.0, false);
+            let name = || String::from_utf8(self.piece(token.0, true)).ok().filter(|name| !name.is_empty());
+            words.push(match text.is_empty().then(name).flatten() {
+                Some(name) => [&[TokTrie::SPECIAL_TOKEN_MARKER], control_token_name(&name).as_bytes()].concat(),
+                None => text,
+            });
+        }
+        let info = TokRxInfo::new(self.size.cast_unsigned(), id(end));
+        Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words).with_eos_tokens(&ends)))
+    }
+}
