@@ -2,6 +2,7 @@
 //!
 //! Never speaks HTTP, never knows OpenAI, never reads settings or the data folder.
 
+mod answering;
 mod chain;
 mod constraint;
 mod embedding;
