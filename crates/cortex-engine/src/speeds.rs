@@ -28,6 +28,8 @@ const MOST_MEBIBYTES: u64 = 512;
 /// Answers shorter than this, and prompts, say little.
 const LEAST_ANSWER: u32 = 16;
 const LEAST_PROMPT: u32 = 64;
+/// An answer with more than one guess in so many tokens says little of plain steps.
+const MOST_DRAFTS: u32 = 16;
 /// A share of a new observation when there are many: what changes is followed, and one disturbed answer is not.
 const NEWEST: f64 = 0.2;
 /// Observations outside of this are of something else: a machine that slept, a clock that jumped.
@@ -256,7 +258,9 @@ impl Speeds {
         }
         let own = known.models.entry(id.as_str().to_owned()).or_default();
         let took = |milliseconds: f64, tokens: u32| milliseconds / 1000.0 / f64::from(tokens.max(1));
-        if timings.answer_tokens >= LEAST_ANSWER {
+        // Guesses that were computed make steps longer, or fewer.
+        let is_plain = timings.drafted_tokens.saturating_mul(MOST_DRAFTS) <= timings.answer_tokens;
+        if timings.answer_tokens >= LEAST_ANSWER && is_plain {
             let ratio = took(timings.answer_ms, timings.answer_tokens - 1) / of_answer.answer;
             own.answer.observe(ratio);
             known.all.answer.observe(ratio);

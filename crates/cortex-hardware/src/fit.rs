@@ -9,6 +9,8 @@ use crate::{Memory, speed::Weights};
 const CELLS: u64 = 256;
 /// Most tokens that are computed at once (`n_ubatch`): the buffers of the computation grow with it.
 const BATCH: u64 = 512;
+/// Guesses at most that a step computes beside the next tokens (`MOST_DRAFTED` of the worker).
+const DRAFTED: u64 = 16;
 /// What a worker takes besides: its code, the vocabulary and the tables of its allocator. Measured: 18 to 23 MiB with the
 /// vocabulary of 49,152 tokens of `SmolLM2`.
 const PROCESS: u64 = 10 << 20;
@@ -317,7 +319,7 @@ impl ModelShape {
         };
         let all = architecture.layers.iter().map(|layer| cache(self, layer)).fold(0, u64::saturating_add);
         let step = compute(self, architecture);
-        let output = architecture.vocabulary.saturating_mul(4).saturating_mul(sequences(self));
+        let output = architecture.vocabulary.saturating_mul(4).saturating_mul(results(self));
         let mut placed = Placed {
             layers: 0,
             memory: Parts { weights: self.weight_bytes, cache: all, compute: step, output, process },
@@ -364,6 +366,11 @@ impl ModelShape {
 }
 
 /// Requests at the same time.
+/// Results of one step at most: the next token of each sequence, and guesses of those after it.
+fn results(shape: &ModelShape) -> u64 {
+    sequences(shape).saturating_add(DRAFTED)
+}
+
 fn sequences(shape: &ModelShape) -> u64 {
     u64::from(shape.parallel.max(1))
 }
@@ -383,15 +390,15 @@ fn cache(shape: &ModelShape, layer: &Layer) -> u64 {
 
 /// The buffers of a step with [`BATCH`] tokens, with flash attention. Two stages are the widest: the inside of a layer, with
 /// three widths of it, and the last one, with a number for each token of the vocabulary and each sequence (a step has no
-/// more results); five embeddings are alive beside them. Fitted to what llama.cpp reports for models of seven shapes; the test of the worker
+/// more results) and each guess; four embeddings are alive beside them. Fitted to what llama.cpp reports for models of seven shapes; the test of the worker
 /// compares them.
 fn compute(shape: &ModelShape, architecture: &Architecture) -> u64 {
     let float = BATCH * 4;
     let embedding = architecture.embedding.saturating_mul(float);
     let inside = architecture.feed_forward.saturating_mul(float);
-    let results = sequences(shape).min(BATCH);
+    let results = results(shape).min(BATCH);
     let last =
-        architecture.vocabulary.saturating_mul(4).saturating_mul(results).saturating_add(embedding.saturating_mul(5));
+        architecture.vocabulary.saturating_mul(4).saturating_mul(results).saturating_add(embedding.saturating_mul(4));
     // Narrow layers fit into what the attention before them has left.
     let beside = if inside > embedding { 5 } else { 3 };
     let layer = inside.saturating_mul(3).saturating_add(embedding.saturating_mul(beside));
@@ -454,7 +461,7 @@ mod tests {
     #[test]
     fn the_buffers_of_smollm2_are_those_that_llama_cpp_reports() {
         for (context, parallel, cache, compute, output) in
-            [(512, 1, 11.25, 15.14, 0.19), (8192, 1, 180.0, 22.64, 0.19), (2048, 8, 360.0, 16.64, 1.5)]
+            [(512, 1, 11.25, 15.14, 3.19), (8192, 1, 180.0, 22.64, 3.19), (2048, 8, 360.0, 16.64, 4.5)]
         {
             let fit = fit(&of(smollm2(), context, parallel), machine(0));
             let parts = fit.placed.memory;

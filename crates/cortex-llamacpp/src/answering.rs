@@ -2,7 +2,8 @@
 
 use crate::{
     constraint::{Compiler, Guide},
-    generation::Generation,
+    drafting::{self, Candidate, StepTimes},
+    generation::{Generation, Speculation},
     llama::{Context, Entry, LlamaError, Token},
     sampling::{Chooser, NoChoice},
     schedule::{self, Pace, Share, Want},
@@ -44,6 +45,7 @@ pub(crate) struct Worker<'model> {
     /// Requests whose constraints are being compiled.
     compiling: HashMap<u64, (Generate, Vec<Token>)>,
     pace: Pace,
+    step_times: StepTimes,
     stats: Stats,
     admitted: u64,
     last_sign: Instant,
@@ -60,6 +62,7 @@ impl<'model> Worker<'model> {
             compiler: None,
             compiling: HashMap::new(),
             pace: Pace::default(),
+            step_times: StepTimes::default(),
             stats: Stats::default(),
             admitted: 0,
             last_sign: Instant::now(),
@@ -231,6 +234,8 @@ impl<'model> Worker<'model> {
                 id: generate.id,
                 chooser: Chooser::new(self.vocabulary, &generate.sampling, guide, generate.probabilities, &prompt),
                 text: TextStream::new(&generate.stop),
+                speculation: (!generate.deterministic && !self.vocabulary.is_recurrent())
+                    .then(|| Speculation::new(&prompt)),
                 prompt,
                 computed: reused,
                 pending: None,
@@ -302,14 +307,35 @@ impl<'model> Worker<'model> {
                 })
             })
             .collect();
+        // Beside a chunk of a prompt, which takes all that the processor has, nothing is won by guesses.
+        if wants.iter().all(|want| want.prompt == 0 && !want.deterministic) {
+            self.draft(wants.iter().map(|want| want.slot).collect());
+        }
         for batch in schedule::plan(&wants, self.context.batch_size(), &self.pace) {
             self.compute(&batch, lines);
         }
     }
 
+    /// Decides which guesses are computed with the next tokens of these answers.
+    fn draft(&mut self, answers: Vec<usize>) {
+        let count = answers.len();
+        let guesses: Vec<(usize, Candidate)> = answers
+            .into_iter()
+            .filter_map(|slot| Some((slot, self.slots[slot].generation.as_mut()?.guess()?)))
+            .collect();
+        let candidates: Vec<Candidate> = guesses.iter().map(|(_, candidate)| *candidate).collect();
+        let lengths = drafting::lengths(&candidates, count, &self.step_times);
+        for ((slot, _), tokens) in guesses.into_iter().zip(lengths) {
+            if let Some(generation) = self.slots[slot].generation.as_mut() {
+                generation.draft(tokens);
+            }
+        }
+    }
+
     fn compute(&mut self, batch: &[Share], lines: &mut Lines) {
         let (entries, ready) = self.entries(batch);
-        let prompt_tokens = entries.len() - ready.iter().filter(|ready| ready.answering).count();
+        let answering = ready.iter().filter(|ready| ready.answering).map(|ready| 1 + ready.drafted).sum::<usize>();
+        let prompt_tokens = entries.len() - answering;
         let started = Instant::now();
         let result = self.context.compute(&entries);
         self.stats.steps += 1;
@@ -322,14 +348,46 @@ impl<'model> Worker<'model> {
             }
             return;
         }
-        self.pace.learn(prompt_tokens, started.elapsed());
+        let took = started.elapsed();
+        self.pace.learn(prompt_tokens, took);
+        if prompt_tokens == 0 {
+            self.step_times.learn(answering, took);
+        }
         self.stats.prompt_tokens += prompt_tokens as u64;
         for entry in &entries {
             let slot = entry.sequence as usize;
             self.slots[slot].cells.push(entry.token);
         }
-        for Ready { slot, index, .. } in ready {
-            self.next_token(slot, index, lines);
+        for ready in ready {
+            self.next_tokens(&ready, lines);
+        }
+    }
+
+    /// Chooses the next token of a slot, and those after it as long as what was guessed is what is chosen.
+    fn next_tokens(&mut self, ready: &Ready, lines: &mut Lines) {
+        let Ready { slot, index, drafted, .. } = *ready;
+        let mut right = 0;
+        loop {
+            self.next_token(slot, index + right, lines);
+            let Some(generation) = self.slots[slot].generation.as_mut() else { break };
+            // It is in the cells already, and the result after it is there.
+            let guessed = generation.drafted().get(right).copied();
+            if guessed.is_none() || generation.pending != guessed {
+                generation.judge(right);
+                break;
+            }
+            generation.pending = None;
+            right += 1;
+        }
+        if right < drafted {
+            let held = self.slots[slot].cells.len() - (drafted - right);
+            self.slots[slot].cells.truncate(held);
+            let sequence = u32::try_from(slot).unwrap_or(u32::MAX);
+            if !self.context.truncate(sequence, u32::try_from(held).unwrap_or(u32::MAX)) {
+                stdio::warn("guesses that were wrong could not be taken back");
+                self.slots[slot].cells.clear();
+                self.finish(slot, FinishReason::Error, lines);
+            }
         }
     }
 
@@ -343,8 +401,12 @@ impl<'model> Worker<'model> {
             let sequence = u32::try_from(share.slot).unwrap_or(u32::MAX);
             let position = |offset: usize| u32::try_from(slot.cells.len() + offset).unwrap_or(u32::MAX);
             if let Some(token) = generation.pending.take() {
-                ready.push(Ready { slot: share.slot, index: entries.len(), answering: true });
-                entries.push(Entry { token, position: position(0), sequence, wants_logits: true });
+                let drafted = generation.drafted();
+                let (index, drafts) = (entries.len(), drafted.len());
+                ready.push(Ready { slot: share.slot, index, answering: true, drafted: drafts });
+                for (offset, token) in std::iter::once(token).chain(drafted.iter().copied()).enumerate() {
+                    entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });
+                }
                 continue;
             }
             let from = generation.computed;
@@ -354,7 +416,7 @@ impl<'model> Worker<'model> {
             for (offset, &token) in generation.prompt[from..to].iter().enumerate() {
                 let wants_logits = complete && from + offset + 1 == to;
                 if wants_logits {
-                    ready.push(Ready { slot: share.slot, index: entries.len(), answering: false });
+                    ready.push(Ready { slot: share.slot, index: entries.len(), answering: false, drafted: 0 });
                 }
                 entries.push(Entry { token, position: position(offset), sequence, wants_logits });
             }
@@ -381,9 +443,7 @@ impl<'model> Worker<'model> {
             }
         };
         let token = choice.token;
-        generation.first_token.get_or_insert_with(Instant::now);
-        generation.produced += 1;
-        generation.unsent_tokens += 1;
+        generation.produce(token);
         self.stats.answer_tokens += 1;
         let ends = self.vocabulary.ends_answer(token);
         if ends && !generation.ignore_eos {
@@ -450,4 +510,6 @@ struct Ready {
     index: usize,
     /// Whether the entry was a token of the answer rather than the end of the prompt.
     answering: bool,
+    /// Guesses that were computed with it.
+    drafted: usize,
 }

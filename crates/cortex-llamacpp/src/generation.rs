@@ -1,6 +1,12 @@
 //! One request on its way through a slot.
 
-use crate::{llama::Token, sampling::Chooser, text::TextStream};
+use crate::{
+    drafting::{Acceptance, Candidate, MOST_DRAFTED},
+    llama::Token,
+    lookup::{Guess, Lookup},
+    sampling::Chooser,
+    text::TextStream,
+};
 use cortex_api::worker::{FromWorker, RequestId, Timings, TokenProbabilities};
 use std::time::Instant;
 
@@ -36,13 +42,86 @@ pub(crate) struct Generation {
     pub(crate) admitted: u64,
     /// Prompt tokens that were in the slot already.
     pub(crate) cached: u32,
+    /// What may come next is guessed, and computed with the next token when it pays.
+    pub(crate) speculation: Option<Speculation>,
     /// When the first chunk of the prompt began.
     pub(crate) started: Instant,
     /// When the first token was chosen.
     pub(crate) first_token: Option<Instant>,
 }
 
+/// Guesses of one answer.
+pub(crate) struct Speculation {
+    lookup: Lookup,
+    acceptance: Acceptance,
+    /// Of the next step.
+    guess: Option<Guess>,
+    /// Guesses that were computed.
+    drafted: u32,
+    /// Those that were right.
+    accepted: u32,
+}
+
+impl Speculation {
+    /// For the answer to a prompt.
+    pub(crate) fn new(prompt: &[Token]) -> Self {
+        Self { lookup: Lookup::new(prompt), acceptance: Acceptance::default(), guess: None, drafted: 0, accepted: 0 }
+    }
+
+    /// A token was chosen.
+    fn push(&mut self, token: Token) {
+        self.lookup.push(token);
+        self.acceptance.fade();
+    }
+}
+
 impl Generation {
+    /// What may come next, when something may; at most so much that the answer does not become too long by it.
+    pub(crate) fn guess(&mut self) -> Option<Candidate> {
+        let left = self.limit.saturating_sub(self.produced + 1);
+        let most = MOST_DRAFTED.min(usize::try_from(left).unwrap_or(MOST_DRAFTED));
+        let speculation = self.speculation.as_mut()?;
+        let guess = speculation.lookup.guess(most)?;
+        let candidate = Candidate { probability: speculation.acceptance.of(guess.same), tokens: guess.tokens.len() };
+        speculation.guess = Some(guess);
+        Some(candidate)
+    }
+
+    /// Keeps so many tokens of the guess for the next step.
+    pub(crate) fn draft(&mut self, tokens: usize) {
+        if let Some(speculation) = &mut self.speculation {
+            if let Some(guess) = &mut speculation.guess {
+                guess.tokens.truncate(tokens);
+            }
+            speculation.guess.take_if(|guess| guess.tokens.is_empty());
+        }
+    }
+
+    /// The tokens that are computed with the next one before they are known to be right.
+    pub(crate) fn drafted(&self) -> &[Token] {
+        self.speculation.as_ref().and_then(|it| it.guess.as_ref()).map_or(&[], |guess| &guess.tokens)
+    }
+
+    /// So many of the guessed tokens were right, and the guess is done with.
+    pub(crate) fn judge(&mut self, right: usize) {
+        let Some(speculation) = &mut self.speculation else { return };
+        let Some(guess) = speculation.guess.take() else { return };
+        speculation.acceptance.learn(guess.same, right, guess.tokens.len());
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        speculation.drafted = speculation.drafted.saturating_add(count(guess.tokens.len()));
+        speculation.accepted = speculation.accepted.saturating_add(count(right));
+    }
+
+    /// A token was chosen.
+    pub(crate) fn produce(&mut self, token: Token) {
+        self.first_token.get_or_insert_with(Instant::now);
+        self.produced += 1;
+        self.unsent_tokens += 1;
+        if let Some(speculation) = &mut self.speculation {
+            speculation.push(token);
+        }
+    }
+
     /// Prompt tokens that still have to be computed.
     pub(crate) fn remaining(&self) -> usize {
         self.prompt.len() - self.computed
@@ -70,6 +149,8 @@ impl Generation {
             prompt_ms: milliseconds(self.started, first),
             answer_tokens: self.produced,
             answer_ms: milliseconds(first, now),
+            drafted_tokens: self.speculation.as_ref().map_or(0, |it| it.drafted),
+            accepted_tokens: self.speculation.as_ref().map_or(0, |it| it.accepted),
         }
     }
 }
@@ -94,6 +175,7 @@ impl Generation {
             deterministic: false,
             admitted: 0,
             cached: 0,
+            speculation: None,
             started: Instant::now(),
             first_token: None,
         }

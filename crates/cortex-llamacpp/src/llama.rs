@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "the one file that calls C; each block says why it is sound")]
 
-use crate::{chain::Chain, load_log};
+use crate::{chain::Chain, drafting::MOST_DRAFTED, load_log};
 use cortex_api::worker::{Buffer, BufferKind, CacheType, Device, Embeds, Load, PlacedLayers};
 use llama_cpp_2::{
     context::{
@@ -236,6 +236,8 @@ pub(crate) struct Context<'model> {
     /// Sequences.
     pub(crate) sequences: u32,
     batch_size: u32,
+    /// Results that one batch may have.
+    results: u32,
     embeds: Option<Embeds>,
 }
 
@@ -250,14 +252,14 @@ fn normalized(vector: &[f32]) -> Vec<f32> {
     vector.iter().map(scaled).collect()
 }
 
-/// Tells llama.cpp that a batch gives no more results than there are sequences: without it, room is set aside for the result
+/// Tells llama.cpp that a batch gives no more results than these: without it, room is set aside for the result
 /// of every token of a batch, which is most of the buffer of a model with many tokens.
-fn set_most_outputs(params: &mut LlamaContextParams, sequences: u32) {
+fn set_most_outputs(params: &mut LlamaContextParams, results: u32) {
     // The safe layer has no setter for it. The pinned version's only field is this structure.
     const _: () = assert!(size_of::<LlamaContextParams>() == size_of::<llama_cpp_sys_2::llama_context_params>());
     // SAFETY: the parameters consist of nothing but this structure, so it begins where they do.
     unsafe {
-        (*std::ptr::from_mut(params).cast::<llama_cpp_sys_2::llama_context_params>()).n_outputs_max = sequences;
+        (*std::ptr::from_mut(params).cast::<llama_cpp_sys_2::llama_context_params>()).n_outputs_max = results;
     }
 }
 
@@ -275,7 +277,9 @@ impl<'model> Context<'model> {
         };
         // A text whose tokens all look at each other is computed in one piece.
         let least = if embeds.is_some() { sequence_length.min(LONGEST_EMBEDDED) } else { 32 };
-        let batch_size = load.batch.clamp(32, 4096).max(sequences).max(least);
+        // The next token of each sequence, and what was guessed of those after them.
+        let results = sequences + u32::try_from(MOST_DRAFTED).unwrap_or(0);
+        let batch_size = load.batch.clamp(32, 4096).max(results).max(least);
         let cache_type = match load.cache_type {
             CacheType::F16 => KvCacheType::F16,
             CacheType::Q8_0 => KvCacheType::Q8_0,
@@ -286,7 +290,7 @@ impl<'model> Context<'model> {
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_seq_max(sequences)
             .with_n_batch(batch_size)
-            .with_n_ubatch(if embeds.is_some() { batch_size } else { batch_size.min(512).max(sequences) })
+            .with_n_ubatch(if embeds.is_some() { batch_size } else { batch_size.min(512).max(results) })
             .with_n_threads(threads(load.threads))
             .with_n_threads_batch(threads(load.threads_batch))
             .with_kv_unified(false)
@@ -295,13 +299,22 @@ impl<'model> Context<'model> {
             .with_embeddings(embeds.is_some())
             .with_no_perf(true);
         if embeds.is_none() {
-            set_most_outputs(&mut params, sequences);
+            set_most_outputs(&mut params, results);
         }
         let inner = model
             .new_context(engine, params)
             .map_err(|why| LlamaError(format!("no memory for {sequences} × {sequence_length} tokens: {why}")))?;
         let batch = LlamaBatch::new(batch_size as usize, 1);
-        Ok(Self { inner, batch, vocabulary_size: model.n_vocab(), sequence_length, sequences, batch_size, embeds })
+        Ok(Self {
+            inner,
+            batch,
+            vocabulary_size: model.n_vocab(),
+            sequence_length,
+            sequences,
+            batch_size,
+            results,
+            embeds,
+        })
     }
 
     /// Most entries of one [`Context::compute`].
@@ -316,8 +329,8 @@ impl<'model> Context<'model> {
             return error(format!("a batch of {} entries; 1 to {} are possible", entries.len(), self.batch_size));
         }
         let results = entries.iter().filter(|entry| entry.wants_logits).count();
-        if results > self.sequences as usize {
-            return error(format!("{results} results of one batch; each of {} sequences has one", self.sequences));
+        if results > self.results as usize {
+            return error(format!("{results} results of one batch; {} are possible", self.results));
         }
         self.batch.clear();
         for entry in entries {
@@ -337,7 +350,12 @@ impl<'model> Context<'model> {
                 )
                 .map_err(|why| LlamaError(why.to_string()))?;
         }
-        self.inner.decode(&mut self.batch).map_err(|why| LlamaError(why.to_string()))
+        self.inner.decode(&mut self.batch).map_err(|why| LlamaError(why.to_string()))?;
+        if results > 0 {
+            // They are wanted at once; so the time of this call is that of the step, on a graphics processor too.
+            self.inner.synchronize();
+        }
+        Ok(())
     }
 
     /// The vectors of texts, each of length 1, or their ranks as they are. All texts together have no more tokens than a batch.

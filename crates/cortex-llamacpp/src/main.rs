@@ -5,10 +5,12 @@
 mod answering;
 mod chain;
 mod constraint;
+mod drafting;
 mod embedding;
 mod generation;
 mod llama;
 mod load_log;
+mod lookup;
 mod measure;
 mod sampling;
 mod schedule;

@@ -310,3 +310,37 @@ fn a_file_that_is_no_model_is_told() {
     assert!(matches!(worker.load(&path, 256, 1), FromWorker::LoadFailed { .. }));
     assert_eq!(worker.child.wait().unwrap().code(), Some(1));
 }
+
+#[test]
+fn what_repeats_is_guessed_and_the_answer_is_that_without_guesses() {
+    let (mut worker, _) = TestWorker::loaded(1024, 1);
+    let lines: String = ["apples", "candles", "drums", "engines", "flutes", "glasses", "hammers", "kettles"]
+        .iter()
+        .enumerate()
+        .map(|(at, thing)| {
+            format!("On day {} somebody bought {} {thing} for {} euros.\n", at + 3, at * 7 + 5, at * 11 + 20)
+        })
+        .collect();
+    let text = format!("The list:\n{lines}\nThe list again:\n{lines}\nThe list once more:\n");
+    let request = |id| Generate { probabilities: Some(5), ..generate(id, &text, 120) };
+    let mut ask = |request: Generate| {
+        let id = request.id;
+        worker.send(&ToWorker::Generate(Box::new(request)));
+        let messages = worker.until_finished(id);
+        let FromWorker::Finished { timings, .. } = messages.last().unwrap() else { panic!("{messages:?}") };
+        (told(&messages, id), *timings)
+    };
+    let (reference, plain) = ask(Generate { deterministic: true, ..request(1) });
+    assert_eq!((plain.drafted_tokens, plain.accepted_tokens), (0, 0));
+    let (found, timings) = ask(request(2));
+    assert!(agree(&reference, &found), "{reference:?} {found:?}");
+    assert_eq!((found.len(), timings.answer_tokens), (120, 120));
+    assert!(timings.accepted_tokens > 20 && timings.accepted_tokens <= timings.drafted_tokens, "{timings:?}");
+    // What follows a wrong guess is right: the same list, in which each line is changed once.
+    let other = text.replace("euros", "dollars").replacen("dollars", "euros", 8);
+    let request = |id| Generate { prompt: vec![Segment::Text { text: other.clone(), special: true }], ..request(id) };
+    let (reference, _) = ask(Generate { deterministic: true, ..request(3) });
+    let (found, timings) = ask(request(4));
+    assert!(agree(&reference, &found), "{reference:?} {found:?}");
+    assert!(timings.drafted_tokens > timings.accepted_tokens, "{timings:?}");
+}

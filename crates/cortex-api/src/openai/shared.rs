@@ -73,6 +73,17 @@ pub struct Timings {
     pub predicted_per_token_ms: f64,
     /// Tokens of the answer per second.
     pub predicted_per_second: f64,
+    /// Tokens of the answer that were guessed and computed before they were known to be right.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub draft_n: u32,
+    /// Those of them that were right.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub draft_n_accepted: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's way to ask")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The fields that both requests accept: OpenAI's, and those of llama-server. `None` means that the model's own setting counts.

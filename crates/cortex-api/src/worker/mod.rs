@@ -11,7 +11,7 @@ pub use sampling::{Sampling, SamplingStep};
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -426,6 +426,10 @@ pub struct Timings {
     pub answer_tokens: u32,
     /// Milliseconds from the first token to the last.
     pub answer_ms: f64,
+    /// Tokens that were guessed and computed with others before they were known to be right.
+    pub drafted_tokens: u32,
+    /// Those of them that were right: so many tokens of the answer needed no step of their own.
+    pub accepted_tokens: u32,
 }
 
 /// A sign of life.

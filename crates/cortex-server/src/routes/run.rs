@@ -219,6 +219,8 @@ pub(crate) fn wire_timings(timings: &worker::Timings) -> Timings {
         predicted_ms: timings.answer_ms,
         predicted_per_token_ms: per_token(timings.answer_ms, timings.answer_tokens),
         predicted_per_second: per_second(timings.answer_ms, timings.answer_tokens),
+        draft_n: timings.drafted_tokens,
+        draft_n_accepted: timings.accepted_tokens,
     }
 }
 

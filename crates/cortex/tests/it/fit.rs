@@ -59,7 +59,11 @@ async fn what_is_predicted_of_the_small_model_is_what_it_takes() {
         near(&fit, &loaded, "weights", 1.0);
         near(&fit, &loaded, "cache", 1.0);
         near(&fit, &loaded, "compute", 10.0);
-        near(&fit, &loaded, "output", 10.0);
+        // At the load there is room for a result of each sequence; it grows when guesses are first computed with them.
+        let (_, sequences) = run;
+        let output = |it: &Value| it["memory"]["output"].as_f64().unwrap();
+        let grown = output(&loaded) * f64::from(sequences + 16) / f64::from(sequences);
+        assert!((output(&fit) - grown).abs() < grown * 0.1, "{run:?}: {fit} {loaded}");
         let sum = |it: &Value| it["memory"].as_object().unwrap().values().filter_map(Value::as_f64).sum::<f64>();
         assert!((sum(&fit) - sum(&loaded)).abs() <= sum(&loaded) * 0.05, "{run:?}: {fit} {loaded}");
         assert_eq!((&fit["fits"], &fit["trained_context"]), (&json!(true), &json!(8192)));

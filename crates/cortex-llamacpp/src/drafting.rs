@@ -1,0 +1,235 @@
+//! How many guessed tokens are worth computing with the next real ones: speculation that measures itself. Pure.
+//!
+//! A step with `n` entries takes `c(n)`; a guess that is right saves a step. What both are is learned while answers run: the time
+//! of steps by their entries for the model, and how often guesses are right for each answer. A step takes as many guesses as give
+//! the most tokens for its time, which may be none. Source: the expected length of a run of right guesses is the sum of the
+//! products of their probabilities (Leviathan and others, "Fast Inference from Transformers via Speculative Decoding", 2023).
+
+use std::time::Duration;
+
+/// Most guesses of one step. The results of so many need room: the daemon's prediction of a model's memory counts with it.
+pub(crate) const MOST_DRAFTED: usize = 16;
+
+/// Entries whose times are told apart; steps with more count as this.
+const ENTRIES: usize = 96;
+/// How much of a new time is believed.
+const BELIEF: f64 = 0.2;
+/// What an entry costs beside the first, as long as nothing is known: less than it will, so that it is tried.
+const HOPED: f64 = 0.1;
+
+/// How long steps take that only answer, by their entries.
+#[derive(Debug)]
+pub(crate) struct StepTimes([Option<f64>; ENTRIES + 1]);
+
+impl Default for StepTimes {
+    fn default() -> Self {
+        Self([None; ENTRIES + 1])
+    }
+}
+
+impl StepTimes {
+    /// Learns from a step.
+    pub(crate) fn learn(&mut self, entries: usize, took: Duration) {
+        if let Some(known) = self.0.get_mut(entries).filter(|_| entries > 0) {
+            let seen = took.as_secs_f64();
+            // The system may have taken the processor away: a step is not ten times slower than the last ones.
+            let seen = known.map_or(seen, |known| seen.min(known * 3.0));
+            *known = Some(known.map_or(seen, |known| known + BELIEF * (seen - known)));
+        }
+    }
+
+    /// Seconds of a step; nothing before any was seen. Between known ones a straight line, beyond them what is hoped for.
+    fn of(&self, entries: usize) -> Option<f64> {
+        let entries = entries.clamp(1, ENTRIES);
+        let below = (1..=entries).rev().find_map(|at| Some((at, self.0[at]?)));
+        let above = (entries..=ENTRIES).find_map(|at| Some((at, self.0[at]?)));
+        #[expect(clippy::cast_precision_loss, reason = "less than a hundred")]
+        let number = |count: usize| count as f64;
+        match (below, above) {
+            (Some((low, seconds)), Some((high, more))) if high > low => {
+                Some(seconds + (more - seconds) * number(entries - low) / number(high - low))
+            }
+            (Some((low, seconds)), _) => Some(seconds * (1.0 + HOPED * number(entries - low))),
+            (None, Some((high, seconds))) => Some(seconds / (1.0 + HOPED * number(high - entries))),
+            (None, None) => None,
+        }
+    }
+}
+
+/// How often guesses are right, by how much was the same before them, in one answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Acceptance([Rate; KINDS]);
+
+const KINDS: usize = 4;
+/// What is believed of each kind of match before anything was seen.
+const PRIOR: [f64; KINDS] = [0.4, 0.6, 0.8, 0.9];
+/// For as much as so many guesses.
+const WEIGHT: f64 = 3.0;
+/// What is left of what was learned after each token: a text changes.
+const MEMORY: f64 = 0.99;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Rate {
+    right: f64,
+    wrong: f64,
+}
+
+impl Default for Acceptance {
+    fn default() -> Self {
+        Self([Rate::default(); KINDS])
+    }
+}
+
+fn kind(same: usize) -> usize {
+    match same {
+        ..=4 => 0,
+        5..=8 => 1,
+        9..=16 => 2,
+        _ => 3,
+    }
+}
+
+impl Acceptance {
+    /// The probability that a token of such a guess is right when those before it are.
+    pub(crate) fn of(&self, same: usize) -> f64 {
+        let (rate, prior) = (self.0[kind(same)], PRIOR[kind(same)]);
+        (rate.right + prior * WEIGHT) / (rate.right + rate.wrong + WEIGHT)
+    }
+
+    /// So many of the guessed tokens were right; the first wrong one ends them.
+    pub(crate) fn learn(&mut self, same: usize, right: usize, guessed: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
+        let more = right as f64;
+        let rate = &mut self.0[kind(same)];
+        rate.right += more;
+        rate.wrong += f64::from(u8::from(right < guessed));
+    }
+
+    /// A token was chosen.
+    pub(crate) fn fade(&mut self) {
+        for rate in &mut self.0 {
+            rate.right *= MEMORY;
+            rate.wrong *= MEMORY;
+        }
+    }
+}
+
+/// A guess that could be computed with the next step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Candidate {
+    /// Probability of each token, when those before it are right.
+    pub(crate) probability: f64,
+    /// Tokens that are guessed.
+    pub(crate) tokens: usize,
+}
+
+/// How many tokens of each guess are worth computing in a step that answers so many requests.
+pub(crate) fn lengths(candidates: &[Candidate], answers: usize, times: &StepTimes) -> Vec<usize> {
+    let mut chosen = vec![0; candidates.len()];
+    #[expect(clippy::cast_precision_loss, reason = "less than a hundred")]
+    let mut expected = answers as f64;
+    let Some(plain) = times.of(answers) else { return chosen };
+    let mut best = (expected / plain, chosen.clone());
+    let mut products: Vec<f64> = candidates.iter().map(|candidate| candidate.probability).collect();
+    // The likeliest token first: of one guess, each is less likely than the one before it.
+    for drafted in 1..=MOST_DRAFTED.min(ENTRIES.saturating_sub(answers)) {
+        let next = (0..candidates.len())
+            .filter(|&at| chosen[at] < candidates[at].tokens)
+            .max_by(|&left, &right| products[left].total_cmp(&products[right]));
+        let Some(next) = next else { break };
+        expected += products[next];
+        products[next] *= candidates[next].probability;
+        chosen[next] += 1;
+        let rate = times.of(answers + drafted).map_or(0.0, |seconds| expected / seconds);
+        if rate > best.0 {
+            best = (rate, chosen.clone());
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(known: &[(usize, u64)]) -> StepTimes {
+        let mut times = StepTimes::default();
+        for &(entries, milliseconds) in known {
+            times.learn(entries, Duration::from_millis(milliseconds));
+        }
+        times
+    }
+
+    fn candidate(probability: f64, tokens: usize) -> Candidate {
+        Candidate { probability, tokens }
+    }
+
+    #[test]
+    fn as_many_guesses_are_taken_as_pay() {
+        // Reading the weights is all that costs: every guess pays.
+        let free = times(&[(1, 100), (17, 101)]);
+        assert_eq!(lengths(&[candidate(0.9, 16)], 1, &free), [16]);
+        assert_eq!(lengths(&[candidate(0.5, 4)], 1, &free), [4]);
+        // An entry costs as much as a step: none pays.
+        let dear = times(&[(1, 100), (17, 1700)]);
+        assert_eq!(lengths(&[candidate(0.95, 16)], 1, &dear), [0]);
+        // Between them the probability decides.
+        let real = times(&[(1, 100), (5, 200), (9, 300), (17, 500)]);
+        assert_eq!(lengths(&[candidate(0.97, 16)], 1, &real), [12]);
+        assert_eq!(lengths(&[candidate(0.3, 16)], 1, &real), [1]);
+        assert_eq!(lengths(&[candidate(0.2, 16)], 1, &real), [0]);
+        // Before anything is known, nothing is guessed.
+        assert_eq!(lengths(&[candidate(0.97, 16)], 1, &StepTimes::default()), [0]);
+    }
+
+    #[test]
+    fn a_jump_in_the_time_is_passed_when_more_pays_again() {
+        let jump = times(&[(1, 100), (2, 200), (3, 210), (4, 220)]);
+        assert_eq!(lengths(&[candidate(0.9, 1)], 1, &jump), [0]);
+        assert_eq!(lengths(&[candidate(0.9, 3)], 1, &jump), [3]);
+    }
+
+    #[test]
+    fn the_likeliest_guesses_of_several_answers_come_first() {
+        let real = times(&[(2, 100), (4, 150), (6, 210), (18, 600)]);
+        let found = lengths(&[candidate(0.1, 8), candidate(0.95, 8)], 2, &real);
+        assert_eq!(found[0], 0);
+        assert!(found[1] >= 2, "{found:?}");
+        let all = lengths(&[candidate(0.99, 30), candidate(0.99, 30)], 2, &times(&[(2, 100), (18, 101)]));
+        assert_eq!(all.iter().sum::<usize>(), MOST_DRAFTED);
+    }
+
+    #[test]
+    fn times_are_learned_and_lie_on_a_line_between_known_ones() {
+        let close = |found: Option<f64>, wanted: f64| assert!((found.unwrap() - wanted).abs() < 1e-9, "{found:?}");
+        let mut known = times(&[(1, 100), (5, 300)]);
+        close(known.of(1), 0.1);
+        close(known.of(3), 0.2);
+        close(known.of(7), 0.3 * 1.2);
+        known.learn(1, Duration::from_secs(100));
+        close(known.of(1), 0.14);
+        assert_eq!(StepTimes::default().of(1), None);
+        known.learn(0, Duration::from_secs(1));
+        known.learn(ENTRIES + 1, Duration::from_secs(1));
+        close(times(&[(8, 170)]).of(1), 0.1);
+    }
+
+    #[test]
+    fn what_was_wrong_is_guessed_less_and_forgotten_after_a_while() {
+        let mut acceptance = Acceptance::default();
+        let before = acceptance.of(3);
+        assert!(before < acceptance.of(20));
+        for _ in 0..5 {
+            acceptance.learn(3, 0, 4);
+        }
+        let after = acceptance.of(3);
+        assert!(after < before / 2.0, "{after}");
+        assert!((acceptance.of(20) - PRIOR[3]).abs() < 1e-9);
+        for _ in 0..1000 {
+            acceptance.fade();
+        }
+        assert!((acceptance.of(3) - before).abs() < 1e-3);
+        acceptance.learn(3, 4, 4);
+        assert!(acceptance.of(3) > before);
+    }
+}
