@@ -8,6 +8,7 @@ use crate::{
     fits::KnownShapes,
     lease::Lease,
     ledger::{self, Holding},
+    prompt_cache::PromptCaches,
     speeds::{Expected, Speeds},
     supervisor::{Command, Counts, LoadedModel, Phase, Purpose, Supervisor, Wanted},
     variants::VariantReport,
@@ -48,6 +49,10 @@ pub struct Job {
     pub ignore_eos: bool,
     /// Bit-identical on repetition.
     pub deterministic: bool,
+    /// Whose beginnings of prompts it may use and leave; see [`crate::cache_scope`]. Without a number, nobody's.
+    pub cache_scope: Option<u64>,
+    /// A text that the answer is expected to be like.
+    pub prediction: Option<String>,
     /// What the answer must be.
     pub constraint: Option<Constraint>,
     /// Tell how probable tokens were, and so many of the most probable ones in the place of each.
@@ -101,12 +106,14 @@ pub struct Engines {
     counts: Arc<Counts>,
     load: LoadSettings,
     memory_limit: Option<u64>,
+    prompt_caches: PromptCaches,
 }
 
 impl Engines {
     /// Starts the supervisor. No worker runs until a request needs one.
     pub fn start(config: Config, tasks: &Tasks) -> Self {
         let (load, memory_limit) = (config.load, config.memory_limit);
+        let prompt_caches = PromptCaches::new(&config.cache_folder, config.prompt_cache_bytes);
         let views = Supervisor::start(config, tasks);
         Self {
             supervisor: views.commands,
@@ -118,6 +125,7 @@ impl Engines {
             counts: views.counts,
             load,
             memory_limit,
+            prompt_caches,
         }
     }
 
@@ -244,6 +252,8 @@ impl Engines {
             max_tokens: job.max_tokens,
             ignore_eos: job.ignore_eos,
             deterministic: job.deterministic,
+            cache_scope: job.cache_scope,
+            prediction: job.prediction.clone(),
             constraint: constraint.or_else(|| job.constraint.clone()),
             probabilities: job.probabilities,
             shows_control,
@@ -406,6 +416,11 @@ impl Engines {
     pub async fn stop(&self, id: &ModelId) -> bool {
         let (reply, answer) = oneshot::channel();
         self.supervisor.send(Command::Unload { id: id.clone(), reply }).is_ok() && answer.await.unwrap_or(false)
+    }
+
+    /// Removes what is kept on disk of prompts to these weights.
+    pub fn forget_prompts(&self, weights: &Path) {
+        self.prompt_caches.forget(weights);
     }
 
     /// Refuses new requests at once, ends running answers after `streams`, and kills what still runs

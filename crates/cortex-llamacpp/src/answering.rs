@@ -6,15 +6,16 @@ use crate::{
     generation::{Generation, Speculation},
     llama::{Context, Entry, LlamaError, Token},
     sampling::{Chooser, NoChoice},
+    saved::{self, SavedPrompts},
     schedule::{self, Pace, Share, Want},
     serve::{End, HEARTBEAT},
-    slot::{self, Place, Slot},
+    slot::{self, Place, Slot, Wanted, common_prefix},
     stdio::{self, Lines},
     text::TextStream,
     vocabulary::Vocabulary,
 };
 use cortex_api::worker::{
-    FinishReason, FromWorker, Generate, Rejection, Stats, ToWorker, TokenProbabilities, TokenProbability,
+    FinishReason, FromWorker, Generate, Rejection, Segment, Stats, ToWorker, TokenProbabilities, TokenProbability,
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,6 +27,11 @@ use std::{
 const GLANCE: Duration = Duration::from_millis(2);
 /// Waiting requests that are looked at in a step: each is compared with all that the slots hold.
 const LOOKED_AT: usize = 64;
+
+/// A worker that had nothing to do for so long writes to disk what would be lost with it.
+const QUIET: Duration = Duration::from_secs(30);
+/// How long a process that should end waits for its disk; the daemon ends it soon after.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A request that can be answered and has no slot yet.
 struct Accepted {
@@ -40,6 +46,10 @@ pub(crate) struct Worker<'model> {
     context: Context<'model>,
     slots: Vec<Slot>,
     waiting: VecDeque<Accepted>,
+    /// Beginnings of prompts on disk.
+    saved: Option<SavedPrompts>,
+    /// The slots hold something that may not be on disk.
+    has_unsaved: bool,
     /// Made when the first constraint comes.
     compiler: Option<Compiler>,
     /// Requests whose constraints are being compiled.
@@ -52,13 +62,19 @@ pub(crate) struct Worker<'model> {
 }
 
 impl<'model> Worker<'model> {
-    pub(crate) fn new(vocabulary: &'model Vocabulary<'model>, context: Context<'model>) -> Self {
+    pub(crate) fn new(
+        vocabulary: &'model Vocabulary<'model>,
+        context: Context<'model>,
+        saved: Option<SavedPrompts>,
+    ) -> Self {
         let slots = (0..context.sequences).map(|_| Slot::default()).collect();
         Self {
             vocabulary,
             context,
             slots,
             waiting: VecDeque::new(),
+            saved,
+            has_unsaved: false,
             compiler: None,
             compiling: HashMap::new(),
             pace: Pace::default(),
@@ -69,13 +85,30 @@ impl<'model> Worker<'model> {
         }
     }
 
+    /// Answers until it is told to stop. What the slots hold then is on disk, where that is wanted.
     pub(crate) fn run(&mut self, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> End {
+        let end = self.answer(lines, inbox);
+        lines.flush();
+        self.save_all();
+        if let Some(saved) = &mut self.saved {
+            saved.finish(PATIENCE);
+        }
+        end
+    }
+
+    fn answer(&mut self, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> End {
         loop {
             if !self.is_busy() {
-                let message = if self.compiling.is_empty() {
-                    inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-                } else {
+                let message = if !self.compiling.is_empty() {
                     inbox.recv_timeout(GLANCE)
+                } else if self.has_unsaved && self.saved.is_some() {
+                    let message = inbox.recv_timeout(QUIET);
+                    if matches!(message, Err(RecvTimeoutError::Timeout)) {
+                        self.save_all();
+                    }
+                    message
+                } else {
+                    inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
                 };
                 match message {
                     Ok(message) => {
@@ -100,6 +133,9 @@ impl<'model> Worker<'model> {
                 }
             }
             self.take_compiled(lines);
+            if let Some(saved) = &mut self.saved {
+                saved.look();
+            }
             self.admit();
             if self.is_busy() {
                 self.step(lines);
@@ -215,19 +251,23 @@ impl<'model> Worker<'model> {
     fn admit(&mut self) {
         let mut at = 0;
         while let Some(Accepted { prompt, generate, .. }) = self.waiting.get(at).filter(|_| at < LOOKED_AT) {
-            let is_alone = generate.deterministic;
-            let compared: &[Token] = if is_alone { &[] } else { prompt };
-            let Some(place) = slot::place(&self.slots, compared, self.vocabulary.is_recurrent()) else { return };
-            let (index, common) = match place {
-                Place::Later => {
-                    at += 1;
-                    continue;
-                }
-                Place::Here { slot, common } => (slot, common),
-                Place::Copied { slot, from, common } => (slot, if self.copy(from, slot) { common } else { 0 }),
+            let scope = generate.cache_scope;
+            let is_alone = generate.deterministic || scope.is_none();
+            let wanted =
+                Wanted { prompt: if is_alone { &[] } else { prompt }, scope, is_whole: self.vocabulary.is_recurrent() };
+            let on_disk = |there: usize| {
+                let saved = self.saved.as_ref()?;
+                saved.best(wanted.prompt, scope?, there, self.pace.seconds_per_token())
             };
+            let Some(place) = slot::place(&self.slots, wanted, on_disk) else { return };
+            if place == Place::Later {
+                at += 1;
+                continue;
+            }
             let Some(Accepted { generate, prompt, guide }) = self.waiting.remove(at) else { return };
-            let reused = self.reuse(index, common, prompt.len());
+            let (index, reused, restored) = self.take_place(place, &prompt);
+            self.slots[index].scope = scope;
+            self.has_unsaved = true;
             self.admitted += 1;
             let room = self.context.sequence_length - u32::try_from(prompt.len()).unwrap_or(u32::MAX);
             self.slots[index].generation = Some(Generation {
@@ -235,7 +275,7 @@ impl<'model> Worker<'model> {
                 chooser: Chooser::new(self.vocabulary, &generate.sampling, guide, generate.probabilities, &prompt),
                 text: TextStream::new(&generate.stop),
                 speculation: (!generate.deterministic && !self.vocabulary.is_recurrent())
-                    .then(|| Speculation::new(&prompt)),
+                    .then(|| Speculation::new(&self.prediction(&generate), &prompt)),
                 prompt,
                 computed: reused,
                 pending: None,
@@ -248,10 +288,72 @@ impl<'model> Worker<'model> {
                 deterministic: generate.deterministic,
                 admitted: self.admitted,
                 cached: u32::try_from(reused).unwrap_or(u32::MAX),
+                restored: u32::try_from(restored).unwrap_or(u32::MAX),
                 started: Instant::now(),
                 first_token: None,
             });
         }
+    }
+
+    /// The tokens of the text that an answer is expected to be like.
+    fn prediction(&self, generate: &Generate) -> Vec<Token> {
+        let Some(text) = &generate.prediction else { return vec![] };
+        let text = Segment::Text { text: text.clone(), special: false };
+        // A text that cannot be tokenised is guessed from less well; the request has been checked.
+        self.vocabulary.tokenize(&[text], false).unwrap_or_default()
+    }
+
+    /// Makes ready the slot of a prompt: which one, how many of its tokens it holds, and how many of those are from disk.
+    fn take_place(&mut self, place: Place, prompt: &[Token]) -> (usize, usize, usize) {
+        let (index, common) = match place {
+            Place::Here { slot, common } => {
+                self.keep(slot, common);
+                (slot, common)
+            }
+            Place::Copied { slot, from, common } => {
+                self.keep(slot, 0);
+                (slot, if self.copy(from, slot) { common } else { 0 })
+            }
+            Place::Restored { slot, saved, .. } => {
+                self.keep(slot, 0);
+                let sequence = u32::try_from(slot).unwrap_or(u32::MAX);
+                let cells = self.saved.as_mut().map(|it| it.restore(saved, &mut self.context, sequence));
+                self.slots[slot].cells = cells.unwrap_or_default();
+                (slot, common_prefix(&self.slots[slot].cells, prompt))
+            }
+            // The caller has seen to it.
+            Place::Later => (0, 0),
+        };
+        let reused = self.reuse(index, common, prompt.len());
+        (index, reused, if matches!(place, Place::Restored { .. }) { reused } else { 0 })
+    }
+
+    /// Writes to disk what a slot loses that keeps so many of its tokens, when that is much and no other slot has it.
+    fn keep(&mut self, slot: usize, common: usize) {
+        if self.slots[slot].cells.len() >= common + saved::SHORTEST / 2 {
+            self.save(slot);
+        }
+    }
+
+    /// Writes to disk what a slot holds, unless another one has it too.
+    fn save(&mut self, index: usize) {
+        let slot = &self.slots[index];
+        let is_elsewhere = self.slots.iter().enumerate().any(|(at, other)| {
+            at != index
+                && other.scope == slot.scope
+                && other.cells.starts_with(&slot.cells)
+                && (other.cells.len() > slot.cells.len() || at < index)
+        });
+        if let (Some(saved), Some(scope), false) = (&mut self.saved, slot.scope, is_elsewhere) {
+            saved.save(&self.context, u32::try_from(index).unwrap_or(u32::MAX), &slot.cells, scope);
+        }
+    }
+
+    fn save_all(&mut self) {
+        for index in 0..self.slots.len() {
+            self.save(index);
+        }
+        self.has_unsaved = false;
     }
 
     /// Gives a slot what another one holds; false when that was not possible.
@@ -489,6 +591,10 @@ impl<'model> Worker<'model> {
 
     fn finish_quietly(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
         if let Some(generation) = self.slots[slot].leave(self.stats.steps) {
+            if self.slots[slot].scope.is_none() {
+                self.slots[slot].cells.clear();
+                self.context.truncate(u32::try_from(slot).unwrap_or(u32::MAX), 0);
+            }
             lines.push(&FromWorker::Finished { id: generation.id, reason, timings: generation.timings() });
         }
     }

@@ -40,8 +40,10 @@ pub(crate) struct Generation {
     pub(crate) deterministic: bool,
     /// Order of admission: the prompt that came first is computed first.
     pub(crate) admitted: u64,
-    /// Prompt tokens that were in the slot already.
+    /// Prompt tokens that did not have to be computed.
     pub(crate) cached: u32,
+    /// Those of them that were read from disk.
+    pub(crate) restored: u32,
     /// What may come next is guessed, and computed with the next token when it pays.
     pub(crate) speculation: Option<Speculation>,
     /// When the first chunk of the prompt began.
@@ -63,9 +65,15 @@ pub(crate) struct Speculation {
 }
 
 impl Speculation {
-    /// For the answer to a prompt.
-    pub(crate) fn new(prompt: &[Token]) -> Self {
-        Self { lookup: Lookup::new(prompt), acceptance: Acceptance::default(), guess: None, drafted: 0, accepted: 0 }
+    /// For the answer to a prompt, which may be like a text.
+    pub(crate) fn new(prediction: &[Token], prompt: &[Token]) -> Self {
+        Self {
+            lookup: Lookup::new(prediction.iter().chain(prompt)),
+            acceptance: Acceptance::default(),
+            guess: None,
+            drafted: 0,
+            accepted: 0,
+        }
     }
 
     /// A token was chosen.
@@ -145,6 +153,7 @@ impl Generation {
         let computed = self.computed.saturating_sub(self.cached as usize);
         Timings {
             cached_tokens: self.cached,
+            restored_tokens: self.restored,
             prompt_tokens: u32::try_from(computed).unwrap_or(u32::MAX),
             prompt_ms: milliseconds(self.started, first),
             answer_tokens: self.produced,
@@ -175,6 +184,7 @@ impl Generation {
             deterministic: false,
             admitted: 0,
             cached: 0,
+            restored: 0,
             speculation: None,
             started: Instant::now(),
             first_token: None,

@@ -25,6 +25,7 @@ use std::{
     io::{self, Write},
     num::NonZeroU32,
     os::fd::FromRawFd,
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -406,6 +407,35 @@ impl<'model> Context<'model> {
             self.truncate(to, 0);
             LlamaError(why.to_string())
         })
+    }
+
+    /// Writes what a sequence holds to a file, with the tokens that it was computed from.
+    pub(crate) fn save(&self, path: &Path, sequence: u32, tokens: &[Token]) -> Result<(), LlamaError> {
+        if sequence >= self.sequences {
+            return error(format!("there is no sequence {sequence}"));
+        }
+        let tokens: Vec<LlamaToken> = tokens.iter().map(|&token| LlamaToken(token)).collect();
+        let written = self.inner.state_seq_save_file(path, sequence.cast_signed(), &tokens);
+        written.map(|_| ()).map_err(|why| LlamaError(why.to_string()))
+    }
+
+    /// Gives a sequence what a file holds. The file must be one that [`Context::save`] has written, of these tokens: llama.cpp does not check
+    /// all of it. On an error the sequence is empty.
+    pub(crate) fn restore(&mut self, path: &Path, sequence: u32, tokens: &[Token]) -> Result<(), LlamaError> {
+        if sequence >= self.sequences || tokens.len() > self.sequence_length as usize {
+            return error(format!("{} tokens do not fit into sequence {sequence}", tokens.len()));
+        }
+        self.truncate(sequence, 0);
+        let read = self.inner.state_seq_load_file(path, sequence.cast_signed(), tokens.len());
+        let result = match read {
+            Ok((found, _)) if found.iter().map(|token| token.0).eq(tokens.iter().copied()) => Ok(()),
+            Ok(_) => error("its tokens are others"),
+            Err(why) => error(why.to_string()),
+        };
+        if result.is_err() {
+            self.truncate(sequence, 0);
+        }
+        result
     }
 
     /// Cuts a sequence back to its first `length` tokens. False when the model cannot do that; the

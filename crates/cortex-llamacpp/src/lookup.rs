@@ -36,9 +36,9 @@ pub(crate) struct Guess {
 }
 
 impl Lookup {
-    /// Of a prompt.
-    pub(crate) fn new(prompt: &[Token]) -> Self {
-        let mut lookup = Self { tokens: Vec::with_capacity(prompt.len() + 256), ..Self::default() };
+    /// Of a prompt, and what else is likely to be repeated before it.
+    pub(crate) fn new<'tokens>(prompt: impl IntoIterator<Item = &'tokens Token>) -> Self {
+        let mut lookup = Self::default();
         for &token in prompt {
             lookup.push(token);
         }

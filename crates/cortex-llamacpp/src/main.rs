@@ -13,6 +13,7 @@ mod load_log;
 mod lookup;
 mod measure;
 mod sampling;
+mod saved;
 mod schedule;
 mod serve;
 mod slot;

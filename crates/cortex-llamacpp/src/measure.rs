@@ -70,6 +70,7 @@ fn measure(scratch: &str, backend: &str, threads: &str, memory: &str) -> Result<
         cache_type: CacheType::F16,
         devices: vec![],
         device_layers: 0,
+        prompt_cache: None,
     };
     let mut kinds = vec![
         (Layers::narrow(MORE_LAYERS, REFERENCE), 0),

@@ -81,6 +81,11 @@ impl Pace {
         self.tokens_per_second = Some(self.tokens_per_second.map_or(seen, |known| 0.7 * known + 0.3 * seen));
     }
 
+    /// What a token of a prompt takes; a guess before any was computed.
+    pub(crate) fn seconds_per_token(&self) -> f64 {
+        1.0 / self.tokens_per_second.unwrap_or(1000.0)
+    }
+
     /// Prompt tokens of the next step.
     fn chunk(&self, room: usize, amid_answers: bool) -> usize {
         let (time, unknown) =

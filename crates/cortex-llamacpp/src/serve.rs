@@ -8,6 +8,7 @@ use crate::{
     answering::Worker,
     embedding::Embedder,
     llama::{self, Context, LONGEST_EMBEDDED, LlamaError},
+    saved::SavedPrompts,
     stdio::{self, Lines},
     vocabulary::Vocabulary,
 };
@@ -27,10 +28,7 @@ const INBOX: usize = 1024;
 
 /// Runs until standard input closes or `shutdown` comes.
 pub(crate) fn serve(mut lines: Lines) -> ExitCode {
-    lines.send(&FromWorker::Hello {
-        protocol: PROTOCOL,
-        build: format!("cortex-llamacpp {} (llama.cpp {})", env!("CARGO_PKG_VERSION"), llama::version()),
-    });
+    lines.send(&FromWorker::Hello { protocol: PROTOCOL, build: build() });
     let (sender, inbox) = sync_channel(INBOX);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -63,6 +61,11 @@ pub(crate) fn serve(mut lines: Lines) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The versions of this program and of the engine inside.
+fn build() -> String {
+    format!("cortex-llamacpp {} (llama.cpp {})", env!("CARGO_PKG_VERSION"), llama::version())
 }
 
 /// When memory runs out, the kernel takes this process and not the daemon or a program of the user's: here is most of the
@@ -105,7 +108,11 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             embeds,
         })));
         let end = match embeds {
-            None => Worker::new(&vocabulary, context).run(lines, inbox),
+            None => {
+                let is_whole = vocabulary.is_recurrent() || vocabulary.sliding_window() > 0;
+                let saved = SavedPrompts::open(&load, &build(), context.sequence_length, is_whole);
+                Worker::new(&vocabulary, context, saved).run(lines, inbox)
+            }
             Some(_) => Embedder::new(&vocabulary, context).run(lines, inbox),
         };
         lines.flush();

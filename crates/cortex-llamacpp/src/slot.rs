@@ -7,6 +7,8 @@ use crate::{generation::Generation, llama::Token};
 pub(crate) struct Slot {
     /// The tokens whose keys and values the cells hold, in order.
     pub(crate) cells: Vec<Token>,
+    /// Whose they are: only requests with the same number may use them; without one, nobody.
+    pub(crate) scope: Option<u64>,
     /// The request that runs here.
     pub(crate) generation: Option<Generation>,
     /// When a request last left, in steps of the engine: the least recently used slot is given away first.
@@ -29,6 +31,17 @@ const WORTH: usize = 32;
 /// Of what another slot holds, at least this share has to be of use: all of it is copied.
 const SHARE: usize = 64;
 
+/// A prompt that needs a place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'prompt> {
+    /// Its tokens; none when nothing that others have computed may be used.
+    pub(crate) prompt: &'prompt [Token],
+    /// Whose it is.
+    pub(crate) scope: Option<u64>,
+    /// What a slot holds cannot be cut, as with recurrent models.
+    pub(crate) is_whole: bool,
+}
+
 /// Where a prompt goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -48,32 +61,49 @@ pub(crate) enum Place {
         /// Tokens that are there then.
         common: usize,
     },
+    /// To this free slot, once it has got what is on disk.
+    Restored {
+        /// Which slot.
+        slot: usize,
+        /// Which beginning on disk.
+        saved: usize,
+        /// Tokens that are there then.
+        common: usize,
+    },
     /// Nowhere yet: another prompt is being computed that begins like it, further than anything that is there.
     Later,
 }
 
 /// The place of a prompt; nothing when no slot is free. What it shares with others is computed once: the longest common beginning
-/// is taken where it is or copied, also from a request that runs, and waited for while it is computed. `is_whole` says that what a
-/// slot holds cannot be cut, as with recurrent models.
-pub(crate) fn place(slots: &[Slot], prompt: &[Token], is_whole: bool) -> Option<Place> {
+/// is taken where it is or copied, also from a request that runs, read from disk, and waited for while it is computed. `saved` gives the best
+/// beginning on disk that has more tokens than are there, and how many of the prompt's it has.
+pub(crate) fn place(
+    slots: &[Slot],
+    wanted: Wanted<'_>,
+    saved: impl FnOnce(usize) -> Option<(usize, usize)>,
+) -> Option<Place> {
+    let Wanted { prompt, is_whole, .. } = wanted;
     let free = || slots.iter().enumerate().filter(|(_, slot)| slot.generation.is_none());
     let (own, own_common) = free()
-        .map(|(index, slot)| (index, slot.last_used, slot.usable(prompt, is_whole)))
+        .map(|(index, slot)| (index, slot.last_used, slot.usable(wanted)))
         .max_by(|left, right| left.2.cmp(&right.2).then(right.1.cmp(&left.1)).then(right.0.cmp(&left.0)))
         .map(|(index, _, common)| (index, common))?;
     // What is there, wherever; at least so much of it that the copy is worth it.
     let best = slots
         .iter()
         .enumerate()
-        .map(|(index, slot)| (index, slot.usable(prompt, is_whole)))
+        .map(|(index, slot)| (index, slot.usable(wanted)))
         .filter(|&(index, common)| common >= slots[index].cells.len() / SHARE)
         .max_by(|left, right| left.1.cmp(&right.1).then(right.0.cmp(&left.0)));
     let there = best.map_or(own_common, |(_, common)| common.max(own_common));
+    let saved = saved(there).filter(|(_, common)| *common > there);
+    let known = saved.map_or(there, |(_, common)| common);
     let is_being_computed = |slot: &Slot| {
         slot.generation.as_ref().is_some_and(|generation| {
             generation.remaining() > 0
                 && !generation.deterministic
-                && common_prefix(&generation.prompt, prompt).min(prompt.len().saturating_sub(1)) >= there + WORTH
+                && slot.is_for(wanted)
+                && common_prefix(&generation.prompt, prompt).min(prompt.len().saturating_sub(1)) >= known + WORTH
         })
     };
     // A recurrent state is only of use at the end of the other prompt, where it is the answer's already.
@@ -84,6 +114,10 @@ pub(crate) fn place(slots: &[Slot], prompt: &[Token], is_whole: bool) -> Option<
     let oldest = |but: Option<usize>| {
         free().filter(|(index, _)| Some(*index) != but).min_by_key(|(index, slot)| (slot.last_used, *index))
     };
+    if let Some((saved, common)) = saved {
+        let (slot, _) = oldest(None)?;
+        return Some(Place::Restored { slot, saved, common });
+    }
     match best {
         Some((from, common)) if common >= own_common + WORTH => {
             let (slot, _) = oldest(None)?;
@@ -102,13 +136,21 @@ pub(crate) fn place(slots: &[Slot], prompt: &[Token], is_whole: bool) -> Option<
 
 impl Slot {
     /// How many of the first tokens of a prompt the cells hold in a way that is of use to it.
-    fn usable(&self, prompt: &[Token], is_whole: bool) -> usize {
-        let common = common_prefix(&self.cells, prompt);
-        if is_whole && common < self.cells.len() { 0 } else { common }
+    fn usable(&self, wanted: Wanted<'_>) -> usize {
+        if !self.is_for(wanted) {
+            return 0;
+        }
+        let common = common_prefix(&self.cells, wanted.prompt);
+        if wanted.is_whole && common < self.cells.len() { 0 } else { common }
+    }
+
+    fn is_for(&self, wanted: Wanted<'_>) -> bool {
+        self.scope.is_some() && self.scope == wanted.scope
     }
 }
 
-fn common_prefix(left: &[Token], right: &[Token]) -> usize {
+/// How many of the first tokens are the same.
+pub(crate) fn common_prefix(left: &[Token], right: &[Token]) -> usize {
     left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
@@ -121,18 +163,56 @@ mod tests {
     }
 
     fn free(cells: Vec<Token>, last_used: u64) -> Slot {
-        Slot { cells, last_used, generation: None }
+        Slot { cells, last_used, scope: Some(0), generation: None }
     }
 
     /// A slot whose request has computed so many tokens of its prompt.
     fn busy(prompt: Vec<Token>, computed: usize) -> Slot {
         let cells = prompt[..computed].to_vec();
-        Slot { cells, last_used: 0, generation: Some(Generation::for_test(prompt, computed)) }
+        Slot { cells, last_used: 0, scope: Some(0), generation: Some(Generation::for_test(prompt, computed)) }
+    }
+
+    fn wanted(prompt: &[Token]) -> Wanted<'_> {
+        Wanted { prompt, scope: Some(0), is_whole: false }
     }
 
     #[track_caller]
     fn check(slots: &[Slot], prompt: &[Token], expected: Option<Place>) {
-        assert_eq!(place(slots, prompt, false), expected);
+        assert_eq!(place(slots, wanted(prompt), |_| None), expected);
+    }
+
+    #[test]
+    fn what_is_on_disk_goes_to_the_oldest_slot_when_it_is_more() {
+        let prompt = tokens(0..900);
+        let slots = [free(tokens(0..300), 7), free(vec![8; 50], 3)];
+        let of = |saved: Option<(usize, usize)>| {
+            place(&slots, wanted(&prompt), |there| {
+                assert_eq!(there, 300);
+                saved
+            })
+        };
+        assert_eq!(of(Some((5, 800))), Some(Place::Restored { slot: 1, saved: 5, common: 800 }));
+        assert_eq!(of(None), Some(Place::Here { slot: 0, common: 300 }));
+        // Who computes further is waited for.
+        let slots = [busy(tokens(0..1000), 10), free(vec![], 0)];
+        assert_eq!(place(&slots, wanted(&prompt), |_| Some((5, 800))), Some(Place::Later));
+        assert_eq!(
+            place(&slots, wanted(&prompt), |_| Some((5, 890))),
+            Some(Place::Restored { slot: 1, saved: 5, common: 890 })
+        );
+    }
+
+    #[test]
+    fn what_is_of_another_scope_is_not_there() {
+        let prompt = tokens(0..200);
+        let of = |scope: Option<u64>, slots: &[Slot]| place(slots, Wanted { scope, ..wanted(&prompt) }, |_| None);
+        let mut slots = [free(tokens(0..150), 7), free(vec![], 0)];
+        assert_eq!(of(Some(1), &slots), Some(Place::Here { slot: 1, common: 0 }));
+        assert_eq!(of(None, &slots), Some(Place::Here { slot: 1, common: 0 }));
+        slots[0].scope = None;
+        assert_eq!(of(None, &slots), Some(Place::Here { slot: 1, common: 0 }));
+        slots[0] = busy(tokens(0..300), 10);
+        assert_eq!(of(Some(1), &slots), Some(Place::Here { slot: 1, common: 0 }));
     }
 
     #[test]
@@ -186,13 +266,11 @@ mod tests {
     #[test]
     fn what_cannot_be_cut_is_of_use_as_a_whole_only() {
         let prompt = tokens(0..200);
+        let whole = |slots: &[Slot]| place(slots, Wanted { is_whole: true, ..wanted(&prompt) }, |_| None);
         let slots = [free(tokens(0..150), 7), free(vec![], 0)];
-        assert_eq!(place(&slots, &prompt, true), Some(Place::Here { slot: 0, common: 150 }));
+        assert_eq!(whole(&slots), Some(Place::Here { slot: 0, common: 150 }));
         let longer: Vec<Token> = tokens(0..150).into_iter().chain([9]).collect();
-        assert_eq!(place(&[free(longer, 7)], &prompt, true), Some(Place::Here { slot: 0, common: 0 }));
-        assert_eq!(
-            place(&[busy(tokens(0..300), 10), free(vec![], 0)], &prompt, true),
-            Some(Place::Here { slot: 1, common: 0 })
-        );
+        assert_eq!(whole(&[free(longer, 7)]), Some(Place::Here { slot: 0, common: 0 }));
+        assert_eq!(whole(&[busy(tokens(0..300), 10), free(vec![], 0)]), Some(Place::Here { slot: 1, common: 0 }));
     }
 }

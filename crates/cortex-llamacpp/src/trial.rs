@@ -73,6 +73,7 @@ fn measure(scratch: &str, backend: &str, graphics: Option<Graphics<'_>>) -> Resu
         cache_type: CacheType::F16,
         devices: graphics.iter().map(|it| it.device.to_owned()).collect(),
         device_layers: if graphics.is_some() { ALL_LAYERS } else { 0 },
+        prompt_cache: None,
     };
     for backend in &load.backends {
         llama::load_backend(backend)?;

@@ -314,13 +314,14 @@ fn a_file_that_is_no_model_is_told() {
 #[test]
 fn what_repeats_is_guessed_and_the_answer_is_that_without_guesses() {
     let (mut worker, _) = TestWorker::loaded(1024, 1);
-    let lines: String = ["apples", "candles", "drums", "engines", "flutes", "glasses", "hammers", "kettles"]
+    let lines: Vec<String> = ["apples", "candles", "drums", "engines", "flutes", "glasses", "hammers", "kettles"]
         .iter()
         .enumerate()
         .map(|(at, thing)| {
             format!("On day {} somebody bought {} {thing} for {} euros.\n", at + 3, at * 7 + 5, at * 11 + 20)
         })
         .collect();
+    let lines = lines.concat();
     let text = format!("The list:\n{lines}\nThe list again:\n{lines}\nThe list once more:\n");
     let request = |id| Generate { probabilities: Some(5), ..generate(id, &text, 120) };
     let mut ask = |request: Generate| {

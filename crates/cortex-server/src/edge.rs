@@ -122,16 +122,28 @@ fn is_allowed_origin(config: &Config, origin: &str) -> bool {
     ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| same(&format!("http://{host}:{port}")))
 }
 
-fn has_key(config: &Config, headers: &HeaderMap) -> bool {
-    if config.api_keys.is_empty() {
-        return true;
-    }
-    let given = headers
+/// The key of a request; empty when there is none.
+fn given_key(headers: &HeaderMap) -> &str {
+    headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
         .unwrap_or_default()
-        .trim();
+        .trim()
+}
+
+/// Whose beginnings of prompts a request may use: with several keys, those with the same one. How long an answer takes would tell one
+/// user what another one has asked.
+pub(crate) fn cache_scope(config: &Config, headers: &HeaderMap) -> u64 {
+    let key = (config.api_keys.len() > 1).then(|| given_key(headers));
+    cortex_engine::cache_scope(key)
+}
+
+fn has_key(config: &Config, headers: &HeaderMap) -> bool {
+    if config.api_keys.is_empty() {
+        return true;
+    }
+    let given = given_key(headers);
     // Every key is compared, whatever the first ones gave, so that the time says nothing.
     let mut found = subtle::Choice::from(0);
     for key in &config.api_keys {
@@ -220,6 +232,18 @@ mod tests {
         );
         assert!(check_origin(&config(), &Method::POST, &headers(&[("sec-fetch-site", "cross-site")])).is_err());
         assert_eq!(check_origin(&config(), &Method::POST, &headers(&[])), Ok(None));
+    }
+
+    #[test]
+    fn each_of_several_keys_has_prompts_of_its_own() {
+        let of = |keys: &[&str], key: &str| {
+            let config = Config { api_keys: keys.iter().map(|&key| key.to_owned()).collect(), ..config() };
+            cache_scope(&config, &headers(&[("authorization", &format!("Bearer {key}"))]))
+        };
+        assert_eq!((of(&[], "any"), of(&["one"], "one")), (0, 0));
+        let both = ["one", "two"];
+        assert_ne!(of(&both, "one"), of(&both, "two"));
+        assert_eq!(of(&both, "one"), of(&both, "one"));
     }
 
     #[test]

@@ -35,9 +35,30 @@ pub fn generate(id: u64, text: &str, max_tokens: u32) -> Generate {
         max_tokens: Some(max_tokens),
         ignore_eos: true,
         deterministic: false,
+        cache_scope: Some(0),
+        prediction: None,
         constraint: None,
         probabilities: None,
         shows_control: false,
+    }
+}
+
+/// What a worker is told that shall load a file.
+pub fn load_of(model: &Path, context_length: u32, parallel: u32) -> Load {
+    Load {
+        model: model.display().to_string(),
+        backends: vec![module()],
+        context_length,
+        parallel,
+        // Tests run beside each other: threads that wait for one another would wait for other tests.
+        threads: 1,
+        threads_batch: 1,
+        batch: 512,
+        is_exact: true,
+        cache_type: CacheType::F16,
+        devices: vec![],
+        device_layers: 0,
+        prompt_cache: None,
     }
 }
 
@@ -73,8 +94,17 @@ impl TestWorker {
     /// # Panics
     /// When it does not load.
     pub fn loaded(context_length: u32, parallel: u32) -> (Self, Loaded) {
+        Self::loaded_as(load_of(&dist::model(), context_length, parallel))
+    }
+
+    /// Starts a worker and has it load.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn loaded_as(load: Load) -> (Self, Loaded) {
         let mut worker = Self::start();
-        match worker.load(&dist::model(), context_length, parallel) {
+        worker.send(&ToWorker::Load(load));
+        match worker.until_loaded() {
             FromWorker::Loaded(facts) => (worker, *facts),
             other => panic!("not loaded: {other:?}"),
         }
@@ -86,6 +116,10 @@ impl TestWorker {
     /// When the worker dies instead.
     pub fn load(&mut self, model: &Path, context_length: u32, parallel: u32) -> FromWorker {
         self.order_load(model, context_length, parallel);
+        self.until_loaded()
+    }
+
+    fn until_loaded(&mut self) -> FromWorker {
         loop {
             match self.receive().expect("the worker is alive") {
                 FromWorker::Loading { .. } => {}
@@ -96,20 +130,16 @@ impl TestWorker {
 
     /// Asks for the load of a file.
     pub fn order_load(&mut self, model: &Path, context_length: u32, parallel: u32) {
-        self.send(&ToWorker::Load(Load {
-            model: model.display().to_string(),
-            backends: vec![module()],
-            context_length,
-            parallel,
-            // Tests run beside each other: threads that wait for one another would wait for other tests.
-            threads: 1,
-            threads_batch: 1,
-            batch: 512,
-            is_exact: true,
-            cache_type: CacheType::F16,
-            devices: vec![],
-            device_layers: 0,
-        }));
+        self.send(&ToWorker::Load(load_of(model, context_length, parallel)));
+    }
+
+    /// Has the process end by itself, and waits for it.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn shut_down(mut self) {
+        self.send(&ToWorker::Shutdown);
+        assert!(self.child.wait().expect("it ends").success());
     }
 
     /// Sends a message.

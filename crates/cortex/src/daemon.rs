@@ -220,6 +220,7 @@ fn engine_config(settings: &Settings) -> cortex_engine::Config {
             cache_type: settings.cache_type,
             ..LoadSettings::default()
         },
+        prompt_cache_bytes: settings.prompt_cache_bytes,
         batch: 512,
         variant_trial: settings.variant_trial,
     }

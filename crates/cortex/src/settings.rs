@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     /// 0 is as many as fit into memory.
     pub(crate) max_loaded: usize,
     pub(crate) memory_limit: Option<u64>,
+    /// Bytes on disk that beginnings of prompts may take.
+    pub(crate) prompt_cache_bytes: u64,
     pub(crate) max_queued: usize,
     pub(crate) patience: Duration,
     pub(crate) preload: Vec<String>,
@@ -153,6 +155,7 @@ pub(crate) const OUR_KEYS: &[&str] = &[
     "workerPath",
     "maxLoadedModels",
     "memoryLimitBytes",
+    "promptCacheBytes",
     "maxQueuedRequests",
     "swapAfterSeconds",
     "preloadModels",
@@ -229,6 +232,7 @@ impl Settings {
                 .or(file.text("workerPath")?.filter(|path| !path.is_empty()).map(PathBuf::from))
                 .unwrap_or_else(worker_beside_us),
             max_loaded: usize::try_from(file.number("maxLoadedModels", 0, (0, 1024))?).unwrap_or(0),
+            prompt_cache_bytes: file.number("promptCacheBytes", 4 << 30, (0, 1 << 50))?,
             memory_limit: Some(file.number("memoryLimitBytes", 0, (0, 1 << 50))?).filter(|&bytes| bytes > 0),
             max_queued: usize::try_from(file.number("maxQueuedRequests", 512, (1, 1 << 20))?).unwrap_or(512),
             patience: Duration::from_secs(file.number("swapAfterSeconds", 5, (0, 86_400))?),

@@ -57,6 +57,9 @@ pub struct PromptTokensDetails {
 pub struct Timings {
     /// Prompt tokens taken from the cache.
     pub cache_n: u32,
+    /// Those of them that were read from disk.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restored_n: u32,
     /// Prompt tokens computed.
     pub prompt_n: u32,
     /// Milliseconds for them.
@@ -175,8 +178,10 @@ macro_rules! with_shared_fields {
             pub grammar: Option<String>,
             /// Tell the most probable tokens in place of each; llama-server's name.
             pub n_probs: Option<i64>,
-            /// Take what was computed before: what happens anyway.
+            /// Take what was computed before and leave what is computed now to others: unless this is false.
             pub cache_prompt: Option<bool>,
+            /// A text that the answer is expected to be like: `{"type": "content", "content": "…"}`.
+            pub prediction: Option<Value>,
             /// Refuse what has no effect in place of a warning.
             pub strict_parameters: Option<bool>,
             $($own)*
@@ -226,6 +231,8 @@ macro_rules! with_shared_fields {
                     lark: self.lark.clone(),
                     grammar: self.grammar.clone(),
                     n_probs: self.n_probs,
+                    cache_prompt: self.cache_prompt,
+                    prediction: self.prediction.clone(),
                 }
             }
         }
@@ -275,6 +282,8 @@ pub struct SharedFields {
     pub lark: Option<String>,
     pub grammar: Option<String>,
     pub n_probs: Option<i64>,
+    pub cache_prompt: Option<bool>,
+    pub prediction: Option<Value>,
 }
 
 /// `logprobs` of a chat: the tokens of a piece of the answer.

@@ -85,6 +85,17 @@ pub struct Load {
     pub devices: Vec<String>,
     /// The last so many layers are on them; the output counts as one.
     pub device_layers: u32,
+    /// Where beginnings of prompts are kept beyond the model's stay in memory, if anywhere.
+    pub prompt_cache: Option<PromptCache>,
+}
+
+/// Where beginnings of prompts are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptCache {
+    /// The folder of the model, inside of one that all models share.
+    pub folder: String,
+    /// Bytes that all models may use together.
+    pub bytes: u64,
 }
 
 /// How keys and values are stored.
@@ -159,6 +170,11 @@ pub struct Generate {
     pub ignore_eos: bool,
     /// Alone in its batches and without reuse, so that a repetition gives the same bits.
     pub deterministic: bool,
+    /// Beginnings of prompts are shared among the requests with the same number. Without one nothing is taken from others, and
+    /// nothing is kept.
+    pub cache_scope: Option<u64>,
+    /// A text that the answer is expected to be like: it is guessed from.
+    pub prediction: Option<String>,
     /// What the answer must be.
     pub constraint: Option<Constraint>,
     /// Tell how probable each token was, and so many of the most probable ones in its place.
@@ -416,8 +432,10 @@ pub enum FinishReason {
 /// What one answer cost.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Timings {
-    /// Prompt tokens taken from an earlier request of the same slot.
+    /// Prompt tokens taken from earlier requests.
     pub cached_tokens: u32,
+    /// Those of them that were read from disk.
+    pub restored_tokens: u32,
     /// Prompt tokens computed for this request.
     pub prompt_tokens: u32,
     /// Milliseconds from the first chunk of the prompt to the first token.

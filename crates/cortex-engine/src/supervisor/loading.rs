@@ -8,6 +8,7 @@ use super::{
 use crate::{
     AcceleratorReport, EngineError, LoadedModel, Phase,
     need::Size,
+    prompt_cache::PromptCaches,
     slot_state::{Generation, State},
     worker::{Callbacks, Launch, Session, load},
 };
@@ -118,6 +119,8 @@ impl Supervisor {
                             },
                             devices,
                             device_layers: size.layers,
+                            prompt_cache: PromptCaches::new(&config.cache_folder, config.prompt_cache_bytes)
+                                .of(&weights),
                         },
                         environment: config.driver_environment,
                         silence_limit: config.silence_limit,

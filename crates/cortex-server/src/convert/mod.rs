@@ -295,6 +295,9 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
         max_tokens,
         ignore_eos: fields.ignore_eos.unwrap_or(false),
         deterministic: fields.deterministic.unwrap_or(false),
+        // Whose it is, the one says who knows the key.
+        cache_scope: fields.cache_prompt.unwrap_or(true).then_some(0),
+        prediction: prediction(fields.prediction.as_ref())?,
         constraint,
         probabilities: fields
             .n_probs
@@ -302,6 +305,21 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
             .map(|count| count_of_logprobs("n_probs", count))
             .transpose()?,
         keep_alive: keep_alive(fields.keep_alive.as_ref())?,
+    })
+}
+
+/// The text that an answer is expected to be like: OpenAI's `{"type": "content", "content": …}`.
+fn prediction(wanted: Option<&Value>) -> Result<Option<String>, ApiError> {
+    let Some(wanted) = wanted.filter(|wanted| !wanted.is_null()) else { return Ok(None) };
+    let text = match &wanted["content"] {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(parts) => parts.iter().map(|part| part["text"].as_str()).collect(),
+        _ => None,
+    };
+    let is_content = wanted["type"] == "content";
+    text.filter(|_| is_content).map(Some).ok_or_else(|| {
+        let message = "prediction must be {\"type\": \"content\", \"content\": …}, with a text or parts of type text";
+        ApiError::field("prediction", message)
     })
 }
 

@@ -30,7 +30,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     let streams = request.stream.unwrap_or(false);
     let with_usage = request.stream_options.is_some_and(|options| options.include_usage);
     let Started { answers, total, warnings } =
-        run::start(&app, &model, |target| convert::chat(request, target)).await?;
+        run::start(&app, &headers, &model, |target| convert::chat(request, target)).await?;
     if streams {
         let shape = ChatStream {
             id: fresh_id("chatcmpl"),

@@ -27,7 +27,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     let streams = request.stream.unwrap_or(false);
     let with_usage = request.stream_options.is_some_and(|options| options.include_usage);
     let Started { answers, total, warnings } =
-        run::start(&app, &model, |target| convert::completion(request, &target)).await?;
+        run::start(&app, &headers, &model, |target| convert::completion(request, &target)).await?;
     let mut shape = TextStream {
         id: fresh_id("cmpl"),
         created: now(),

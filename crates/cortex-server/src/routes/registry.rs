@@ -315,6 +315,10 @@ async fn remove(app: &App, name: String, files: Option<&str>) -> Result<Json<Del
     let removed = blocking(move || store.remove(id.as_str(), files)).await?.map_err(|error| refused(&error))?;
     // A request may have loaded it again before its entry was gone.
     app.engines.stop(&model.id).await;
+    if let Some(weights) = model.weights().map(std::path::Path::to_owned) {
+        let engines = app.engines.clone();
+        blocking(move || engines.forget_prompts(&weights)).await?;
+    }
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     Ok(Json(DeleteResponse {
         message: "Deleted successfully!".into(),

@@ -3,9 +3,11 @@
 use crate::{
     App,
     convert::{Order, Target},
+    edge::cache_scope,
     error::ApiError,
     metrics::Observed,
 };
+use axum::http::HeaderMap;
 use cortex_api::{
     openai::{FunctionCall, PromptTokensDetails, Timings, Usage},
     worker::{self, FinishReason, TokenProbabilities},
@@ -63,6 +65,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 /// Starts the answers to a request that `make` turns into an order.
 pub(crate) async fn start(
     app: &App,
+    headers: &HeaderMap,
     name: &str,
     make: impl FnOnce(Target<'_>) -> Result<Order, ApiError>,
 ) -> Result<Started, ApiError> {
@@ -71,7 +74,9 @@ pub(crate) async fn start(
     let target = Target { id: &model.id, weights, yaml: &yaml, load: app.engines.load_settings() };
     let Order { jobs, per_prompt, constraint, warnings } = make(target)?;
     let mut answers = Vec::new();
-    for job in jobs {
+    let scope = cache_scope(&app.config, headers);
+    for mut job in jobs {
+        job.cache_scope = job.cache_scope.map(|_| scope);
         let answer = app.engines.answer(job).await.map_err(|error| named(error, constraint))?;
         answers.push(Some(Observed::new(answer, app.metrics.clone(), began)));
     }
@@ -211,6 +216,7 @@ pub(crate) fn wire_timings(timings: &worker::Timings) -> Timings {
     };
     Timings {
         cache_n: timings.cached_tokens,
+        restored_n: timings.restored_tokens,
         prompt_n: timings.prompt_tokens,
         prompt_ms: timings.prompt_ms,
         prompt_per_token_ms: per_token(timings.prompt_ms, timings.prompt_tokens),

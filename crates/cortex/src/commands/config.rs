@@ -47,6 +47,7 @@ fn value(settings: &Settings, key: &str) -> Value {
         "apiKeys" => secret(settings.api_keys.iter().any(|key| !key.is_empty())),
         "workerPath" => json!(settings.worker_program),
         "maxLoadedModels" => json!(settings.max_loaded),
+        "promptCacheBytes" => json!(settings.prompt_cache_bytes),
         "memoryLimitBytes" => json!(settings.memory_limit.unwrap_or(0)),
         "maxQueuedRequests" => json!(settings.max_queued),
         "swapAfterSeconds" => json!(settings.patience.as_secs()),

@@ -1,0 +1,377 @@
+//! Beginnings of prompts on disk: what slots held outlives them, the model's stay in memory, and the daemon.
+//!
+//! A folder for each model and everything that its states depend on; a file for each sequence, as llama.cpp writes it, whose name
+//! says for whom it is and what its content must be. Files are written beside their name and renamed when they are whole, by a
+//! thread that also keeps all models together within their bytes: what was used longest ago goes first. A file that was damaged is
+//! noticed by its checksum and removed; one that others remove is a beginning less.
+
+use crate::{
+    llama::{Context, LlamaError, Token},
+    stdio,
+};
+use cortex_api::worker::{Load, PromptCache};
+use fs_err::os::unix::fs::OpenOptionsExt;
+use sha2::{Digest, Sha256};
+use std::{
+    io::Read,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Beginnings shorter than this are computed sooner than read.
+pub(crate) const SHORTEST: usize = 256;
+/// Beginnings of one model that are known at a time: each prompt is compared with each.
+const MOST: usize = 512;
+/// Seconds to read, check and take in a byte, as long as none was: 500 MB a second.
+const SECONDS_PER_BYTE: f64 = 2e-9;
+/// The ending of files that are whole.
+const ENDING: &str = "prompt";
+/// Files that may wait for their names.
+const QUEUE: usize = 256;
+/// Of what a file holds, at least this share has to be of use.
+const SHARE: usize = 16;
+/// A beginning is as good as a longer one that begins with it, unless that has so many times its tokens: all of it is read.
+const NEAR: usize = 4;
+
+/// A beginning on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Saved {
+    /// Its tokens.
+    pub(crate) tokens: Vec<Token>,
+    /// Whose it is: only requests with the same number may use it.
+    pub(crate) scope: u64,
+    path: PathBuf,
+    bytes: u64,
+    checksum: u32,
+}
+
+/// The beginnings of one model.
+pub(crate) struct SavedPrompts {
+    folder: PathBuf,
+    entries: Vec<Saved>,
+    /// What a shorter context holds can only be used as a whole, as with recurrent models and sliding windows.
+    is_whole: bool,
+    writer: SyncSender<Unfinished>,
+    written: Receiver<Option<Saved>>,
+    /// Files that the writer has not finished.
+    pending: usize,
+    /// Names of files that are being written.
+    number: u64,
+    /// After an error nothing more is written.
+    is_full: bool,
+    seconds_per_byte: f64,
+}
+
+/// A file that has its content and no name yet.
+struct Unfinished {
+    path: PathBuf,
+    tokens: Vec<Token>,
+    scope: u64,
+}
+
+impl SavedPrompts {
+    /// Those of a model, as it is loaded. `None` when they are switched off or the folder cannot be made.
+    pub(crate) fn open(load: &Load, build: &str, context_length: u32, is_whole: bool) -> Option<Self> {
+        let cache = load.prompt_cache.as_ref().filter(|cache| cache.bytes > 0)?;
+        let folder = Path::new(&cache.folder).join(key(load, build)?);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        if let Err(error) = made {
+            stdio::warn(&format!("beginnings of prompts are not kept: {}: {error}", folder.display()));
+            return None;
+        }
+        let (writer, unfinished) = sync_channel(QUEUE);
+        let (finished, written) = sync_channel(QUEUE);
+        let (budget, own) = (cache.clone(), folder.clone());
+        std::thread::spawn(move || write(&unfinished, &finished, &budget, &own));
+        let longest = usize::try_from(context_length).unwrap_or(usize::MAX);
+        let entries = known(&folder, longest);
+        Some(Self {
+            folder,
+            entries,
+            is_whole,
+            writer,
+            written,
+            pending: 0,
+            number: 0,
+            is_full: false,
+            seconds_per_byte: SECONDS_PER_BYTE,
+        })
+    }
+
+    /// The beginning that saves the most time for a prompt: its place and how many tokens of the prompt it gives. `there` are the
+    /// tokens that need not be computed anyway, `seconds_per_token` is what others take.
+    pub(crate) fn best(
+        &self,
+        prompt: &[Token],
+        scope: u64,
+        there: usize,
+        seconds_per_token: f64,
+    ) -> Option<(usize, usize)> {
+        let candidates = self.entries.iter().enumerate().filter(|(_, saved)| saved.scope == scope);
+        candidates
+            .filter_map(|(at, saved)| {
+                let common = common(&saved.tokens, prompt);
+                let is_usable =
+                    if self.is_whole { common == saved.tokens.len() } else { common * SHARE >= saved.tokens.len() };
+                #[expect(clippy::cast_precision_loss, reason = "seconds need no more")]
+                let gain = common.saturating_sub(there) as f64 * seconds_per_token
+                    - saved.bytes as f64 * self.seconds_per_byte;
+                (is_usable && common >= there + SHORTEST / 2 && gain > 0.0).then_some((at, common, gain))
+            })
+            .max_by(|left, right| left.2.total_cmp(&right.2))
+            .map(|(at, common, _)| (at, common))
+    }
+
+    /// Reads a beginning into a sequence; how many tokens that has then, which is none when it was not possible.
+    pub(crate) fn restore(&mut self, at: usize, context: &mut Context<'_>, sequence: u32) -> Vec<Token> {
+        let began = Instant::now();
+        let Some(saved) = self.entries.get(at).cloned() else { return vec![] };
+        let result = check(&saved).and_then(|()| context.restore(&saved.path, sequence, &saved.tokens));
+        match result {
+            Ok(()) => {
+                #[expect(clippy::cast_precision_loss, reason = "seconds need no more")]
+                let seen = began.elapsed().as_secs_f64() / saved.bytes.max(1) as f64;
+                self.seconds_per_byte = 0.5 * (self.seconds_per_byte + seen);
+                // What is used stays longest. A folder that cannot be written to keeps its order.
+                if let Ok(file) = fs_err::File::open(&saved.path) {
+                    let _ = file.file().set_modified(SystemTime::now());
+                }
+                saved.tokens
+            }
+            Err(LlamaError(why)) => {
+                stdio::warn(&format!(
+                    "a beginning on disk is of no use and is removed: {}: {why}",
+                    saved.path.display()
+                ));
+                let _ = fs_err::remove_file(&saved.path);
+                self.entries.remove(at);
+                vec![]
+            }
+        }
+    }
+
+    /// Whether a beginning is worth writing: long enough, and not there.
+    pub(crate) fn wants(&self, tokens: &[Token], scope: u64) -> bool {
+        let is_there = |saved: &Saved| {
+            saved.scope == scope
+                && saved.tokens.starts_with(tokens)
+                && (saved.tokens.len() == tokens.len() || !self.is_whole && saved.tokens.len() < tokens.len() * NEAR)
+        };
+        !self.is_full && tokens.len() >= SHORTEST && !self.entries.iter().any(is_there)
+    }
+
+    /// Writes what a sequence holds. The file has its name some time later.
+    pub(crate) fn save(&mut self, context: &Context<'_>, sequence: u32, tokens: &[Token], scope: u64) {
+        if !self.wants(tokens, scope) {
+            return;
+        }
+        self.number += 1;
+        let path = self.folder.join(format!("{}-{}.tmp", std::process::id(), self.number));
+        // llama.cpp opens it again, and what is there keeps its mode.
+        // Whoever kept all models within their bytes may have removed the empty folder.
+        let folder = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        let made = fs_err::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let result =
+            folder.and(made.map(drop)).map_err(|error| LlamaError(error.to_string())).and_then(|_| context.save(&path, sequence, tokens));
+        if let Err(LlamaError(why)) = result {
+            stdio::warn(&format!("beginnings of prompts are not written any more: {}: {why}", path.display()));
+            let _ = fs_err::remove_file(&path);
+            self.is_full = true;
+            return;
+        }
+        let unfinished = Unfinished { path: path.clone(), tokens: tokens.to_vec(), scope };
+        if self.writer.try_send(unfinished).is_ok() {
+            self.pending += 1;
+        } else {
+            let _ = fs_err::remove_file(&path);
+        }
+    }
+
+    /// Takes note of what has been written meanwhile.
+    pub(crate) fn look(&mut self) {
+        while let Ok(saved) = self.written.try_recv() {
+            self.take(saved);
+        }
+    }
+
+    /// Waits for what is being written, but not for long.
+    pub(crate) fn finish(&mut self, patience: Duration) {
+        let until = Instant::now() + patience;
+        while self.pending > 0
+            && let Ok(saved) = self.written.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            self.take(saved);
+        }
+    }
+
+    fn take(&mut self, saved: Option<Saved>) {
+        self.pending = self.pending.saturating_sub(1);
+        let Some(saved) = saved else { return };
+        // A conversation goes on: what it was before is the beginning of what it is now.
+        let is_whole = self.is_whole;
+        let is_older = |old: &Saved| {
+            old.scope == saved.scope
+                && !is_whole
+                && saved.tokens.starts_with(&old.tokens)
+                && saved.tokens.len() < old.tokens.len() * NEAR
+                && old.path != saved.path
+        };
+        for old in self.entries.extract_if(.., |old| is_older(old)) {
+            let _ = fs_err::remove_file(&old.path);
+        }
+        self.entries.retain(|old| old.path != saved.path);
+        if self.entries.len() >= MOST {
+            self.entries.remove(0);
+        }
+        self.entries.push(saved);
+    }
+}
+
+/// What states depend on, as the name of a folder: the build, the file, and how it is loaded. `None` when the file is gone.
+fn key(load: &Load, build: &str) -> Option<String> {
+    let file = fs_err::metadata(&load.model).ok()?;
+    let facts = (file.len(), file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec(), file.ino());
+    let all = format!("{build} {facts:?} {:?} {:?} {}", load.cache_type, load.devices, load.device_layers);
+    let number = Sha256::digest(all).iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    Some(format!("{number:016x}"))
+}
+
+fn common(left: &[Token], right: &[Token]) -> usize {
+    left.iter().zip(right).take_while(|(left, right)| left == right).count()
+}
+
+/// The beginnings in a folder, the ones used last at the end. What a process left half written is removed.
+fn known(folder: &Path, longest: usize) -> Vec<Saved> {
+    let Ok(files) = fs_err::read_dir(folder) else { return vec![] };
+    let mut found: Vec<(SystemTime, Saved)> = files
+        .filter_map(Result::ok)
+        .filter_map(|file| {
+            let path = file.path();
+            if is_left_over(&path) {
+                let _ = fs_err::remove_file(&path);
+            }
+            let saved = read_saved(&path, longest)?;
+            Some((file.metadata().ok()?.modified().ok()?, saved))
+        })
+        .collect();
+    found.sort_by_key(|(used, _)| *used);
+    let too_many = found.len().saturating_sub(MOST);
+    found.into_iter().skip(too_many).map(|(_, saved)| saved).collect()
+}
+
+/// Whether a file is one that a process did not finish that is gone.
+fn is_left_over(path: &Path) -> bool {
+    let process = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.strip_suffix(".tmp")?.split_once('-')?.0.parse::<u32>().ok());
+    process.is_some_and(|process| process != std::process::id() && !Path::new(&format!("/proc/{process}")).exists())
+}
+
+/// What the name and the first bytes of a file say.
+fn read_saved(path: &Path, longest: usize) -> Option<Saved> {
+    let name = path.file_name()?.to_str()?.strip_suffix(ENDING)?.strip_suffix('.')?;
+    let mut parts = name.split('-');
+    let (scope, checksum, bytes) = (parts.next()?, parts.next()?, parts.next()?);
+    let (scope, checksum) = (u64::from_str_radix(scope, 16).ok()?, u32::from_str_radix(checksum, 16).ok()?);
+    let bytes: u64 = bytes.parse().ok()?;
+    let mut file = fs_err::File::open(path).ok()?;
+    if file.metadata().ok()?.len() != bytes {
+        return None;
+    }
+    // llama.cpp: a magic number, a version, the number of tokens, the tokens.
+    let mut head = [0u8; 12];
+    file.read_exact(&mut head).ok()?;
+    let count = usize::try_from(u32::from_le_bytes([head[8], head[9], head[10], head[11]])).ok()?;
+    if count == 0 || count > longest || count as u64 * 4 > bytes {
+        return None;
+    }
+    let mut numbers = vec![0u8; count * 4];
+    file.read_exact(&mut numbers).ok()?;
+    let tokens = numbers.chunks_exact(4).map(|it| Token::from_le_bytes([it[0], it[1], it[2], it[3]])).collect();
+    Some(Saved { tokens, scope, path: path.to_owned(), bytes, checksum })
+}
+
+/// Whether a file is what was written.
+fn check(saved: &Saved) -> Result<(), LlamaError> {
+    let (bytes, checksum) = checksum(&saved.path).map_err(|error| LlamaError(error.to_string()))?;
+    if (bytes, checksum) == (saved.bytes, saved.checksum) {
+        return Ok(());
+    }
+    Err(LlamaError("it is damaged".into()))
+}
+
+/// Length and checksum of a file.
+fn checksum(path: &Path) -> std::io::Result<(u64, u32)> {
+    let mut file = fs_err::File::open(path)?;
+    let (mut hasher, mut buffer, mut bytes) = (crc32fast::Hasher::new(), vec![0; 1 << 20], 0);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((bytes, hasher.finalize())),
+            read => {
+                hasher.update(&buffer[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
+}
+
+/// The writer: gives files their names, and removes what is too much.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a cache: the name says what the content must be, and a file lost with the power is a beginning less"
+)]
+fn write(unfinished: &Receiver<Unfinished>, finished: &SyncSender<Option<Saved>>, cache: &PromptCache, own: &Path) {
+    for Unfinished { path, tokens, scope } in unfinished {
+        let saved = checksum(&path).and_then(|(bytes, checksum)| {
+            let name = path.with_file_name(format!("{scope:016x}-{checksum:08x}-{bytes}.{ENDING}"));
+            fs_err::rename(&path, &name)?;
+            Ok(Saved { tokens, scope, path: name, bytes, checksum })
+        });
+        let saved = saved.inspect_err(|error| {
+            stdio::warn(&format!("a beginning of a prompt was not kept: {error}"));
+            let _ = fs_err::remove_file(&path);
+        });
+        // All models lie beside each other: `folder/MODEL/KEY/FILE`, of which the worker knows its own.
+        if let Some(root) = own.parent().and_then(Path::parent) {
+            keep_within(root, cache.bytes);
+        }
+        if finished.send(saved.ok()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Removes what was used longest ago until all models together have no more than so many bytes.
+fn keep_within(root: &Path, budget: u64) {
+    let inside = |folder: &Path| -> Vec<PathBuf> {
+        let Ok(found) = fs_err::read_dir(folder) else { return vec![] };
+        found.filter_map(|it| Some(it.ok()?.path())).collect()
+    };
+    let mut files: Vec<(SystemTime, u64, PathBuf)> = inside(root)
+        .iter()
+        .flat_map(|model| inside(model))
+        .flat_map(|key| inside(&key))
+        .filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
+        .filter_map(|path| {
+            let file = fs_err::metadata(&path).ok()?;
+            Some((file.modified().ok()?, file.len(), path))
+        })
+        .collect();
+    files.sort();
+    let mut all: u64 = files.iter().map(|(_, bytes, _)| *bytes).sum();
+    for (_, bytes, path) in files {
+        if all <= budget {
+            return;
+        }
+        if fs_err::remove_file(&path).is_ok() {
+            all -= bytes;
+            // The folder of a model, or of a build, that has nothing left.
+            for folder in path.ancestors().skip(1).take(2) {
+                let _ = std::fs::remove_dir(folder);
+            }
+        }
+    }
+}
