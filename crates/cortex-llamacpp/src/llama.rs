@@ -409,6 +409,15 @@ impl<'model> Context<'model> {
         })
     }
 
+    /// Bytes that [`Context::save`] would write.
+    pub(crate) fn state_bytes(&self, sequence: u32) -> u64 {
+        if sequence >= self.sequences {
+            return 0;
+        }
+        let bytes = self.inner.state_seq_get_size_ext(sequence.cast_signed(), LlamaStateSeqFlags::empty());
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     /// Writes what a sequence holds to a file, with the tokens that it was computed from.
     pub(crate) fn save(&self, path: &Path, sequence: u32, tokens: &[Token]) -> Result<(), LlamaError> {
         if sequence >= self.sequences {

@@ -50,6 +50,8 @@ pub(crate) struct Saved {
 /// The beginnings of one model.
 pub(crate) struct SavedPrompts {
     folder: PathBuf,
+    /// Bytes that all models may take together.
+    bytes: u64,
     entries: Vec<Saved>,
     /// What a shorter context holds can only be used as a whole, as with recurrent models and sliding windows.
     is_whole: bool,
@@ -89,6 +91,7 @@ impl SavedPrompts {
         let entries = known(&folder, longest);
         Some(Self {
             folder,
+            bytes: cache.bytes,
             entries,
             is_whole,
             writer,
@@ -162,19 +165,25 @@ impl SavedPrompts {
         !self.is_full && tokens.len() >= SHORTEST && !self.entries.iter().any(is_there)
     }
 
+    /// Makes an empty file for this user alone. llama.cpp opens it again, and what is there keeps its mode.
+    fn make(&self, path: &Path) -> Result<(), LlamaError> {
+        // Whoever kept all models within their bytes may have removed the empty folder.
+        let folder = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        let made = folder.and_then(|()| fs_err::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path));
+        made.map(drop).map_err(|error| LlamaError(error.to_string()))
+    }
+
     /// Writes what a sequence holds. The file has its name some time later.
     pub(crate) fn save(&mut self, context: &Context<'_>, sequence: u32, tokens: &[Token], scope: u64) {
         if !self.wants(tokens, scope) {
             return;
         }
+        if context.state_bytes(sequence) > self.bytes {
+            return;
+        }
         self.number += 1;
         let path = self.folder.join(format!("{}-{}.tmp", std::process::id(), self.number));
-        // llama.cpp opens it again, and what is there keeps its mode.
-        // Whoever kept all models within their bytes may have removed the empty folder.
-        let folder = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
-        let made = fs_err::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let result =
-            folder.and(made.map(drop)).map_err(|error| LlamaError(error.to_string())).and_then(|_| context.save(&path, sequence, tokens));
+        let result = self.make(&path).and_then(|()| context.save(&path, sequence, tokens));
         if let Err(LlamaError(why)) = result {
             stdio::warn(&format!("beginnings of prompts are not written any more: {}: {why}", path.display()));
             let _ = fs_err::remove_file(&path);
@@ -373,5 +382,149 @@ fn keep_within(root: &Path, budget: u64) {
                 let _ = std::fs::remove_dir(folder);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file as it is written, of so many bytes beside its tokens.
+    fn put(folder: &Path, scope: u64, tokens: &[Token], state: usize) -> Saved {
+        fs_err::create_dir_all(folder).unwrap();
+        let count = u32::try_from(tokens.len()).unwrap();
+        let mut bytes: Vec<u8> = [1u32, 2, count].iter().flat_map(|it| it.to_le_bytes()).collect();
+        bytes.extend(tokens.iter().flat_map(|it| it.to_le_bytes()));
+        bytes.extend(std::iter::repeat_n(5, state));
+        let new = folder.join("1-1.new");
+        fs_err::write(&new, &bytes).unwrap();
+        let (length, checksum) = checksum(&new).unwrap();
+        let path = folder.join(format!("{scope:016x}-{checksum:08x}-{length}.{ENDING}"));
+        fs_err::write(&path, &bytes).unwrap();
+        fs_err::remove_file(&new).unwrap();
+        Saved { tokens: tokens.to_vec(), scope, path, bytes: length, checksum }
+    }
+
+    fn tokens(first: Token, count: usize) -> Vec<Token> {
+        (first..).take(count).collect()
+    }
+
+    fn of(entries: Vec<Saved>, is_whole: bool) -> SavedPrompts {
+        let (writer, _) = sync_channel(1);
+        let (_, written) = sync_channel(1);
+        SavedPrompts {
+            folder: PathBuf::new(),
+            bytes: 1 << 30,
+            entries,
+            is_whole,
+            writer,
+            written,
+            pending: 0,
+            number: 0,
+            is_full: false,
+            seconds_per_byte: 1e-9,
+        }
+    }
+
+    fn saved(scope: u64, tokens: Vec<Token>, bytes: u64) -> Saved {
+        Saved { path: PathBuf::from(format!("{scope}-{}", tokens.len())), tokens, scope, bytes, checksum: 0 }
+    }
+
+    #[test]
+    fn files_are_found_by_what_they_say_and_are_what_they_say() {
+        let scratch = tempfile::tempdir().unwrap();
+        let one = put(scratch.path(), 7, &tokens(0, 300), 50);
+        put(scratch.path(), 7, &tokens(0, 600), 50);
+        for (name, content) in [("x.prompt", &[1u8; 20][..]), ("0-0-5.prompt", &[1; 5]), ("0-0-9.prompt", &[1; 5])] {
+            fs_err::write(scratch.path().join(name), content).unwrap();
+        }
+        assert_eq!(
+            known(scratch.path(), 512),
+            std::slice::from_ref(&one),
+            "the other one does not fit into the context"
+        );
+        assert_eq!(known(scratch.path(), 1024).len(), 2);
+        assert_eq!(check(&one), Ok(()));
+        let mut bytes = fs_err::read(&one.path).unwrap();
+        bytes[40] ^= 1;
+        fs_err::write(&one.path, bytes).unwrap();
+        assert_eq!(check(&one), Err(LlamaError("it is damaged".into())));
+    }
+
+    #[test]
+    fn what_a_process_left_half_written_is_removed_when_it_is_gone() {
+        let scratch = tempfile::tempdir().unwrap();
+        // No process has the highest number that there can be.
+        let names = [format!("{}-1.tmp", 1 << 22), format!("{}-1.tmp", std::process::id()), "1-1.tmp".to_owned()];
+        for name in &names {
+            fs_err::write(scratch.path().join(name), []).unwrap();
+        }
+        assert_eq!(known(scratch.path(), 512), []);
+        assert_eq!(names.map(|name| scratch.path().join(name).exists()), [false, true, true]);
+    }
+
+    #[test]
+    fn the_beginning_that_saves_most_is_taken_when_it_saves_anything() {
+        let prompt = tokens(0, 1000);
+        let short = saved(0, tokens(0, 400), 4_000_000);
+        let long = saved(0, tokens(0, 800).into_iter().chain([-1; 100]).collect(), 9_000_000);
+        let others = saved(1, tokens(0, 950), 9_500_000);
+        let all = of(vec![short.clone(), long, others], false);
+        assert_eq!(all.best(&prompt, 0, 0, 1e-3), Some((1, 800)));
+        assert_eq!(all.best(&prompt, 1, 0, 1e-3), Some((2, 950)));
+        assert_eq!(all.best(&prompt, 2, 0, 1e-3), None);
+        // Little more than what is there, and what is computed sooner than read.
+        assert_eq!(all.best(&prompt, 0, 700, 1e-3), None);
+        assert_eq!(all.best(&prompt, 0, 0, 1e-5), None);
+        // Little of much.
+        let much = saved(0, tokens(0, 300).into_iter().chain(std::iter::repeat_n(-1, 9000)).collect(), 90_000);
+        assert_eq!(of(vec![much], false).best(&prompt, 0, 0, 1e-3), None);
+        // As a whole only.
+        let whole = of(vec![short, saved(0, tokens(0, 800).into_iter().chain([-1]).collect(), 80)], true);
+        assert_eq!(whole.best(&prompt, 0, 0, 1e-3), Some((0, 400)));
+    }
+
+    #[test]
+    fn what_is_there_or_short_is_not_written() {
+        let mut all = of(vec![saved(0, tokens(0, 800), 1)], false);
+        assert!(!all.wants(&tokens(0, 800), 0) && !all.wants(&tokens(0, 500), 0));
+        assert!(all.wants(&tokens(0, 801), 0) && all.wants(&tokens(1, 800), 0) && all.wants(&tokens(0, 800), 1));
+        assert!(!all.wants(&tokens(1, SHORTEST - 1), 0));
+        // All of the long one would have to be read for it.
+        let long = of(vec![saved(0, tokens(0, 256 * NEAR), 1)], false);
+        assert!(long.wants(&tokens(0, 256), 0) && !long.wants(&tokens(0, 257), 0));
+        assert!(of(vec![saved(0, tokens(0, 800), 1)], true).wants(&tokens(0, 500), 0));
+        all.is_full = true;
+        assert!(!all.wants(&tokens(1, 800), 0));
+    }
+
+    #[test]
+    fn a_conversation_that_went_on_takes_the_place_of_what_it_was() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [before, after, other] =
+            [(0, 400), (0, 700), (9000, 500)].map(|(first, count)| put(scratch.path(), 0, &tokens(first, count), 9));
+        let mut all = of(vec![before.clone(), other.clone()], false);
+        all.take(Some(after.clone()));
+        assert_eq!(all.entries, [other, after]);
+        assert!(!before.path.exists());
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first_of_all_models() {
+        let root = tempfile::tempdir().unwrap();
+        let mut files = Vec::new();
+        for (at, model) in ["a", "b", "a"].into_iter().enumerate() {
+            let first = Token::try_from(at * 1000).unwrap();
+            let saved = put(&root.path().join(model).join("key"), 0, &tokens(first, 300), 1000);
+            let used = SystemTime::UNIX_EPOCH + Duration::from_secs(1000 + at as u64);
+            fs_err::File::options().write(true).open(&saved.path).unwrap().file().set_modified(used).unwrap();
+            files.push(saved);
+        }
+        keep_within(root.path(), files[1].bytes + files[2].bytes);
+        assert_eq!([0, 1, 2].map(|at| files[at].path.exists()), [false, true, true]);
+        keep_within(root.path(), files[2].bytes);
+        assert!(!root.path().join("b").exists() && files[2].path.exists());
+        keep_within(root.path(), 0);
+        assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 0);
     }
 }

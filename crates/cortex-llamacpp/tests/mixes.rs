@@ -1,12 +1,25 @@
-//! Random mixes of requests that begin alike, run together and one after the other: each answer is that of its prompt alone.
+//! Random mixes of requests that begin alike, that repeat themselves, and whose beginnings are on disk, run together and one after the
+//! other: each answer is that of its prompt alone.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-use cortex_api::worker::{FromWorker, Generate, ToWorker, TokenProbabilities};
-use cortex_test::worker::{TestWorker, agree, generate, told};
+use cortex_api::worker::{FromWorker, Generate, Load, PromptCache, Timings, ToWorker, TokenProbabilities};
+use cortex_test::{
+    dist,
+    worker::{TestWorker, agree, generate, load_of, told},
+};
+use std::path::Path;
 
-/// Mixes of up to five requests each.
-const MIXES: u64 = 24;
-/// Requests of each that may end where the model hesitated between two tokens: a larger share would hide something.
+/// Mixes of up to four requests each.
+const MIXES: u64 = 200;
+/// After so many mixes the process ends, and another one goes on with what is on disk.
+const LIFE: u64 = 8;
+/// Mixes at least in which something that others had computed was of use; in which a guess was right; and in which a beginning was
+/// read from disk. With fewer the test would prove nothing.
+const WITH_REUSE: usize = 100;
+const WITH_GUESSES: usize = 50;
+const WITH_DISK: usize = 20;
+/// Of a hundred mixes, those at most in which an answer may part from its reference where the model hesitated between two tokens: a
+/// larger share would hide something.
 const NEAR_TIES: usize = 10;
 
 /// Repeatable numbers (the 64-bit linear congruential generator of Knuth's MMIX).
@@ -24,50 +37,86 @@ impl Numbers {
 }
 
 const PIECES: [&str; 5] = [
-    "You keep the books of a harbour. Ships come in the morning and leave in the evening, and each of them pays for its place by its length. ",
-    "The northern pier is for ferries, the southern one for fishing boats; nobody may stay in the middle, where the water is shallow. ",
-    "A ship that is late waits outside until the tide has turned, unless it carries fruit, which goes first whatever the hour may be. ",
+    "You keep the books of a harbour, where ships pay by their length. ",
+    "The northern pier is for ferries, the southern one for fishing boats. ",
+    "A ship that is late waits outside until the tide has turned. ",
     "Answer in one short sentence. Do not repeat the question. ",
-    "The keeper of the lighthouse writes down every ship that passes, with its name, its flag and the direction from which the wind blows. ",
+    "The keeper of the lighthouse writes down every ship that passes. ",
 ];
 
-/// A request of a mix: pieces in an order that others share, and a word that nobody else has.
-fn request(numbers: &mut Numbers, id: u64) -> (Generate, String) {
+/// What a request of a mix is like.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// A system prompt that others have too.
+    Usual,
+    /// One that is long enough to be kept on disk.
+    Long,
+    /// A text that repeats itself, so that its end can be guessed.
+    Repeating,
+}
+
+/// A request of a mix, and a word of its last message that nobody else has.
+fn request(numbers: &mut Numbers, kind: Kind, id: u64) -> (Generate, String) {
+    let nonce = format!("ship{}", numbers.below(1_000_000));
+    let tokens = 4 + u32::try_from(numbers.below(5)).unwrap();
     let first = numbers.index(2);
-    let count = 1 + numbers.index(4);
-    let system: String = (0..count).map(|at| PIECES[(first + at) % PIECES.len()]).collect();
-    let nonce = format!("vessel{}", numbers.below(1_000_000));
-    let text = format!(
-        "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nTell me about the ship {nonce}.<|im_end|>\n<|im_start|>assistant\n"
-    );
-    let tokens = 4 + u32::try_from(numbers.below(9)).unwrap();
+    let piece = |at: usize| PIECES[(first + at) % PIECES.len()];
+    let text = if kind == Kind::Repeating {
+        let (one, other) = (numbers.below(90) + 10, numbers.below(90) + 10);
+        let line = format!("It has {one} sails, {other} oars and a bell.\n");
+        format!("{}\nOf {nonce}:\n{line}{line}It has {one}", piece(0))
+    } else {
+        let count = if kind == Kind::Long { 20 } else { 2 + numbers.index(2) };
+        let system: String = (0..count).map(piece).collect();
+        format!(
+            "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nWho is {nonce}?<|im_end|>\n<|im_start|>assistant\n"
+        )
+    };
     (Generate { probabilities: Some(5), ..generate(id, &text, tokens) }, nonce)
+}
+
+/// A worker that keeps beginnings of prompts in a folder.
+fn keeping(folder: &Path) -> TestWorker {
+    let prompt_cache = Some(PromptCache { folder: folder.join("model").display().to_string(), bytes: 1 << 30 });
+    TestWorker::loaded_as(Load { prompt_cache, ..load_of(&dist::model(), 512, 4) }).0
+}
+
+/// How many mixes showed what.
+#[derive(Debug, Default)]
+struct Seen {
+    reuse: usize,
+    guesses: usize,
+    disk: usize,
+    near_ties: usize,
 }
 
 #[test]
 fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone() {
+    let scratch = tempfile::tempdir().unwrap();
     let mut numbers = Numbers(7);
     let (mut alone, _) = TestWorker::loaded(512, 1);
-    let (mut together, _) = TestWorker::loaded(512, 4);
-    let (mut id, mut mixes_with_reuse, mut near_ties, mut all) = (0, 0, 0, 0);
+    let mut together = keeping(scratch.path());
+    let (mut id, mut seen) = (0, Seen::default());
     for mix in 0..MIXES {
-        let count = 2 + numbers.below(4);
-        let requests: Vec<(Generate, String)> = (0..count)
-            .map(|_| {
+        if mix > 0 && mix % LIFE == 0 {
+            together.shut_down();
+            together = keeping(scratch.path());
+        }
+        let requests: Vec<(Generate, String)> = (0..2 + numbers.below(3))
+            .map(|at| {
                 id += 1;
-                request(&mut numbers, id)
+                let kind = match numbers.below(4) {
+                    _ if at == 0 && mix % LIFE == 0 => Kind::Long,
+                    0 | 1 => Kind::Repeating,
+                    _ => Kind::Usual,
+                };
+                request(&mut numbers, kind, id)
             })
             .collect();
-        let references: Vec<Vec<TokenProbabilities>> = requests
-            .iter()
-            .map(|(request, _)| {
-                // Alone in its batches, and nothing of it is there before.
-                let request = Generate { deterministic: true, ..request.clone() };
-                let id = request.id;
-                alone.send(&ToWorker::Generate(Box::new(request)));
-                told(&alone.until_finished(id), id)
-            })
-            .collect();
+        // Alone in its batches, and nothing of it is there before; computed while the others are.
+        for (request, _) in &requests {
+            alone.send(&ToWorker::Generate(Box::new(Generate { deterministic: true, ..request.clone() })));
+        }
         let ids: Vec<u64> = requests.iter().map(|(request, _)| request.id).collect();
         let mut messages = vec![];
         for (at, (request, _)) in requests.iter().enumerate() {
@@ -78,14 +127,18 @@ fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone() {
             }
         }
         messages.extend(together.until_all_finished(&open(&messages, &ids)));
-        let reuses = |it: &FromWorker| matches!(it, FromWorker::Finished { timings, .. } if timings.cached_tokens > 0);
-        mixes_with_reuse += u32::from(messages.iter().any(reuses));
-        for ((request, _), reference) in requests.iter().zip(&references) {
-            let found = told(&messages, request.id);
-            assert!(agree(reference, &found), "mix {mix}: {reference:?} {found:?}");
-            all += 1;
-            near_ties +=
-                usize::from(reference.iter().map(|it| it.chosen.token).ne(found.iter().map(|it| it.chosen.token)));
+        let references = alone.until_all_finished(&ids);
+        let timings: Vec<Timings> = messages.iter().filter_map(timings).collect();
+        // A template's first tokens are common to all.
+        seen.reuse += usize::from(timings.iter().any(|it| it.cached_tokens >= 16));
+        seen.guesses += usize::from(timings.iter().any(|it| it.accepted_tokens > 0));
+        seen.disk += usize::from(timings.iter().any(|it| it.restored_tokens > 0));
+        let answers: Vec<[Vec<TokenProbabilities>; 2]> =
+            ids.iter().map(|&id| [told(&references, id), told(&messages, id)]).collect();
+        let tokens = |answer: &[TokenProbabilities]| answer.iter().map(|it| it.chosen.token).collect::<Vec<_>>();
+        seen.near_ties += usize::from(answers.iter().any(|[reference, found]| tokens(reference) != tokens(found)));
+        for ((request, _), [reference, found]) in requests.iter().zip(&answers) {
+            assert!(agree(reference, found), "mix {mix}, request {}: {reference:?} {found:?}", request.id);
             let text: Vec<u8> = found.iter().flat_map(|it| it.chosen.bytes.clone()).collect();
             let text = String::from_utf8_lossy(&text);
             for (other, nonce) in &requests {
@@ -93,8 +146,15 @@ fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone() {
             }
         }
     }
-    assert!(u64::from(mixes_with_reuse) * 2 >= MIXES, "{mixes_with_reuse} of {MIXES} mixes used anything again");
-    assert!(near_ties * 100 <= all * NEAR_TIES, "{near_ties} of {all} answers parted from their reference");
+    assert!(seen.reuse >= WITH_REUSE && seen.guesses >= WITH_GUESSES && seen.disk >= WITH_DISK, "{seen:?}");
+    assert!(seen.near_ties as u64 * 100 <= MIXES * NEAR_TIES as u64, "{seen:?}");
+}
+
+fn timings(message: &FromWorker) -> Option<Timings> {
+    match message {
+        FromWorker::Finished { timings, .. } => Some(*timings),
+        _ => None,
+    }
 }
 
 /// Those of some requests that have not ended.
