@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import pathlib
+import random
 import statistics
 import time
 
@@ -84,6 +85,35 @@ def constrained(server, salt):
     return rates[0], rates[1]
 
 
+def purchases(salt):
+    """A list of 14 lines that is like no other."""
+    numbers = random.Random(salt)
+    names, things = "Anna Boris Carla Elena Farid Greta Hugo Ines".split(), "apples bricks candles drums engines flutes".split()
+    return "".join(f"{numbers.choice(names)} bought {numbers.randrange(2, 90)} {numbers.choice(things)} for {numbers.randrange(3, 900)} euros "
+                   f"on day {numbers.randrange(1, 31)}.\n" for _ in range(14))
+
+
+def completion(server, prompt, tokens, **more):
+    """The answer to a text, and the seconds from its first token to the last."""
+    answer = json.loads(server.call("POST", "/v1/completions", {
+        "model": MODEL_ID, "temperature": 0, "max_tokens": tokens, "ignore_eos": True, "prompt": prompt, **more}))
+    return answer, answer["timings"]["predicted_ms"] / 1000
+
+
+def guessed(server, prompt, tokens):
+    """Tokens per second of an answer with guesses and without, the guesses, and those that were right."""
+    answer, seconds = completion(server, prompt, tokens)
+    _, plain = completion(server, prompt, tokens, **{"speculative.n_max": 0})
+    timings = answer["timings"]
+    return tokens / seconds, tokens / plain, timings.get("draft_n", 0), timings.get("draft_n_accepted", 0), answer["choices"][0]["text"]
+
+
+def copied(text, of):
+    """The share of the lines of an answer that are lines of a list."""
+    lines = [text for text in text.split("\n")[:-1] if text]
+    return sum(text in of.split("\n") for text in lines) / max(len(lines), 1)
+
+
 def run(arguments):
     threads, model = arguments.threads, pathlib.Path(os.environ["CORTEX_TEST_MODEL"])
     lines = []
@@ -126,15 +156,59 @@ def run(arguments):
         entry["peer"].append(round(free, 5))
         print(entry["name"], index, bound, free, flush=True)
     ours.stop()
+    notes = []
+
+    def ours_alone(entry, measure):
+        if is_left_out(entry):
+            return
+        lines.append(entry)
+        for index in range(arguments.pairs):
+            first, second = measure(index)
+            entry["ours"].append(round(first, 5))
+            entry["peer"].append(round(second, 5))
+            print(entry["name"], index, first, second, flush=True)
+
+    # The other column is the same daemon, without guesses or with nothing on disk.
+    guesses, right, shares = [], [], []
+
+    def rewritten(index):
+        of = purchases(index)
+        prompt = (f"The list, as it was found:\n{of}\nThe list with the same lines again:\n{of}\n"
+                  "The list with the same lines once more:\n")
+        fast, plain, drafted, accepted, text = guessed(ours, prompt, 200)
+        guesses.append(drafted)
+        right.append(accepted)
+        shares.append(copied(text, of))
+        return fast, plain
+
+    ours = Cortex(model, 1, threads).ready()
+    ours_alone(line("a list copied from the prompt, against our own decode without guesses", "tokens/s", "≥ 1.3 ×", "higher", 1.3), rewritten)
+    if guesses:
+        notes.append(f"guesses a list of 200 tokens {statistics.median(guesses):.0f}, right {statistics.median(right):.0f}; "
+                     f"lines of the answer that are lines of the prompt {statistics.median(shares):.0%} (least {min(shares):.0%})")
+    ours_alone(line("a free text, against our own decode without guesses", "tokens/s", "≥ 0.97 ×", "higher", 0.97),
+               lambda index: guessed(ours, f"Story {index}: Once upon a time there was", 200)[:2])
+    ours.stop()
+    ours = Cortex(model, 1, threads, context=8192).ready()
+
+    def restarted(index):
+        prompt = " ".join(f"word{(at * 7919 + index * 131) % 9973}" for at in range(850))
+        cold = ours.stream(f"{prompt} And?", 1)[0]
+        ours.restart()
+        return ours.stream(f"{prompt} Or?", 1)[0], cold
+
+    ours_alone(line("a prompt of 4,000 tokens after a restart, against our own cold one, first text", "s", "≤ 0.2 ×", "lower", 0.2), restarted)
+    ours.stop()
     result = described(f"scripts/bench_runtime.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {threads}"
                        + "".join(f" --without '{words}'" if index == 0 else f" '{words}'" for index, words in enumerate(arguments.without)), model,
                        arguments.peer, {"cortex": f"threads={threads}, parallel=streams, contextLength={CONTEXT}",
                                         "llama-server": f"-t {threads} -np STREAMS -c {CONTEXT}*STREAMS"}, lines)
+    result["notes"] = notes
     publish(result, RESULTS, (BEGIN, END), shown)
 
 
 def shown(result):
-    return table(result, "runtime.json")
+    return table(result, "runtime.json") + "".join(f"\n{note}.\n" for note in result.get("notes", []))
 
 
 def main():

@@ -53,6 +53,8 @@ pub struct Job {
     pub cache_scope: Option<u64>,
     /// A text that the answer is expected to be like.
     pub prediction: Option<String>,
+    /// Tokens of it that are guessed for one step at most; `None` is as many as pay.
+    pub most_guesses: Option<u32>,
     /// What the answer must be.
     pub constraint: Option<Constraint>,
     /// Tell how probable tokens were, and so many of the most probable ones in the place of each.
@@ -243,7 +245,7 @@ impl Engines {
             })
             .await?;
         let Rendered { segments, constraint, parser, has_calls_only, shows_control } =
-            job.prompt.render(&lease.session.template, job.constraint.is_some())?;
+            job.prompt.render(&lease.session.template, lease.session.facts.infill, job.constraint.is_some())?;
         let running = lease.session.generate(|id| Generate {
             id,
             prompt: segments,
@@ -254,6 +256,7 @@ impl Engines {
             deterministic: job.deterministic,
             cache_scope: job.cache_scope,
             prediction: job.prediction.clone(),
+            most_guesses: job.most_guesses,
             constraint: constraint.or_else(|| job.constraint.clone()),
             probabilities: job.probabilities,
             shows_control,
@@ -290,7 +293,7 @@ impl Engines {
     /// The prompt that a chat becomes by the template of a model.
     pub async fn apply_template(&self, model: Usable, prompt: &Prompt) -> Result<String, EngineError> {
         let lease = self.acquire_for(model.wanted()).await?;
-        let segments = prompt.render(&lease.session.template, false)?.segments;
+        let segments = prompt.render(&lease.session.template, None, false)?.segments;
         let text = |segment: Segment| match segment {
             Segment::Text { text, .. } => text,
             Segment::Tokens { .. } => String::new(),

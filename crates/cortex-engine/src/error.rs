@@ -92,6 +92,9 @@ pub enum EngineError {
         /// What is wrong, or why it could not go on.
         message: String,
     },
+    /// The model was not trained to fill gaps.
+    #[error("the model has no tokens for a gap in a text")]
+    NoInfill,
     /// The chat template of the model refused the messages.
     #[error("the chat template of the model cannot render these messages: {message}")]
     Template {
@@ -162,6 +165,7 @@ impl EngineError {
             | Self::EmptyPrompt
             | Self::InvalidRequest { .. }
             | Self::Constraint { .. }
+            | Self::NoInfill
             | Self::Template { .. } => ErrorKind::Invalid,
             Self::Overloaded { .. } | Self::QueueFull { .. } => ErrorKind::Busy,
             Self::DoesNotFit { .. } => ErrorKind::DoesNotFit,
@@ -195,6 +199,7 @@ impl EngineError {
             Self::EmptyPrompt => "empty_prompt",
             Self::InvalidRequest { .. } => "invalid_value",
             Self::Constraint { .. } => "constraint_failed",
+            Self::NoInfill => "infill_not_supported",
             Self::Template { .. } => "template_failed",
             Self::Overloaded { .. } => "overloaded",
             Self::QueueFull { .. } => "queue_full",
@@ -215,6 +220,7 @@ impl EngineError {
             Self::ContextExceeded { .. } => {
                 Some("shorten the prompt, or start the model with a larger `ctx_len` if it was trained with one".into())
             }
+            Self::NoInfill => Some("leave `suffix` out, or use a model that was trained to fill in".into()),
             Self::Overloaded { .. } => Some("stop a model with `cortex models stop ID`, or try again later".into()),
             Self::QueueFull { .. } => {
                 Some("try again later; `maxQueuedRequests` in the settings is how many may wait".into())

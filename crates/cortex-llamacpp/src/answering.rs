@@ -274,8 +274,10 @@ impl<'model> Worker<'model> {
                 id: generate.id,
                 chooser: Chooser::new(self.vocabulary, &generate.sampling, guide, generate.probabilities, &prompt),
                 text: TextStream::new(&generate.stop),
-                speculation: (!generate.deterministic && !self.vocabulary.is_recurrent())
-                    .then(|| Speculation::new(&self.prediction(&generate), &prompt)),
+                speculation: (!generate.deterministic
+                    && generate.most_guesses != Some(0)
+                    && !self.vocabulary.is_recurrent())
+                .then(|| Speculation::new(&self.prediction(&generate), &prompt, generate.most_guesses)),
                 prompt,
                 computed: reused,
                 pending: None,

@@ -171,7 +171,9 @@ mod tests {
         ] {
             assert_eq!(accepted(constraint, text), (possible, may_end), "{text}");
         }
-        assert_eq!(accepted(&person, &format!("{{{}", " ".repeat(40))).0, 25, "white space has an end");
+        assert_eq!(accepted(&person, "{\n    \"age\": 7\n}"), (16, true));
+        assert_eq!(accepted(&person, "{  ").0, 2, "white space has an end");
+        assert_eq!(accepted(&person, &format!("{{\n{}", " ".repeat(40))).0, 22, "white space has an end");
         assert_eq!(accepted(&schema(Value::Bool(true)), "[1, {\"a\": null}]").0, 16);
     }
 

@@ -5,6 +5,7 @@
 //! the most tokens for its time, which may be none. Source: the expected length of a run of right guesses is the sum of the
 //! products of their probabilities (Leviathan and others, "Fast Inference from Transformers via Speculative Decoding", 2023).
 
+use crate::lookup::Guess;
 use std::time::Duration;
 
 /// Most guesses of one step. The results of so many need room: the daemon's prediction of a model's memory counts with it.
@@ -56,7 +57,7 @@ impl StepTimes {
     }
 }
 
-/// How often guesses are right, by how much was the same before them, in one answer.
+/// How often guesses are right, by how much was the same before them and whether a text was expected, in one answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Acceptance([Rate; KINDS]);
 
@@ -80,8 +81,10 @@ impl Default for Acceptance {
     }
 }
 
-fn kind(same: usize) -> usize {
+fn kind(same: usize, is_expected: bool) -> usize {
     match same {
+        ..=4 if is_expected => 2,
+        _ if is_expected => 3,
         ..=4 => 0,
         5..=8 => 1,
         9..=16 => 2,
@@ -91,18 +94,19 @@ fn kind(same: usize) -> usize {
 
 impl Acceptance {
     /// The probability that a token of such a guess is right when those before it are.
-    pub(crate) fn of(&self, same: usize) -> f64 {
-        let (rate, prior) = (self.0[kind(same)], PRIOR[kind(same)]);
+    pub(crate) fn of(&self, guess: &Guess) -> f64 {
+        let kind = kind(guess.same, guess.is_expected);
+        let (rate, prior) = (self.0[kind], PRIOR[kind]);
         (rate.right + prior * WEIGHT) / (rate.right + rate.wrong + WEIGHT)
     }
 
     /// So many of the guessed tokens were right; the first wrong one ends them.
-    pub(crate) fn learn(&mut self, same: usize, right: usize, guessed: usize) {
+    pub(crate) fn learn(&mut self, guess: &Guess, right: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
         let more = right as f64;
-        let rate = &mut self.0[kind(same)];
+        let rate = &mut self.0[kind(guess.same, guess.is_expected)];
         rate.right += more;
-        rate.wrong += f64::from(u8::from(right < guessed));
+        rate.wrong += f64::from(u8::from(right < guess.tokens.len()));
     }
 
     /// A token was chosen.
@@ -216,20 +220,21 @@ mod tests {
 
     #[test]
     fn what_was_wrong_is_guessed_less_and_forgotten_after_a_while() {
+        let guess = |same: usize| Guess { same, is_expected: false, tokens: vec![1; 4] };
         let mut acceptance = Acceptance::default();
-        let before = acceptance.of(3);
-        assert!(before < acceptance.of(20));
+        let before = acceptance.of(&guess(3));
+        assert!(before < acceptance.of(&guess(20)) && before < acceptance.of(&Guess { is_expected: true, ..guess(3) }));
         for _ in 0..5 {
-            acceptance.learn(3, 0, 4);
+            acceptance.learn(&guess(3), 0);
         }
-        let after = acceptance.of(3);
+        let after = acceptance.of(&guess(3));
         assert!(after < before / 2.0, "{after}");
-        assert!((acceptance.of(20) - PRIOR[3]).abs() < 1e-9);
+        assert!((acceptance.of(&guess(20)) - PRIOR[3]).abs() < 1e-9);
         for _ in 0..1000 {
             acceptance.fade();
         }
-        assert!((acceptance.of(3) - before).abs() < 1e-3);
-        acceptance.learn(3, 4, 4);
-        assert!(acceptance.of(3) > before);
+        assert!((acceptance.of(&guess(3)) - before).abs() < 1e-3);
+        acceptance.learn(&guess(3), 4);
+        assert!(acceptance.of(&guess(3)) > before);
     }
 }

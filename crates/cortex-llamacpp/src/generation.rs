@@ -56,6 +56,8 @@ pub(crate) struct Generation {
 pub(crate) struct Speculation {
     lookup: Lookup,
     acceptance: Acceptance,
+    /// Tokens of a guess at most.
+    most: usize,
     /// Of the next step.
     guess: Option<Guess>,
     /// Guesses that were computed.
@@ -66,10 +68,11 @@ pub(crate) struct Speculation {
 
 impl Speculation {
     /// For the answer to a prompt, which may be like a text.
-    pub(crate) fn new(prediction: &[Token], prompt: &[Token]) -> Self {
+    pub(crate) fn new(prediction: &[Token], prompt: &[Token], most: Option<u32>) -> Self {
         Self {
-            lookup: Lookup::new(prediction.iter().chain(prompt)),
+            lookup: Lookup::new(prompt, prediction),
             acceptance: Acceptance::default(),
+            most: most.map_or(MOST_DRAFTED, |most| usize::try_from(most).unwrap_or(MOST_DRAFTED).min(MOST_DRAFTED)),
             guess: None,
             drafted: 0,
             accepted: 0,
@@ -87,10 +90,10 @@ impl Generation {
     /// What may come next, when something may; at most so much that the answer does not become too long by it.
     pub(crate) fn guess(&mut self) -> Option<Candidate> {
         let left = self.limit.saturating_sub(self.produced + 1);
-        let most = MOST_DRAFTED.min(usize::try_from(left).unwrap_or(MOST_DRAFTED));
         let speculation = self.speculation.as_mut()?;
+        let most = speculation.most.min(usize::try_from(left).unwrap_or(usize::MAX));
         let guess = speculation.lookup.guess(most)?;
-        let candidate = Candidate { probability: speculation.acceptance.of(guess.same), tokens: guess.tokens.len() };
+        let candidate = Candidate { probability: speculation.acceptance.of(&guess), tokens: guess.tokens.len() };
         speculation.guess = Some(guess);
         Some(candidate)
     }
@@ -114,7 +117,7 @@ impl Generation {
     pub(crate) fn judge(&mut self, right: usize) {
         let Some(speculation) = &mut self.speculation else { return };
         let Some(guess) = speculation.guess.take() else { return };
-        speculation.acceptance.learn(guess.same, right, guess.tokens.len());
+        speculation.acceptance.learn(&guess, right);
         let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
         speculation.drafted = speculation.drafted.saturating_add(count(guess.tokens.len()));
         speculation.accepted = speculation.accepted.saturating_add(count(right));

@@ -19,6 +19,8 @@ const NONE: u32 = u32::MAX;
 /// places, and about 20 for the map.
 #[derive(Debug, Default)]
 pub(crate) struct Lookup {
+    /// So many of the first tokens are no text that was, but one that is expected.
+    expected: usize,
     tokens: Vec<Token>,
     /// Where the latest run of these tokens ends: the index of what follows.
     latest: HashMap<[Token; SHORTEST], u32>,
@@ -31,15 +33,19 @@ pub(crate) struct Lookup {
 pub(crate) struct Guess {
     /// How many tokens before it are the same as now, at least [`SHORTEST`].
     pub(crate) same: usize,
+    /// They are of the text that is expected.
+    pub(crate) is_expected: bool,
     /// The tokens, the next one first; not empty.
     pub(crate) tokens: Vec<Token>,
 }
 
 impl Lookup {
-    /// Of a prompt, and what else is likely to be repeated before it.
-    pub(crate) fn new<'tokens>(prompt: impl IntoIterator<Item = &'tokens Token>) -> Self {
-        let mut lookup = Self::default();
-        for &token in prompt {
+    /// Of a prompt, whose answer is expected to be like some tokens, if there are any.
+    pub(crate) fn new(prompt: &[Token], expected: &[Token]) -> Self {
+        // What the prompt ends with stands before what is expected too: so the first tokens of the answer are guessed.
+        let end = if expected.is_empty() { &[] } else { &prompt[prompt.len().saturating_sub(SHORTEST)..] };
+        let mut lookup = Self { expected: end.len() + expected.len(), ..Self::default() };
+        for &token in end.iter().chain(expected).chain(prompt) {
             lookup.push(token);
         }
         lookup
@@ -56,7 +62,7 @@ impl Lookup {
         self.earlier.push(before);
     }
 
-    /// At most so many tokens that followed the longest repetition of the end of the text; of equals the latest.
+    /// At most so many tokens that followed the longest repetition of the end of the text; of equals what is expected, then the latest.
     pub(crate) fn guess(&self, most: usize) -> Option<Guess> {
         let end = self.tokens.len();
         let mut best: Option<(usize, usize)> = None;
@@ -67,11 +73,8 @@ impl Lookup {
             }
             let place = at as usize;
             let same = self.same(place, end);
-            if best.is_none_or(|(longest, _)| same > longest) {
+            if best.is_none_or(|(longest, _)| same > longest || same == longest && place < self.expected) {
                 best = Some((same, place));
-            }
-            if same >= LONGEST {
-                break;
             }
             at = self.earlier[place - 1];
         }
@@ -79,7 +82,7 @@ impl Lookup {
         // What repeats itself goes on repeating itself: the guess may reach into what it guesses.
         let period = end - place;
         let tokens: Vec<Token> = (0..most).map(|offset| self.tokens[place + offset % period]).collect();
-        (!tokens.is_empty()).then_some(Guess { same, tokens })
+        (!tokens.is_empty()).then_some(Guess { same, is_expected: place < self.expected, tokens })
     }
 
     /// How many tokens before two places are the same.
@@ -95,8 +98,8 @@ mod tests {
 
     #[track_caller]
     fn check(tokens: &[Token], most: usize, expected: Option<(usize, &[Token])>) {
-        let found = Lookup::new(tokens).guess(most);
-        assert_eq!(found, expected.map(|(same, tokens)| Guess { same, tokens: tokens.to_vec() }));
+        let found = Lookup::new(tokens, &[]).guess(most);
+        assert_eq!(found, expected.map(|(same, tokens)| Guess { same, is_expected: false, tokens: tokens.to_vec() }));
     }
 
     #[test]
@@ -124,11 +127,24 @@ mod tests {
 
     #[test]
     fn an_answer_is_part_of_the_text() {
-        let mut lookup = Lookup::new(&[1, 2, 3, 4]);
+        let mut lookup = Lookup::new(&[1, 2, 3, 4], &[]);
         for token in [1, 2, 3] {
             assert_eq!(lookup.guess(1), None);
             lookup.push(token);
         }
-        assert_eq!(lookup.guess(1), Some(Guess { same: 3, tokens: vec![4] }));
+        assert_eq!(lookup.guess(1), Some(Guess { same: 3, is_expected: false, tokens: vec![4] }));
+    }
+
+    #[test]
+    fn what_is_expected_is_guessed_from_its_first_token_on() {
+        let mut lookup = Lookup::new(&[1, 2, 3, 4], &[10, 11, 12, 13]);
+        assert_eq!(lookup.guess(2), Some(Guess { same: 3, is_expected: true, tokens: vec![10, 11] }));
+        for token in [10, 11] {
+            lookup.push(token);
+        }
+        assert_eq!(lookup.guess(9).map(|it| it.tokens[..2].to_vec()), Some(vec![12, 13]));
+        // The answer is another one.
+        lookup.push(7);
+        assert_eq!(lookup.guess(2), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The tokens of a model: their texts, and what is made of texts and of them. Only the safe layer of the binding is called.
 
 use crate::llama::{LlamaError, Token, error};
-use cortex_api::worker::{EmbedInput, Embeds, FromWorker, Rejection, Segment, control_token_name};
+use cortex_api::worker::{EmbedInput, Embeds, FromWorker, InfillTokens, Rejection, Segment, control_token_name};
 use llama_cpp_2::{model::LlamaModel, token::LlamaToken};
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use std::sync::Arc;
@@ -64,6 +64,17 @@ impl<'model> Vocabulary<'model> {
     /// Text of the end-of-sequence token; empty when there is none.
     pub(crate) fn eos_text(&self) -> String {
         self.text_of(self.model.vocab().eos())
+    }
+
+    /// The tokens around a gap; `None` when the model lacks any of them.
+    pub(crate) fn infill(&self) -> Option<InfillTokens> {
+        let vocabulary = self.model.vocab();
+        let known = |token: LlamaToken| (0..self.size).contains(&token.0).then_some(token.0);
+        Some(InfillTokens {
+            prefix: known(vocabulary.fim_pre())?,
+            suffix: known(vocabulary.fim_suf())?,
+            middle: known(vocabulary.fim_mid())?,
+        })
     }
 
     fn text_of(&self, token: LlamaToken) -> String {

@@ -9,7 +9,7 @@ use cortex_test::{
 };
 use std::path::Path;
 
-/// Mixes of up to four requests each.
+/// Mixes of two or three requests each.
 const MIXES: u64 = 200;
 /// After so many mixes the process ends, and another one goes on with what is on disk.
 const LIFE: u64 = 8;
@@ -57,16 +57,17 @@ enum Kind {
 
 /// A request of a mix, and a word of its last message that nobody else has.
 fn request(numbers: &mut Numbers, kind: Kind, id: u64) -> (Generate, String) {
-    let nonce = format!("ship{}", numbers.below(1_000_000));
+    // None is the beginning of another one.
+    let nonce = format!("ship{}", 10_000 + numbers.below(90_000));
     let tokens = 4 + u32::try_from(numbers.below(5)).unwrap();
     let first = numbers.index(2);
     let piece = |at: usize| PIECES[(first + at) % PIECES.len()];
     let text = if kind == Kind::Repeating {
         let (one, other) = (numbers.below(90) + 10, numbers.below(90) + 10);
-        let line = format!("It has {one} sails, {other} oars and a bell.\n");
-        format!("{}\nOf {nonce}:\n{line}{line}It has {one}", piece(0))
+        let line = format!("It has {one} sails and {other} oars.\n");
+        format!("Of {nonce}:\n{line}{line}It has {one}")
     } else {
-        let count = if kind == Kind::Long { 20 } else { 2 + numbers.index(2) };
+        let count = if kind == Kind::Long { 20 } else { 2 };
         let system: String = (0..count).map(piece).collect();
         format!(
             "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nWho is {nonce}?<|im_end|>\n<|im_start|>assistant\n"
@@ -102,12 +103,12 @@ fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone() {
             together.shut_down();
             together = keeping(scratch.path());
         }
-        let requests: Vec<(Generate, String)> = (0..2 + numbers.below(3))
+        let requests: Vec<(Generate, String)> = (0..2 + numbers.below(2))
             .map(|at| {
                 id += 1;
                 let kind = match numbers.below(4) {
                     _ if at == 0 && mix % LIFE == 0 => Kind::Long,
-                    0 | 1 => Kind::Repeating,
+                    0..=2 if at > 0 => Kind::Repeating,
                     _ => Kind::Usual,
                 };
                 request(&mut numbers, kind, id)

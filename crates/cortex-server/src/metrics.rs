@@ -63,7 +63,10 @@ struct Inner {
     gap: Histogram,
     prompt_tokens: Counter,
     cached_tokens: Counter,
+    restored_tokens: Counter,
     answer_tokens: Counter,
+    drafted_tokens: Counter,
+    accepted_tokens: Counter,
     /// Set when somebody looks, so one at a time.
     seen: Mutex<Seen>,
 }
@@ -79,6 +82,7 @@ struct Seen {
     refused: Counter,
     running: Number,
     waiting: Number,
+    tasks: Number,
     models: Family<Kind, Number>,
     memory: Family<Kind, Number>,
     pulls: Family<Kind, Number>,
@@ -91,8 +95,8 @@ impl Inner {
         let requests = Family::default();
         let first_token = Histogram::new(FIRST_TOKEN);
         let gap = Histogram::new(GAP);
-        let (prompt_tokens, cached_tokens, answer_tokens) =
-            (Counter::default(), Counter::default(), Counter::default());
+        let [prompt_tokens, cached_tokens, restored_tokens, answer_tokens, drafted_tokens, accepted_tokens] =
+            [(); 6].map(|()| Counter::default());
         let seen = Seen::default();
         registry.register("http_requests", "Requests that were answered", requests.clone());
         registry.register_with_unit(
@@ -109,7 +113,10 @@ impl Inner {
         );
         registry.register("prompt_tokens", "Tokens of prompts that were computed", prompt_tokens.clone());
         registry.register("cached_prompt_tokens", "Tokens of prompts that were computed before", cached_tokens.clone());
+        registry.register("restored_prompt_tokens", "Those of them that were read from disk", restored_tokens.clone());
         registry.register("answer_tokens", "Tokens of answers", answer_tokens.clone());
+        registry.register("drafted_tokens", "Tokens that were guessed and computed ahead", drafted_tokens.clone());
+        registry.register("accepted_tokens", "Those of them that were right", accepted_tokens.clone());
         registry.register("model_loads", "Models that were loaded", seen.loads.clone());
         registry.register("model_load_failures", "Loads that failed", seen.failed_loads.clone());
         registry.register("model_evictions", "Models that left to make room for another", seen.evictions.clone());
@@ -126,6 +133,7 @@ impl Inner {
             "Requests that wait for a model, or for a place in one",
             seen.waiting.clone(),
         );
+        registry.register("tasks", "Tasks of the daemon that have not ended", seen.tasks.clone());
         registry.register("models", "Models by what they do", seen.models.clone());
         registry.register_with_unit(
             "memory",
@@ -142,7 +150,10 @@ impl Inner {
             gap,
             prompt_tokens,
             cached_tokens,
+            restored_tokens,
             answer_tokens,
+            drafted_tokens,
+            accepted_tokens,
             seen: Mutex::new(seen),
         }
     }
@@ -165,6 +176,7 @@ impl Seen {
         let sum = |of: fn(&LoadedModel) -> usize| models.iter().map(of).sum::<usize>() as u64;
         self.running.set(sum(|model| model.requests.min(model.parallel as usize)));
         self.waiting.set(sum(|model| model.waiting));
+        self.tasks.set(tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64);
         for (kind, phase) in [
             ("waiting", Phase::Waiting),
             ("loading", Phase::Loading),
@@ -260,7 +272,10 @@ impl Observed {
             Ok(AnswerEvent::Finished { timings, .. }) => {
                 counted.prompt_tokens.inc_by(timings.prompt_tokens.into());
                 counted.cached_tokens.inc_by(timings.cached_tokens.into());
+                counted.restored_tokens.inc_by(timings.restored_tokens.into());
                 counted.answer_tokens.inc_by(timings.answer_tokens.into());
+                counted.drafted_tokens.inc_by(timings.drafted_tokens.into());
+                counted.accepted_tokens.inc_by(timings.accepted_tokens.into());
             }
         }
         Some(event)

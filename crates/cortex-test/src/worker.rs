@@ -37,6 +37,7 @@ pub fn generate(id: u64, text: &str, max_tokens: u32) -> Generate {
         deterministic: false,
         cache_scope: Some(0),
         prediction: None,
+        most_guesses: None,
         constraint: None,
         probabilities: None,
         shows_control: false,

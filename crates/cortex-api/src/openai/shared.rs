@@ -182,6 +182,9 @@ macro_rules! with_shared_fields {
             pub cache_prompt: Option<bool>,
             /// A text that the answer is expected to be like: `{"type": "content", "content": "…"}`.
             pub prediction: Option<Value>,
+            /// Tokens that are guessed ahead at most, which 0 switches off; llama-server's name.
+            #[serde(rename = "speculative.n_max")]
+            pub speculative_n_max: Option<i64>,
             /// Refuse what has no effect in place of a warning.
             pub strict_parameters: Option<bool>,
             $($own)*
@@ -233,6 +236,7 @@ macro_rules! with_shared_fields {
                     n_probs: self.n_probs,
                     cache_prompt: self.cache_prompt,
                     prediction: self.prediction.clone(),
+                    speculative_n_max: self.speculative_n_max,
                 }
             }
         }
@@ -284,6 +288,7 @@ pub struct SharedFields {
     pub n_probs: Option<i64>,
     pub cache_prompt: Option<bool>,
     pub prediction: Option<Value>,
+    pub speculative_n_max: Option<i64>,
 }
 
 /// `logprobs` of a chat: the tokens of a piece of the answer.

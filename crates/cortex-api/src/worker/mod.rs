@@ -175,6 +175,8 @@ pub struct Generate {
     pub cache_scope: Option<u64>,
     /// A text that the answer is expected to be like: it is guessed from.
     pub prediction: Option<String>,
+    /// Tokens that are guessed for one step at most; `None` is as many as pay.
+    pub most_guesses: Option<u32>,
     /// What the answer must be.
     pub constraint: Option<Constraint>,
     /// Tell how probable each token was, and so many of the most probable ones in its place.
@@ -332,6 +334,8 @@ pub struct Loaded {
     pub eos_token: String,
     /// Texts that stand for control tokens.
     pub control_tokens: Vec<String>,
+    /// The tokens around a gap that the model fills, when it was trained to.
+    pub infill: Option<InfillTokens>,
     /// The compute module in use.
     pub backend: String,
     /// Bytes of weights.
@@ -342,6 +346,17 @@ pub struct Loaded {
     pub placement: Vec<PlacedLayers>,
     /// What it makes in place of answers.
     pub embeds: Option<Embeds>,
+}
+
+/// The tokens around a gap that a model fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InfillTokens {
+    /// Stands before the text in front of the gap.
+    pub prefix: i32,
+    /// Stands before the text behind it.
+    pub suffix: i32,
+    /// Stands where the text of the gap begins.
+    pub middle: i32,
 }
 
 /// What a model makes that does not answer.
@@ -536,9 +551,9 @@ pub struct Device {
     pub free: u64,
 }
 
-/// White space between the parts of JSON that an answer must be, as a regular expression: enough for every layout, and not so much
-/// that a model loses itself in it.
-pub const JSON_WHITE_SPACE: &str = r"[ \n\t]{0,24}";
+/// White space between the parts of JSON that an answer must be, as a regular expression: none, a space, or a new line and its
+/// indentation, which is every usual layout. Small models lose themselves in what is longer.
+pub const JSON_WHITE_SPACE: &str = r"( |\n[ \t]{0,20})?";
 
 /// The name by which a grammar calls a control token. Grammars know names in angle brackets only: a token with another
 /// text, `[TOOL_CALLS]` say, has to get this name where the vocabulary is told to llguidance.

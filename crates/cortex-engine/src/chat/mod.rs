@@ -10,9 +10,10 @@ pub(crate) use reply::{Piece, ReplyParser};
 pub(crate) use template::ChatTemplate;
 pub use template::{PromptTemplateUse, legacy_prompt_template, prompt_template_use};
 
+use crate::EngineError;
 use cortex_api::{
     openai::{Function, ToolCall},
-    worker::{Constraint, Segment},
+    worker::{Constraint, InfillTokens, Segment},
 };
 use serde_json::{Map, Value};
 
@@ -25,6 +26,13 @@ pub enum Prompt {
     Text(String),
     /// Token ids of the model.
     Tokens(Vec<i32>),
+    /// What stands before and behind a gap that the answer fills.
+    Infill {
+        /// Before it.
+        before: String,
+        /// Behind it.
+        behind: String,
+    },
 }
 
 /// Messages, and how they are to be answered.
@@ -104,11 +112,42 @@ impl Rendered {
 
 impl Prompt {
     /// What a worker gets; `is_constrained` says that the answer must be something that the request says.
-    pub(crate) fn render(&self, template: &ChatTemplate, is_constrained: bool) -> Result<Rendered, crate::EngineError> {
+    pub(crate) fn render(
+        &self,
+        template: &ChatTemplate,
+        infill: Option<InfillTokens>,
+        is_constrained: bool,
+    ) -> Result<Rendered, EngineError> {
         match self {
             Self::Chat(chat) => template.render(chat, is_constrained),
             Self::Text(text) => Ok(Rendered::plain(vec![Segment::Text { text: text.clone(), special: true }])),
             Self::Tokens(tokens) => Ok(Rendered::plain(vec![Segment::Tokens { tokens: tokens.clone() }])),
+            Self::Infill { before, behind } => {
+                let InfillTokens { prefix, suffix, middle } = infill.ok_or(EngineError::NoInfill)?;
+                let token = |token| Segment::Tokens { tokens: vec![token] };
+                // Text of a file is no place for control tokens.
+                let text = |text: &String| Segment::Text { text: text.clone(), special: false };
+                Ok(Rendered::plain(vec![token(prefix), text(before), token(suffix), text(behind), token(middle)]))
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_stands_between_the_tokens_of_the_model() {
+        let (template, _) = ChatTemplate::new(&cortex_api::worker::Loaded::default());
+        let prompt = Prompt::Infill { before: "fn main() {".into(), behind: "}".into() };
+        let tokens = InfillTokens { prefix: 7, suffix: 8, middle: 9 };
+        let token = |token| Segment::Tokens { tokens: vec![token] };
+        let text = |text: &str| Segment::Text { text: text.into(), special: false };
+        assert_eq!(
+            prompt.render(&template, Some(tokens), false).expect("renders").segments,
+            [token(7), text("fn main() {"), token(8), text("}"), token(9)]
+        );
+        assert_eq!(prompt.render(&template, None, false).err(), Some(EngineError::NoInfill));
     }
 }

@@ -46,6 +46,8 @@ pub(crate) struct Order {
     /// The field that says what the answers must be.
     pub(crate) constraint: Option<&'static str>,
     pub(crate) warnings: Vec<String>,
+    /// What stands in front of each answer; none when nothing does.
+    pub(crate) echoes: Vec<String>,
 }
 
 /// A chat request as a job for each answer.
@@ -106,7 +108,7 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     }
     job.constraint = job.constraint.or(format);
     job.probabilities = probabilities.or(job.probabilities);
-    Ok(Order { jobs: several(&job, count), per_prompt: count, constraint, warnings })
+    Ok(Order { jobs: several(&job, count), per_prompt: count, constraint, warnings, echoes: vec![] })
 }
 
 /// A text completion as a job for each answer.
@@ -118,12 +120,6 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
             "best_of must be the same as n; only answers that are told are computed",
         ));
     }
-    if request.echo == Some(true) {
-        return Err(unsupported("echo"));
-    }
-    if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
-        return Err(unsupported("suffix"));
-    }
     let probabilities = request.logprobs.map(|wanted| count_of_logprobs("logprobs", wanted)).transpose()?;
     let shared = request.shared();
     let prompts = match request.prompt {
@@ -131,6 +127,11 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
         Some(WirePrompt::Tokens(tokens)) => vec![Prompt::Tokens(tokens)],
         Some(WirePrompt::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
         None => return Err(ApiError::field("prompt", "prompt is missing")),
+    };
+    let echoes = if request.echo == Some(true) { echoes(&prompts, probabilities.is_some())? } else { vec![] };
+    let prompts = match request.suffix.filter(|suffix| !suffix.is_empty()) {
+        None => prompts,
+        Some(suffix) => prompts.into_iter().map(|prompt| with_gap(prompt, &suffix)).collect::<Result<_, _>>()?,
     };
     let count = count(shared.n)?;
     if prompts.is_empty() || prompts.len() * count > MOST_ANSWERS {
@@ -143,7 +144,29 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
         job.probabilities = probabilities.or(job.probabilities);
         jobs.extend(several(&job, count));
     }
-    Ok(Order { jobs, per_prompt: count, constraint: constraint_field(&shared), warnings })
+    let echoes = echoes.into_iter().flat_map(|text| std::iter::repeat_n(text, count)).collect();
+    Ok(Order { jobs, per_prompt: count, constraint: constraint_field(&shared), warnings, echoes })
+}
+
+/// What stands in front of each answer.
+fn echoes(prompts: &[Prompt], tells_probabilities: bool) -> Result<Vec<String>, ApiError> {
+    if tells_probabilities {
+        let message = "echo cannot be combined with logprobs: how probable the prompt was is not computed";
+        return Err(ApiError::field("echo", message));
+    }
+    let text = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => Ok(text.clone()),
+        _ => Err(ApiError::field("echo", "echo needs a prompt that is text")),
+    };
+    prompts.iter().map(text).collect()
+}
+
+/// A text whose answer stands before another one.
+fn with_gap(prompt: Prompt, suffix: &str) -> Result<Prompt, ApiError> {
+    match prompt {
+        Prompt::Text(before) => Ok(Prompt::Infill { before, behind: suffix.to_owned() }),
+        _ => Err(ApiError::field("suffix", "suffix needs a prompt that is text")),
+    }
 }
 
 fn unsupported(field: &str) -> ApiError {
@@ -298,6 +321,14 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
         // Whose it is, the one says who knows the key.
         cache_scope: fields.cache_prompt.unwrap_or(true).then_some(0),
         prediction: prediction(fields.prediction.as_ref())?,
+        most_guesses: fields
+            .speculative_n_max
+            .map(|most| {
+                let field = "speculative.n_max";
+                u32::try_from(most)
+                    .map_err(|_| ApiError::field(field, format!("{field} is {most}; it must be 0 or more")))
+            })
+            .transpose()?,
         constraint,
         probabilities: fields
             .n_probs

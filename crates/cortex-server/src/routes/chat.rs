@@ -29,7 +29,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
     let with_usage = request.stream_options.is_some_and(|options| options.include_usage);
-    let Started { answers, total, warnings } =
+    let Started { answers, total, warnings, .. } =
         run::start(&app, &headers, &model, |target| convert::chat(request, target)).await?;
     if streams {
         let shape = ChatStream {

@@ -26,7 +26,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
     let with_usage = request.stream_options.is_some_and(|options| options.include_usage);
-    let Started { answers, total, warnings } =
+    let Started { answers, total, warnings, echoes } =
         run::start(&app, &headers, &model, |target| convert::completion(request, &target)).await?;
     let mut shape = TextStream {
         id: fresh_id("cmpl"),
@@ -34,6 +34,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
         model,
         with_usage,
         warnings,
+        echoes,
         lengths: vec![0; answers.len()],
         total,
     };
@@ -44,7 +45,8 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     let mut completion = shape.completion(vec![]);
     for (index, whole) in wholes.into_iter().enumerate() {
         let logprobs = shape.logprobs(index, &whole.probabilities);
-        completion.choices.push(choice(index, whole.text, logprobs, Some(whole.finish_reason)));
+        let text = shape.echo(index) + &whole.text;
+        completion.choices.push(choice(index, text, logprobs, Some(whole.finish_reason)));
     }
     completion.usage = Some(usage);
     completion.timings = Some(timings);
@@ -67,6 +69,8 @@ struct TextStream {
     model: String,
     with_usage: bool,
     warnings: Vec<String>,
+    /// What stands in front of each answer, until it was told.
+    echoes: Vec<String>,
     /// Characters of the tokens that were told, of each answer.
     lengths: Vec<usize>,
     total: Total,
@@ -85,6 +89,11 @@ impl TextStream {
             timings: None,
             warnings: vec![],
         }
+    }
+
+    /// What stands in front of an answer, once.
+    fn echo(&mut self, index: usize) -> String {
+        self.echoes.get_mut(index).map(std::mem::take).unwrap_or_default()
     }
 
     /// OpenAI's shape of probabilities; `None` when there are none.
@@ -113,12 +122,14 @@ impl Shape for TextStream {
         let mut completion = match event {
             AnswerEvent::Text { text, probabilities } => {
                 let logprobs = self.logprobs(index, &probabilities);
+                let text = self.echo(index) + &text;
                 self.completion(vec![choice(index, text, logprobs, None)])
             }
             AnswerEvent::Finished { reason, timings } => {
                 self.total.add(index, prompt_tokens, &timings);
                 let reason = Some(finish_reason(reason, false).to_owned());
-                let mut last = self.completion(vec![choice(index, String::new(), None, reason)]);
+                let text = self.echo(index);
+                let mut last = self.completion(vec![choice(index, text, None, reason)]);
                 last.timings = Some(wire_timings(&timings));
                 last
             }

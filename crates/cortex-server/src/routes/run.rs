@@ -72,7 +72,7 @@ pub(crate) async fn start(
     let began = Instant::now();
     let (model, yaml, weights) = find(app, name).await?;
     let target = Target { id: &model.id, weights, yaml: &yaml, load: app.engines.load_settings() };
-    let Order { jobs, per_prompt, constraint, warnings } = make(target)?;
+    let Order { jobs, per_prompt, constraint, warnings, echoes } = make(target)?;
     let mut answers = Vec::new();
     let scope = cache_scope(&app.config, headers);
     for mut job in jobs {
@@ -81,7 +81,7 @@ pub(crate) async fn start(
         answers.push(Some(Observed::new(answer, app.metrics.clone(), began)));
     }
     let total = Total { per_prompt, ..Total::default() };
-    Ok(Started { answers: Answers(answers), total, warnings })
+    Ok(Started { answers: Answers(answers), total, warnings, echoes })
 }
 
 /// An error of the engine; one of what the answer must be has the name of the field that says it.
@@ -101,6 +101,8 @@ pub(crate) struct Started {
     pub(crate) total: Total,
     /// What of the request has no effect.
     pub(crate) warnings: Vec<String>,
+    /// What stands in front of each answer; none when nothing does.
+    pub(crate) echoes: Vec<String>,
 }
 
 /// The answers to one request, which go on at the same time.

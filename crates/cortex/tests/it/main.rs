@@ -11,6 +11,8 @@ mod hardware;
 mod http;
 mod memory;
 mod migrate;
+mod prompts;
 mod pulls;
 mod registry;
+mod soak;
 mod sources;

@@ -225,8 +225,9 @@ mod tests {
         vec![Tool { name: "f".into(), parameters }, Tool { name: "g".into(), parameters: Value::Null }]
     }
 
-    const F: &str = r#"%json {"properties":{"a":{"type":"string"},"b":{"type":"integer"}},"required":["a"],"type":"object","x-guidance":{"lenient":true,"whitespace_pattern":"[ \\n\\t]{0,24}"}}"#;
-    const G: &str = r#"%json {"type":"object","x-guidance":{"lenient":true,"whitespace_pattern":"[ \\n\\t]{0,24}"}}"#;
+    const F: &str = r#"%json {"properties":{"a":{"type":"string"},"b":{"type":"integer"}},"required":["a"],"type":"object","x-guidance":{"lenient":true,"whitespace_pattern":"( |\\n[ \\t]{0,20})?"}}"#;
+    const G: &str =
+        r#"%json {"type":"object","x-guidance":{"lenient":true,"whitespace_pattern":"( |\\n[ \\t]{0,20})?"}}"#;
 
     #[track_caller]
     fn check(format: ToolFormat, single: bool, controls: &[&str], expected: &str) {
@@ -282,7 +283,7 @@ call_1: <|[TOOL_CALLS]|> "g" <|[ARGS]|> $G
             r#"start: "" call ("")
 call: call_0 | call_1
 text_value[suffix="\n</parameter>\n"]: /(?s:.*)/
-call_0: "<tool_call>\n<function=f>\n" "<parameter=a>\n" text_value ("<parameter=b>\n" %json {"type":"integer","x-guidance":{"lenient":true,"whitespace_pattern":"[ \\n\\t]{0,24}"}} "\n</parameter>\n")? "</function>\n</tool_call>"
+call_0: "<tool_call>\n<function=f>\n" "<parameter=a>\n" text_value ("<parameter=b>\n" %json {"type":"integer","x-guidance":{"lenient":true,"whitespace_pattern":"( |\\n[ \\t]{0,20})?"}} "\n</parameter>\n")? "</function>\n</tool_call>"
 call_1: "<tool_call>\n<function=g>\n" ("<parameter=" /[^<>\n]+/ ">\n" text_value)* "</function>\n</tool_call>"
 "#,
         );
