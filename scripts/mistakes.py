@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Makes one mistake after the other in a line of the runtime, and says which test notices it.
+
+  scripts/mistakes.py [WORDS …]    all, or those whose description has one of the words; prints the table of docs/reliability.md
+
+Works on the files of this folder: it refuses to begin with changes that are not committed, and puts every line back.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WORKER, ENGINE, SERVER = "crates/cortex-llamacpp/src", "crates/cortex-engine/src", "crates/cortex-server/src"
+UNIT = {WORKER: ["--bin", "cortex-llamacpp", "-p", "cortex-llamacpp"], ENGINE: ["--lib", "-p", "cortex-engine"], SERVER: ["--lib", "-p", "cortex-server"]}
+
+# What is wrong, the file, the line as it is, the mistake, where the test is, its name.
+MISTAKES = [
+    ("a beginning that is of another key is waited for", f"{WORKER}/slot.rs", "&& slot.is_for(wanted)", "", WORKER, "of_another_scope"),
+    ("a beginning of another key is used", f"{WORKER}/slot.rs", "self.scope.is_some() && self.scope == wanted.scope", "self.scope.is_some()", WORKER, "of_another_scope"),
+    ("a recurrent state is cut", f"{WORKER}/slot.rs", "if wanted.is_whole && common < self.cells.len() { 0 } else { common }", "common", WORKER, "cannot_be_cut"),
+    ("the youngest conversation gives way", f"{WORKER}/slot.rs", ".min_by_key(|(index, slot)| (slot.last_used, *index))", ".max_by_key(|(index, slot)| (slot.last_used, *index))", WORKER, "slot::tests"),
+    ("a beginning that is being computed is computed again", f"{WORKER}/slot.rs", "return Some(Place::Later);", "", WORKER, "waited_for"),
+    ("a state of another key is read from disk", f"{WORKER}/saved.rs", ".filter(|(_, saved)| saved.scope == scope)", "", WORKER, "saves_most"),
+    ("a damaged state is read", f"{WORKER}/saved.rs", "if (bytes, checksum) == (saved.bytes, saved.checksum) {", "if bytes == saved.bytes {", WORKER, "files_are_found"),
+    ("the state that was used last is removed first", f"{WORKER}/saved.rs", "    files.sort();\n", "    files.sort();\n    files.reverse();\n", WORKER, "longest_ago"),
+    ("every guess is computed, whatever it costs", f"{WORKER}/drafting.rs", "if rate > best.0 {", "if rate > 0.0 {", WORKER, "drafting::tests"),
+    ("a guess is never wrong", f"{WORKER}/drafting.rs", "rate.wrong += f64::from(u8::from(right < guess.tokens.len()));", "", WORKER, "drafting::tests"),
+    ("the shortest repetition is followed", f"{WORKER}/lookup.rs", "same > longest ||", "same < longest ||", WORKER, "lookup::tests"),
+    ("prompts come before answers", f"{WORKER}/schedule.rs", "(want.prompt > 0, want.admitted)", "(want.prompt == 0, want.admitted)", WORKER, "schedule::tests"),
+    ("half of a stop text is shown", f"{WORKER}/text.rs", "let keep = self.length_of_possible_stop();", "let keep = 0;", WORKER, "stop_text_across"),
+    ("a user spells a control token", f"{ENGINE}/chat/guard.rs", "segment(control, false)", "segment(control, true)", ENGINE, "guard::tests"),
+    ("text around a gap spells a control token", f"{ENGINE}/chat/mod.rs", "text: text.clone(), special: false }", "text: text.clone(), special: true }", ENGINE, "a_gap_stands"),
+    ("two keys share what they have asked", f"{SERVER}/edge.rs", "(config.api_keys.len() > 1)", "(config.api_keys.len() > 2)", SERVER, "each_of_several_keys"),
+    ("all answers to one request are the same", f"{SERVER}/convert/mod.rs", "seed.wrapping_add(further)", "seed", SERVER, "random_numbers_apart"),
+    # The next ones are in the program itself: it is built anew, and the tests talk to it.
+    ("wrong guesses stay in the cells", f"{WORKER}/answering.rs", "        if right < drafted {\n", "        if right > drafted {\n", "worker", "what_repeats"),
+    ("guesses lie in the wrong places", f"{WORKER}/answering.rs", "entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });", "entries.push(Entry { token, position: position(offset.min(1)), sequence, wants_logits: true });", "worker", "what_repeats"),
+    ("the matcher does not hear of a token", f"{WORKER}/sampling.rs", "guide.accept(token).map_err(|LlamaError(why)| NoChoice::Constraint(why))?;", "let _ = guide;", "worker", "an_answer_is_what"),
+    ("what is nobody's is kept", f"{WORKER}/answering.rs", "self.slots[index].scope = scope;", "self.slots[index].scope = Some(scope.unwrap_or(0));", "prompt_cache", "for_nobody"),
+    ("a copy takes more than is common", f"{WORKER}/answering.rs", "self.slots[index].cells.truncate(keep);", "", "worker", "what_requests_have_in_common"),
+]
+
+
+def cargo(*arguments):
+    return subprocess.run(["bash", "-c", '. scripts/env.sh; timeout 600 cargo "$@"', "cargo", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def noticed(where, test):
+    """The names of the tests that fail; `None` when the mistake does not even compile."""
+    if where in UNIT:
+        result = cargo("test", "--release", "--workspace", "--quiet", *UNIT[where], test)
+    else:
+        staged = cargo("xtask", "stage")
+        if staged.returncode:
+            return None
+        result = cargo("test", "--release", "--workspace", "--quiet", "-p", "cortex-llamacpp", "--test", where, test)
+    if "error[" in result.stderr or "could not compile" in result.stderr:
+        return None
+    return sorted(set(re.findall(r"^---- (\S+) stdout", result.stdout, re.M))) or (["(a timeout)"] if result.returncode == 124 else [])
+
+
+def main():
+    words = sys.argv[1:]
+    dirty = subprocess.run(["git", "status", "--porcelain", "crates"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert not dirty, "there are changes that are not committed"
+    rows, missed, staged = [], [], False
+    for what, file, line, mistake, where, test in MISTAKES:
+        if words and not any(word in what for word in words):
+            continue
+        path = ROOT / file
+        right = path.read_text()
+        assert right.count(line) == 1, f"{what}: the line stands {right.count(line)} times in {file}"
+        staged |= where not in UNIT
+        try:
+            path.write_text(right.replace(line, mistake))
+            tests = noticed(where, test)
+        finally:
+            path.write_text(right)
+        print(f"{what}: {tests}", flush=True)
+        if tests:
+            rows.append(f"| {what} | `{file.removeprefix('crates/')}` | {', '.join(f'`{name}`' for name in tests)} |")
+        else:
+            missed.append(what)
+    if staged:
+        cargo("xtask", "stage")
+    print("\n| mistake | where | noticed by |\n|---|---|---|\n" + "\n".join(rows))
+    assert not missed, f"not noticed, or not even compiled: {missed}"
+
+
+if __name__ == "__main__":
+    main()
