@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import pathlib
-import random
 import statistics
 import time
 
@@ -59,22 +58,6 @@ def prefill(server, salt):
     return read_together(server, [chat(server, f"{salt} {words}", 1)])[0][0] - began
 
 
-def turns(server, salt):
-    """The mean time to the first text of the second turns of 16 users who come one after the other."""
-    histories = {}
-    for number in range(16):
-        words = " ".join(f"word{(index * 7919 + salt * 17 + number * 977) % 9973}" for index in range(60))
-        histories[number] = [{"role": "user", "content": f"{salt}-{number} {words}"}]
-        answer = json.loads(server.call("POST", "/v1/chat/completions", {
-            "model": MODEL_ID, "temperature": 0, "max_tokens": 8, "ignore_eos": True, "messages": histories[number]}))
-        histories[number] += [answer["choices"][0]["message"], {"role": "user", "content": "And then?"}]
-    times = []
-    for number in range(16):
-        began = time.perf_counter()
-        times.append(read_together(server, [request(server, histories[number], 1)])[0][0] - began)
-    return statistics.mean(times)
-
-
 def constrained(server, salt):
     """Tokens per second of an answer that must be JSON, and of one that is free, both of the same length or nearly."""
     rates = []
@@ -83,35 +66,6 @@ def constrained(server, salt):
         stamps = read_together(server, [request(server, messages, 64, **more)])[0]
         rates.append((len(stamps) - 1) / (stamps[-1] - stamps[0]))
     return rates[0], rates[1]
-
-
-def purchases(salt):
-    """A list of 14 lines that is like no other."""
-    numbers = random.Random(salt)
-    names, things = "Anna Boris Carla Elena Farid Greta Hugo Ines".split(), "apples bricks candles drums engines flutes".split()
-    return "".join(f"{numbers.choice(names)} bought {numbers.randrange(2, 90)} {numbers.choice(things)} for {numbers.randrange(3, 900)} euros "
-                   f"on day {numbers.randrange(1, 31)}.\n" for _ in range(14))
-
-
-def completion(server, prompt, tokens, **more):
-    """The answer to a text, and the seconds from its first token to the last."""
-    answer = json.loads(server.call("POST", "/v1/completions", {
-        "model": MODEL_ID, "temperature": 0, "max_tokens": tokens, "ignore_eos": True, "prompt": prompt, **more}))
-    return answer, answer["timings"]["predicted_ms"] / 1000
-
-
-def guessed(server, prompt, tokens):
-    """Tokens per second of an answer with guesses and without, the guesses, and those that were right."""
-    answer, seconds = completion(server, prompt, tokens)
-    _, plain = completion(server, prompt, tokens, **{"speculative.n_max": 0})
-    timings = answer["timings"]
-    return tokens / seconds, tokens / plain, timings.get("draft_n", 0), timings.get("draft_n_accepted", 0), answer["choices"][0]["text"]
-
-
-def copied(text, of):
-    """The share of the lines of an answer that are lines of a list."""
-    lines = [text for text in text.split("\n")[:-1] if text]
-    return sum(text in of.split("\n") for text in lines) / max(len(lines), 1)
 
 
 def run(arguments):
@@ -139,7 +93,6 @@ def run(arguments):
     both(1, [(line("prompt of 1,900 tokens, first text", "s", "≤ 1.0 ×", "lower", 1.0), prefill)])
     both(16, [
         (line("16 requests that share a system prompt, until all have their first text", "s", "≤ 0.12 ×", "lower", 0.12), sharers),
-        (line("16 users in turn, first text of their second turns", "s", "≤ 0.8 ×", "lower", 0.8), turns),
         (line("16 chats of their own, 512 tokens each, decode", "tokens/s", "≥ 1.0 ×", "higher", 1.0),
          lambda server, index: chats(server, 16, index, 108)),
     ])
@@ -156,59 +109,15 @@ def run(arguments):
         entry["peer"].append(round(free, 5))
         print(entry["name"], index, bound, free, flush=True)
     ours.stop()
-    notes = []
-
-    def ours_alone(entry, measure):
-        if is_left_out(entry):
-            return
-        lines.append(entry)
-        for index in range(arguments.pairs):
-            first, second = measure(index)
-            entry["ours"].append(round(first, 5))
-            entry["peer"].append(round(second, 5))
-            print(entry["name"], index, first, second, flush=True)
-
-    # The other column is the same daemon, without guesses or with nothing on disk.
-    guesses, right, shares = [], [], []
-
-    def rewritten(index):
-        of = purchases(index)
-        prompt = (f"The list, as it was found:\n{of}\nThe list with the same lines again:\n{of}\n"
-                  "The list with the same lines once more:\n")
-        fast, plain, drafted, accepted, text = guessed(ours, prompt, 200)
-        guesses.append(drafted)
-        right.append(accepted)
-        shares.append(copied(text, of))
-        return fast, plain
-
-    ours = Cortex(model, 1, threads).ready()
-    ours_alone(line("a list copied from the prompt, against our own decode without guesses", "tokens/s", "≥ 1.3 ×", "higher", 1.3), rewritten)
-    if guesses:
-        notes.append(f"guesses a list of 200 tokens {statistics.median(guesses):.0f}, right {statistics.median(right):.0f}; "
-                     f"lines of the answer that are lines of the prompt {statistics.median(shares):.0%} (least {min(shares):.0%})")
-    ours_alone(line("a free text, against our own decode without guesses", "tokens/s", "≥ 0.97 ×", "higher", 0.97),
-               lambda index: guessed(ours, f"Story {index}: Once upon a time there was", 200)[:2])
-    ours.stop()
-    ours = Cortex(model, 1, threads, context=8192).ready()
-
-    def restarted(index):
-        prompt = " ".join(f"word{(at * 7919 + index * 131) % 9973}" for at in range(850))
-        cold = ours.stream(f"{prompt} And?", 1)[0]
-        ours.restart()
-        return ours.stream(f"{prompt} Or?", 1)[0], cold
-
-    ours_alone(line("a prompt of 4,000 tokens after a restart, against our own cold one, first text", "s", "≤ 0.2 ×", "lower", 0.2), restarted)
-    ours.stop()
     result = described(f"scripts/bench_runtime.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {threads}"
                        + "".join(f" --without '{words}'" if index == 0 else f" '{words}'" for index, words in enumerate(arguments.without)), model,
                        arguments.peer, {"cortex": f"threads={threads}, parallel=streams, contextLength={CONTEXT}",
                                         "llama-server": f"-t {threads} -np STREAMS -c {CONTEXT}*STREAMS"}, lines)
-    result["notes"] = notes
     publish(result, RESULTS, (BEGIN, END), shown)
 
 
 def shown(result):
-    return table(result, "runtime.json") + "".join(f"\n{note}.\n" for note in result.get("notes", []))
+    return table(result, "runtime.json")
 
 
 def main():

@@ -39,7 +39,6 @@ MISTAKES = [
     ("guesses lie in the wrong places", f"{WORKER}/answering.rs", "entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });", "entries.push(Entry { token, position: position(offset.min(1)), sequence, wants_logits: true });", "worker", "what_repeats"),
     ("the matcher does not hear of a token", f"{WORKER}/sampling.rs", "guide.accept(token).map_err(|LlamaError(why)| NoChoice::Constraint(why))?;", "let _ = guide;", "worker", "an_answer_is_what"),
     ("what is nobody's is kept", f"{WORKER}/answering.rs", "self.slots[index].scope = scope;", "self.slots[index].scope = Some(scope.unwrap_or(0));", "prompt_cache", "for_nobody"),
-    ("a copy takes more than is common", f"{WORKER}/answering.rs", "self.slots[index].cells.truncate(keep);", "", "worker", "what_requests_have_in_common"),
 ]
 
 

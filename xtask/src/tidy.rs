@@ -41,6 +41,7 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
         "scripts/bench_pull.py",
         "scripts/bench_migrate.py",
         "scripts/bench_memory.py",
+        "scripts/bench_prompts.py",
         "scripts/bench_runtime.py",
     ] {
         let bench = Command::new("python3").args([script, "check"]).current_dir(root).output()?;
