@@ -116,6 +116,7 @@ impl Engines {
     pub fn start(config: Config, tasks: &Tasks) -> Self {
         let (load, memory_limit) = (config.load, config.memory_limit);
         let prompt_caches = PromptCaches::new(&config.cache_folder, config.prompt_cache_bytes);
+        prompt_caches.clear_unwanted();
         let views = Supervisor::start(config, tasks);
         Self {
             supervisor: views.commands,

@@ -22,6 +22,16 @@ impl PromptCaches {
         Self { folder: cache_folder.join("prompts"), bytes }
     }
 
+    /// Removes what an earlier start has kept, when nothing may be kept any more. More than may be kept is removed by the next worker.
+    pub(crate) fn clear_unwanted(&self) {
+        if self.bytes == 0
+            && let Err(error) = fs_err::remove_dir_all(&self.folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "what was kept of prompts could not be removed");
+        }
+    }
+
     /// What a worker is told that loads these weights.
     pub(crate) fn of(&self, weights: &Path) -> Option<worker::PromptCache> {
         if self.bytes == 0 {
@@ -81,7 +91,15 @@ mod tests {
     fn nothing_is_kept_without_room() {
         let scratch = tempfile::tempdir().unwrap();
         let weights = Path::new("/models/a.gguf");
-        assert_eq!(PromptCaches::new(scratch.path(), 0).of(weights), None);
+        let none = PromptCaches::new(scratch.path(), 0);
+        assert_eq!(none.of(weights), None);
+        let kept = scratch.path().join("prompts/model/key");
+        fs_err::create_dir_all(&kept).unwrap();
+        PromptCaches::new(scratch.path(), 9).clear_unwanted();
+        assert!(kept.exists());
+        none.clear_unwanted();
+        none.clear_unwanted();
+        assert!(scratch.path().exists() && !scratch.path().join("prompts").exists());
         assert_eq!(PromptCaches::new(&scratch.path().join("none/cache"), 9).of(weights), None);
         assert_eq!(PromptCaches::new(scratch.path(), 9).of(weights).unwrap().bytes, 9);
         assert!(PromptCaches::new(scratch.path(), u64::MAX).of(weights).unwrap().bytes < u64::MAX / SHARE);

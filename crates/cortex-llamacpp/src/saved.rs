@@ -333,6 +333,11 @@ fn checksum(path: &Path) -> std::io::Result<(u64, u32)> {
     reason = "a cache: the name says what the content must be, and a file lost with the power is a beginning less"
 )]
 fn write(unfinished: &Receiver<Unfinished>, finished: &SyncSender<Option<Saved>>, cache: &PromptCache, own: &Path) {
+    // All models lie beside each other: `folder/MODEL/KEY/FILE`, of which the worker knows its own. There may be less room than before.
+    let root = own.parent().and_then(Path::parent);
+    if let Some(root) = root {
+        keep_within(root, cache.bytes);
+    }
     for Unfinished { path, tokens, scope } in unfinished {
         let saved = checksum(&path).and_then(|(bytes, checksum)| {
             let name = path.with_file_name(format!("{scope:016x}-{checksum:08x}-{bytes}.{ENDING}"));
@@ -343,8 +348,7 @@ fn write(unfinished: &Receiver<Unfinished>, finished: &SyncSender<Option<Saved>>
             stdio::warn(&format!("a beginning of a prompt was not kept: {error}"));
             let _ = fs_err::remove_file(&path);
         });
-        // All models lie beside each other: `folder/MODEL/KEY/FILE`, of which the worker knows its own.
-        if let Some(root) = own.parent().and_then(Path::parent) {
+        if let Some(root) = root {
             keep_within(root, cache.bytes);
         }
         if finished.send(saved.ok()).is_err() {

@@ -20,9 +20,9 @@ with_shared_fields! {
     }
 }
 
-/// A prompt: a text, a list of texts, or token ids.
+/// A prompt: a text, a list of texts, token ids, or lists of these.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "it must be a text, a list of texts, or a list of token ids")]
+#[serde(untagged, expecting = "it must be a text, a list of texts, a list of token ids, or a list of such lists")]
 pub enum Prompt {
     /// One text.
     Text(String),
@@ -30,6 +30,8 @@ pub enum Prompt {
     Texts(Vec<String>),
     /// Token ids of the model.
     Tokens(Vec<i32>),
+    /// Token ids of several prompts, each with its answer.
+    TokenLists(Vec<Vec<i32>>),
 }
 
 /// The answer, whole or as a chunk of a stream (`object` is `text_completion` for both).

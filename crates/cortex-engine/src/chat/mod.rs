@@ -1,5 +1,7 @@
 //! From messages to a prompt, and from what a model writes to a message: pure.
 
+#[cfg(test)]
+mod forging;
 mod guard;
 mod legacy;
 mod reply;

@@ -126,6 +126,7 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
         Some(WirePrompt::Text(text)) => vec![Prompt::Text(text)],
         Some(WirePrompt::Tokens(tokens)) => vec![Prompt::Tokens(tokens)],
         Some(WirePrompt::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
+        Some(WirePrompt::TokenLists(lists)) => lists.into_iter().map(Prompt::Tokens).collect(),
         None => return Err(ApiError::field("prompt", "prompt is missing")),
     };
     let echoes = if request.echo == Some(true) { echoes(&prompts, probabilities.is_some())? } else { vec![] };
