@@ -221,13 +221,19 @@ impl<'model> Worker<'model> {
         let biased: Vec<Token> = generate.sampling.logit_bias.iter().map(|(token, _)| *token).collect();
         let invalid = |LlamaError(message)| Rejection::Invalid { message };
         self.vocabulary.check(&biased, "logit_bias").map_err(invalid)?;
+        let available = self.context.sequence_length;
+        let bytes = |segment: &Segment| if let Segment::Text { text, .. } = segment { text.len() } else { 0 };
+        let least = self.vocabulary.least_tokens(generate.prompt.iter().map(bytes).sum());
+        if least >= available as usize {
+            return Err(Rejection::ContextExceeded { needed: u32::try_from(least).unwrap_or(u32::MAX), available });
+        }
         let tokens = self.vocabulary.tokenize(&generate.prompt, true).map_err(invalid)?;
         if tokens.is_empty() {
             return Err(Rejection::EmptyPrompt);
         }
         let needed = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        if needed >= self.context.sequence_length {
-            return Err(Rejection::ContextExceeded { needed, available: self.context.sequence_length });
+        if needed >= available {
+            return Err(Rejection::ContextExceeded { needed, available });
         }
         Ok(tokens)
     }
@@ -300,7 +306,9 @@ impl<'model> Worker<'model> {
     /// The tokens of the text that an answer is expected to be like.
     fn prediction(&self, generate: &Generate) -> Vec<Token> {
         let Some(text) = &generate.prediction else { return vec![] };
-        let text = Segment::Text { text: text.clone(), special: false };
+        // An answer is no longer than the context; four bytes are a token, more or less.
+        let most = self.context.sequence_length as usize * 4;
+        let text = Segment::Text { text: text[..text.floor_char_boundary(most)].to_owned(), special: false };
         // A text that cannot be tokenised is guessed from less well; the request has been checked.
         self.vocabulary.tokenize(&[text], false).unwrap_or_default()
     }

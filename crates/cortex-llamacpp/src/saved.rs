@@ -14,7 +14,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use sha2::{Digest, Sha256};
 use std::{
     io::Read,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     time::{Duration, Instant, SystemTime},
@@ -79,6 +79,10 @@ impl SavedPrompts {
         let cache = load.prompt_cache.as_ref().filter(|cache| cache.bytes > 0)?;
         let folder = Path::new(&cache.folder).join(key(load, build)?);
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        // Whatever they were before: the model's folder and that of all models are the user's alone.
+        for own in folder.ancestors().skip(1).take(2) {
+            let _ = fs_err::set_permissions(own, std::fs::Permissions::from_mode(0o700));
+        }
         if let Err(error) = made {
             stdio::warn(&format!("beginnings of prompts are not kept: {}: {error}", folder.display()));
             return None;
@@ -138,7 +142,7 @@ impl SavedPrompts {
                 let seen = began.elapsed().as_secs_f64() / saved.bytes.max(1) as f64;
                 self.seconds_per_byte = 0.5 * (self.seconds_per_byte + seen);
                 // What is used stays longest. A folder that cannot be written to keeps its order.
-                if let Ok(file) = fs_err::File::open(&saved.path) {
+                if let Ok(file) = open(&saved.path) {
                     let _ = file.file().set_modified(SystemTime::now());
                 }
                 saved.tokens
@@ -261,7 +265,12 @@ fn known(folder: &Path, longest: usize) -> Vec<Saved> {
             if is_left_over(&path) {
                 let _ = fs_err::remove_file(&path);
             }
-            let saved = read_saved(&path, longest)?;
+            let Ok(saved) = read_saved(&path, longest) else {
+                // It would take room for nothing. What is no file stays where somebody has put it.
+                let _ = fs_err::remove_file(&path);
+                return None;
+            };
+            let saved = saved?;
             Some((file.metadata().ok()?.modified().ok()?, saved))
         })
         .collect();
@@ -279,28 +288,42 @@ fn is_left_over(path: &Path) -> bool {
     process.is_some_and(|process| process != std::process::id() && !Path::new(&format!("/proc/{process}")).exists())
 }
 
-/// What the name and the first bytes of a file say.
-fn read_saved(path: &Path, longest: usize) -> Option<Saved> {
-    let name = path.file_name()?.to_str()?.strip_suffix(ENDING)?.strip_suffix('.')?;
-    let mut parts = name.split('-');
-    let (scope, checksum, bytes) = (parts.next()?, parts.next()?, parts.next()?);
-    let (scope, checksum) = (u64::from_str_radix(scope, 16).ok()?, u32::from_str_radix(checksum, 16).ok()?);
-    let bytes: u64 = bytes.parse().ok()?;
-    let mut file = fs_err::File::open(path).ok()?;
-    if file.metadata().ok()?.len() != bytes {
-        return None;
-    }
+/// A file that is not what its name says.
+struct Damaged;
+
+/// What the name and the first bytes of a file say. `None` is what has no such name, cannot be read, or does not fit into the context.
+fn read_saved(path: &Path, longest: usize) -> Result<Option<Saved>, Damaged> {
+    let stem =
+        path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(ENDING)?.strip_suffix('.'));
+    let Some(mut parts) = stem.map(|stem| stem.split('-')) else { return Ok(None) };
+    let Ok(mut file) = open(path) else { return Ok(None) };
+    let length = file.metadata().map_or(0, |file| file.len());
+    let mut name = || {
+        let (scope, checksum, bytes) = (parts.next()?, parts.next()?, parts.next()?);
+        let (scope, checksum) = (u64::from_str_radix(scope, 16).ok()?, u32::from_str_radix(checksum, 16).ok()?);
+        bytes.parse().ok().filter(|bytes: &u64| *bytes == length).map(|bytes| (scope, checksum, bytes))
+    };
+    let (scope, checksum, bytes) = name().ok_or(Damaged)?;
     // llama.cpp: a magic number, a version, the number of tokens, the tokens.
     let mut head = [0u8; 12];
-    file.read_exact(&mut head).ok()?;
-    let count = usize::try_from(u32::from_le_bytes([head[8], head[9], head[10], head[11]])).ok()?;
-    if count == 0 || count > longest || count as u64 * 4 > bytes {
-        return None;
+    file.read_exact(&mut head).map_err(|_| Damaged)?;
+    let count = usize::try_from(u32::from_le_bytes([head[8], head[9], head[10], head[11]])).map_err(|_| Damaged)?;
+    if count == 0 || count as u64 * 4 > bytes {
+        return Err(Damaged);
+    }
+    if count > longest {
+        return Ok(None);
     }
     let mut numbers = vec![0u8; count * 4];
-    file.read_exact(&mut numbers).ok()?;
+    file.read_exact(&mut numbers).map_err(|_| Damaged)?;
     let tokens = numbers.chunks_exact(4).map(|it| Token::from_le_bytes([it[0], it[1], it[2], it[3]])).collect();
-    Some(Saved { tokens, scope, path: path.to_owned(), bytes, checksum })
+    Ok(Some(Saved { tokens, scope, path: path.to_owned(), bytes, checksum }))
+}
+
+/// Opens a file, and nothing that could keep the reader waiting or leads elsewhere.
+fn open(path: &Path) -> std::io::Result<fs_err::File> {
+    let file = fs_err::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("it is no file")) }
 }
 
 /// Whether a file is what was written.
@@ -314,7 +337,7 @@ fn check(saved: &Saved) -> Result<(), LlamaError> {
 
 /// Length and checksum of a file.
 fn checksum(path: &Path) -> std::io::Result<(u64, u32)> {
-    let mut file = fs_err::File::open(path)?;
+    let mut file = open(path)?;
     let (mut hasher, mut buffer, mut bytes) = (crc32fast::Hasher::new(), vec![0; 1 << 20], 0);
     loop {
         match file.read(&mut buffer)? {
@@ -439,13 +462,23 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let one = put(scratch.path(), 7, &tokens(0, 300), 50);
         put(scratch.path(), 7, &tokens(0, 600), 50);
-        for (name, content) in [("x.prompt", &[1u8; 20][..]), ("0-0-5.prompt", &[1; 5]), ("0-0-9.prompt", &[1; 5])] {
+        let damaged = [("x.prompt", &[1u8; 20][..]), ("0-0-5.prompt", &[1; 5]), ("0-0-9.prompt", &[1; 5])];
+        for (name, content) in damaged {
             fs_err::write(scratch.path().join(name), content).unwrap();
         }
+        fs_err::create_dir(scratch.path().join("1-1-1.prompt")).unwrap();
+        std::os::unix::fs::symlink(&one.path, scratch.path().join("2-2-2.prompt")).unwrap();
         assert_eq!(
             known(scratch.path(), 512),
             std::slice::from_ref(&one),
             "the other one does not fit into the context"
+        );
+        assert!(
+            damaged.iter().all(|(name, _)| !scratch.path().join(name).exists()),
+            "what takes room for nothing is removed"
+        );
+        assert!(
+            ["1-1-1.prompt", "2-2-2.prompt"].iter().all(|name| scratch.path().join(name).symlink_metadata().is_ok())
         );
         assert_eq!(known(scratch.path(), 1024).len(), 2);
         assert_eq!(check(&one), Ok(()));

@@ -4,7 +4,10 @@ use crate::llama::{LlamaError, Token, error};
 use cortex_api::worker::{EmbedInput, Embeds, FromWorker, InfillTokens, Rejection, Segment, control_token_name};
 use llama_cpp_2::{model::LlamaModel, token::LlamaToken};
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
+
+/// Texts of so many bytes are tokenised whatever comes of it.
+const SHORT: usize = 64 * 1024;
 
 /// Facts about a model's vocabulary and layout that the rest of the worker needs.
 pub(crate) struct Vocabulary<'model> {
@@ -12,12 +15,14 @@ pub(crate) struct Vocabulary<'model> {
     /// Number of tokens.
     pub(crate) size: i32,
     adds_bos: bool,
+    /// Bytes of the longest text of a token; found when it is first asked for.
+    longest: OnceCell<usize>,
 }
 
 impl<'model> Vocabulary<'model> {
     /// The vocabulary of a loaded model.
     pub(crate) fn new(model: &'model LlamaModel) -> Self {
-        Self { model, size: model.n_vocab(), adds_bos: model.vocab().should_add_bos() }
+        Self { model, size: model.n_vocab(), adds_bos: model.vocab().should_add_bos(), longest: OnceCell::new() }
     }
 
     /// Whether there are texts that tokens stand for. llama.cpp aborts when it is asked for one and there are none.
@@ -64,6 +69,13 @@ impl<'model> Vocabulary<'model> {
     /// Text of the end-of-sequence token; empty when there is none.
     pub(crate) fn eos_text(&self) -> String {
         self.text_of(self.model.vocab().eos())
+    }
+
+    /// So many tokens a text has at least: known without tokenising it, which takes a second for a megabyte and holds up all others.
+    pub(crate) fn least_tokens(&self, bytes: usize) -> usize {
+        // Spaces may become longer marks, which makes tokens of them no longer than that.
+        let longest = || (0..self.size).map(|token| self.piece(token, true).len()).max().unwrap_or(1).max(1);
+        if bytes < SHORT { 0 } else { bytes / *self.longest.get_or_init(longest) }
     }
 
     /// The tokens around a gap; `None` when the model lacks any of them.

@@ -409,7 +409,7 @@ pub enum BufferKind {
 pub enum Rejection {
     /// The prompt does not leave room for one token.
     ContextExceeded {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt; of a text that is much too long, so many at least.
         needed: u32,
         /// Tokens that one request may use.
         available: u32,

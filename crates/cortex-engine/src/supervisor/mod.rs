@@ -378,7 +378,8 @@ impl Supervisor {
     }
 
     fn exited(&mut self, id: &ModelId, generation: Generation, error: Option<EngineError>) {
-        if let Some(error) = &error {
+        // At the end of the daemon workers are asked to end, and do.
+        if let Some(error) = error.as_ref().filter(|_| !self.closing) {
             tracing::error!(model = %id, %error, "the worker is gone");
             if matches!(error, EngineError::WorkerDied { how, .. } if how.contains("SIGILL")) {
                 self.variant_died = Some(error.to_string());

@@ -129,7 +129,8 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
         Some(WirePrompt::TokenLists(lists)) => lists.into_iter().map(Prompt::Tokens).collect(),
         None => return Err(ApiError::field("prompt", "prompt is missing")),
     };
-    let echoes = if request.echo == Some(true) { echoes(&prompts, probabilities.is_some())? } else { vec![] };
+    let tells_probabilities = probabilities.is_some() || shared.n_probs.is_some_and(|count| count > 0);
+    let echoes = if request.echo == Some(true) { echoes(&prompts, tells_probabilities)? } else { vec![] };
     let prompts = match request.suffix.filter(|suffix| !suffix.is_empty()) {
         None => prompts,
         Some(suffix) => prompts.into_iter().map(|prompt| with_gap(prompt, &suffix)).collect::<Result<_, _>>()?,

@@ -114,6 +114,12 @@ async fn what_an_answer_is_like_is_guessed_from() {
     let (_, off) = post(&daemon, "/v1/chat/completions", &body).await;
     assert_eq!(off["timings"].get("draft_n"), None, "{off}");
     assert_eq!(off.get("warnings"), None, "{off}");
+    // More than fits is not looked at, nor does it hold up anybody.
+    let mut long = question("What is the capital of France? Answer in one sentence.");
+    long["prediction"] = json!({"type": "content", "content": "é".repeat(10_000_000)});
+    assert_eq!(post(&daemon, "/v1/chat/completions", &long).await.0, 200);
+    let (status, refused) = post(&daemon, "/v1/chat/completions", &question(&"x".repeat(30_000_000))).await;
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!("context_length_exceeded")), "{refused}");
     for (field, value) in [
         ("prediction", json!("text")),
         ("prediction", json!({"type": "content", "content": 1})),
@@ -147,7 +153,9 @@ async fn an_echo_stands_in_front_of_each_answer() {
         texts[usize::try_from(choice["index"].as_u64().unwrap()).unwrap()] += choice["text"].as_str().unwrap();
     }
     assert_eq!(texts, [0, 1, 2, 3].map(|index| text(&echoed, index)));
-    for (field, value) in [("prompt", json!([1, 2])), ("logprobs", json!(1))] {
+    for (field, value) in
+        [("prompt", json!([1, 2])), ("prompt", json!([[1, 2], [3]])), ("logprobs", json!(1)), ("n_probs", json!(1))]
+    {
         let mut wrong = body.clone();
         wrong[field] = value;
         let (status, answer) = post(&daemon, "/v1/completions", &wrong).await;
