@@ -401,21 +401,19 @@ def check_shown(results, marks, make_table):
         sys.exit(f"docs/performance.md does not show bench/results/{results.name}; run {sys.argv[0]} again")
 
 
-def check():
-    check_shown(RESULTS, (BEGIN, END), table)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(described_by, run, check, options=lambda measured: None):
+    """The command line of a bench: `run`, which measures, and `check`, which fails when the document shows something else."""
+    parser = argparse.ArgumentParser(description=described_by, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     measured = commands.add_parser("run")
     measured.add_argument("--peer", required=True)
     measured.add_argument("--pairs", type=int, default=7)
     measured.add_argument("--threads", type=int, default=os.cpu_count())
+    options(measured)
     commands.add_parser("check")
     arguments = parser.parse_args()
     run(arguments) if arguments.command == "run" else check()
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, run, lambda: check_shown(RESULTS, (BEGIN, END), table))

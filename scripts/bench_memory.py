@@ -6,7 +6,6 @@ prediction against what a worker takes, and how fast the questions about the mac
   scripts/bench_memory.py check                                      fails when the table is not that of the results
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -18,7 +17,7 @@ import tempfile
 import threading
 import time
 
-from bench import ROOT, Server, check_shown, described, free_port, line, publish, table
+from bench import ROOT, Server, check_shown, command_line, described, free_port, line, publish, table
 
 RESULTS = ROOT / "bench/results/memory.json"
 BEGIN, END = "<!-- memory:begin -->", "<!-- memory:end -->"
@@ -214,20 +213,5 @@ def shown(result):
     return table(result, "memory.json")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    measured = commands.add_parser("run")
-    measured.add_argument("--peer", required=True)
-    measured.add_argument("--pairs", type=int, default=7)
-    measured.add_argument("--threads", type=int, default=os.cpu_count())
-    commands.add_parser("check")
-    arguments = parser.parse_args()
-    if arguments.command == "run":
-        run(arguments)
-    else:
-        check_shown(RESULTS, (BEGIN, END), shown)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, run, lambda: check_shown(RESULTS, (BEGIN, END), shown))

@@ -5,7 +5,6 @@
   scripts/bench_prompts.py check                                      fails when the table is not that of the results
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -13,7 +12,7 @@ import random
 import statistics
 import time
 
-from bench import CONTEXT, MODEL_ID, ROOT, Cortex, Peer, check_shown, described, line, publish, read_together, table
+from bench import CONTEXT, MODEL_ID, ROOT, Cortex, Peer, check_shown, command_line, described, line, publish, read_together, table
 from bench_runtime import request
 
 RESULTS = ROOT / "bench/results/prompts.json"
@@ -121,20 +120,5 @@ def shown(result):
     return table(result, "prompts.json") + "".join(f"\n{note}.\n" for note in result["notes"])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    measured = commands.add_parser("run")
-    measured.add_argument("--peer", required=True)
-    measured.add_argument("--pairs", type=int, default=7)
-    measured.add_argument("--threads", type=int, default=os.cpu_count())
-    commands.add_parser("check")
-    arguments = parser.parse_args()
-    if arguments.command == "run":
-        run(arguments)
-    else:
-        check_shown(RESULTS, (BEGIN, END), shown)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, run, lambda: check_shown(RESULTS, (BEGIN, END), shown))

@@ -5,14 +5,12 @@
   scripts/bench_runtime.py check                                      fails when the table is not that of the results
 """
 
-import argparse
 import json
 import os
 import pathlib
-import statistics
 import time
 
-from bench import (CONTEXT, MODEL_ID, ROOT, Cortex, Peer, chat, check_shown, decode, described, line, publish, read_together, table)
+from bench import (CONTEXT, MODEL_ID, ROOT, Cortex, Peer, chat, check_shown, command_line, decode, described, line, publish, read_together, table)
 
 RESULTS = ROOT / "bench/results/runtime.json"
 BEGIN, END = "<!-- runtime:begin -->", "<!-- runtime:end -->"
@@ -120,21 +118,7 @@ def shown(result):
     return table(result, "runtime.json")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    measured = commands.add_parser("run")
-    measured.add_argument("--peer", required=True)
-    measured.add_argument("--pairs", type=int, default=7)
-    measured.add_argument("--threads", type=int, default=os.cpu_count())
-    measured.add_argument("--without", nargs="*", default=[], help="lines whose names contain one of these are left out")
-    commands.add_parser("check")
-    arguments = parser.parse_args()
-    if arguments.command == "run":
-        run(arguments)
-    else:
-        check_shown(RESULTS, (BEGIN, END), shown)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, run, lambda: check_shown(RESULTS, (BEGIN, END), shown),
+                 lambda measured: measured.add_argument("--without", nargs="*", default=[],
+                                                        help="lines whose names contain one of these are left out"))

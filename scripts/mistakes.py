@@ -2,6 +2,7 @@
 """Makes one mistake after the other in a line of the runtime, and says which test notices it.
 
   scripts/mistakes.py [WORDS …]    all, or those whose description has one of the words; prints the table of docs/reliability.md
+  scripts/mistakes.py check        fails when a line is not there any more, or a mistake not in that table
 
 Works on the files of this folder: it refuses to begin with changes that are not committed, and puts every line back.
 """
@@ -60,8 +61,20 @@ def noticed(where, test):
     return sorted(set(re.findall(r"^---- (\S+) stdout", result.stdout, re.M))) or (["(a timeout)"] if result.returncode == 124 else [])
 
 
+def check():
+    table = (ROOT / "docs/reliability.md").read_text()
+    for what, file, line, *_ in MISTAKES:
+        count = (ROOT / file).read_text().count(line)
+        if count != 1:
+            sys.exit(f"scripts/mistakes.py: {what}: the line stands {count} times in {file}")
+        if f"| {what} |" not in table:
+            sys.exit(f"docs/reliability.md does not tell of this mistake: {what}")
+
+
 def main():
     words = sys.argv[1:]
+    if words == ["check"]:
+        return check()
     dirty = subprocess.run(["git", "status", "--porcelain", "crates"], cwd=ROOT, capture_output=True, text=True).stdout
     assert not dirty, "there are changes that are not committed"
     rows, missed, staged = [], [], False

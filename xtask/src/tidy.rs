@@ -43,6 +43,7 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
         "scripts/bench_memory.py",
         "scripts/bench_prompts.py",
         "scripts/bench_runtime.py",
+        "scripts/mistakes.py",
     ] {
         let bench = Command::new("python3").args([script, "check"]).current_dir(root).output()?;
         if !bench.status.success() {
