@@ -7,6 +7,7 @@
 
 use crate::{
     llama::{Context, LlamaError, Token},
+    slot::common_prefix,
     stdio,
 };
 use cortex_api::worker::{Load, PromptCache};
@@ -119,7 +120,7 @@ impl SavedPrompts {
         let candidates = self.entries.iter().enumerate().filter(|(_, saved)| saved.scope == scope);
         candidates
             .filter_map(|(at, saved)| {
-                let common = common(&saved.tokens, prompt);
+                let common = common_prefix(&saved.tokens, prompt);
                 let is_usable =
                     if self.is_whole { common == saved.tokens.len() } else { common * SHARE >= saved.tokens.len() };
                 #[expect(clippy::cast_precision_loss, reason = "seconds need no more")]
@@ -131,7 +132,7 @@ impl SavedPrompts {
             .map(|(at, common, _)| (at, common))
     }
 
-    /// Reads a beginning into a sequence; how many tokens that has then, which is none when it was not possible.
+    /// Reads a beginning into a sequence; the tokens that it has then, which are none when it was not possible.
     pub(crate) fn restore(&mut self, at: usize, context: &mut Context<'_>, sequence: u32) -> Vec<Token> {
         let began = Instant::now();
         let Some(saved) = self.entries.get(at).cloned() else { return vec![] };
@@ -145,6 +146,8 @@ impl SavedPrompts {
                 if let Ok(file) = open(&saved.path) {
                     let _ = file.file().set_modified(SystemTime::now());
                 }
+                let used = self.entries.remove(at);
+                self.entries.push(used);
                 saved.tokens
             }
             Err(LlamaError(why)) => {
@@ -242,17 +245,25 @@ impl SavedPrompts {
     }
 }
 
-/// What states depend on, as the name of a folder: the build, the file, and how it is loaded. `None` when the file is gone.
+/// What states depend on, as the name of a folder: the build, the files, and how they are loaded. `None` when a file is gone.
 fn key(load: &Load, build: &str) -> Option<String> {
-    let file = fs_err::metadata(&load.model).ok()?;
-    let facts = (file.len(), file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec(), file.ino());
+    let facts = |path: String| {
+        let file = fs_err::metadata(path).ok()?;
+        Some((file.len(), file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec(), file.ino()))
+    };
+    let facts: Vec<_> = shards(&load.model).into_iter().map(facts).collect::<Option<_>>()?;
     let all = format!("{build} {facts:?} {:?} {:?} {}", load.cache_type, load.devices, load.device_layers);
     let number = Sha256::digest(all).iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     Some(format!("{number:016x}"))
 }
 
-fn common(left: &[Token], right: &[Token]) -> usize {
-    left.iter().zip(right).take_while(|(left, right)| left == right).count()
+/// The files of a model, by the name of the first one: `NAME-00001-of-00003.gguf`.
+fn shards(first: &str) -> Vec<String> {
+    let split = first.rsplit_once("-00001-of-").and_then(|(name, rest)| Some((name, rest.strip_suffix(".gguf")?)));
+    match split.and_then(|(name, count)| Some((name, count, count.parse::<u32>().ok()?))) {
+        Some((name, text, count)) => (1..=count).map(|number| format!("{name}-{number:05}-of-{text}.gguf")).collect(),
+        None => vec![first.to_owned()],
+    }
 }
 
 /// The beginnings in a folder, the ones used last at the end. What a process left half written is removed.
@@ -486,6 +497,13 @@ mod tests {
         bytes[40] ^= 1;
         fs_err::write(&one.path, bytes).unwrap();
         assert_eq!(check(&one), Err(LlamaError("it is damaged".into())));
+    }
+
+    #[test]
+    fn all_files_of_a_model_count() {
+        assert_eq!(shards("/models/a.gguf"), ["/models/a.gguf"]);
+        assert_eq!(shards("/a-00001-of-00002.gguf"), ["/a-00001-of-00002.gguf", "/a-00002-of-00002.gguf"]);
+        assert_eq!(shards("/a-00001-of-x.gguf"), ["/a-00001-of-x.gguf"]);
     }
 
     #[test]
