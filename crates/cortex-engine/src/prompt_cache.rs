@@ -24,11 +24,8 @@ impl PromptCaches {
 
     /// Removes what an earlier start has kept, when nothing may be kept any more. More than may be kept is removed by the next worker.
     pub(crate) fn clear_unwanted(&self) {
-        if self.bytes == 0
-            && let Err(error) = fs_err::remove_dir_all(&self.folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "what was kept of prompts could not be removed");
+        if self.bytes == 0 {
+            remove(&self.folder);
         }
     }
 
@@ -44,12 +41,7 @@ impl PromptCaches {
 
     /// Removes what is kept of prompts to these weights.
     pub(crate) fn forget(&self, weights: &Path) {
-        let folder = self.folder_of(weights);
-        if let Err(error) = fs_err::remove_dir_all(&folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "what was kept of prompts could not be removed");
-        }
+        remove(&self.folder_of(weights));
     }
 
     fn folder_of(&self, weights: &Path) -> PathBuf {
@@ -61,6 +53,14 @@ impl PromptCaches {
 /// more easily than by trying keys.
 pub fn cache_scope(key: Option<&str>) -> u64 {
     key.map_or(0, |key| number(format!("cortex prompt cache {key}").as_bytes()))
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = fs_err::remove_dir_all(folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, "what was kept of prompts could not be removed");
+    }
 }
 
 fn number(bytes: &[u8]) -> u64 {

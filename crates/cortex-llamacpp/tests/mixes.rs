@@ -5,6 +5,7 @@
 use cortex_api::worker::{FromWorker, Generate, Load, PromptCache, Timings, ToWorker, TokenProbabilities};
 use cortex_test::{
     dist,
+    numbers::Numbers,
     worker::{TestWorker, agree, generate, load_of, told},
 };
 use std::path::Path;
@@ -21,20 +22,6 @@ const WITH_DISK: usize = 20;
 /// Of a hundred mixes, those at most in which an answer may part from its reference where the model hesitated between two tokens: a
 /// larger share would hide something.
 const NEAR_TIES: usize = 10;
-
-/// Repeatable numbers (the 64-bit linear congruential generator of Knuth's MMIX).
-struct Numbers(u64);
-
-impl Numbers {
-    fn index(&mut self, bound: u64) -> usize {
-        usize::try_from(self.below(bound)).unwrap()
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
 
 const PIECES: [&str; 5] = [
     "You keep the books of a harbour, where ships pay by their length. ",

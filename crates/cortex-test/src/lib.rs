@@ -9,4 +9,5 @@ pub mod fake_worker;
 pub mod gguf;
 pub mod hub;
 pub mod limit;
+pub mod numbers;
 pub mod worker;

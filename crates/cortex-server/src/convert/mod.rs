@@ -320,7 +320,7 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
         max_tokens,
         ignore_eos: fields.ignore_eos.unwrap_or(false),
         deterministic: fields.deterministic.unwrap_or(false),
-        // Whose it is, the one says who knows the key.
+        // The route says whose it is: it knows the key.
         cache_scope: fields.cache_prompt.unwrap_or(true).then_some(0),
         prediction: prediction(fields.prediction.as_ref())?,
         most_guesses: fields

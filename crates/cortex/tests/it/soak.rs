@@ -3,7 +3,10 @@
 //! A short one with every run of the tests; `CORTEX_SOAK_SECONDS=600` for a long one.
 
 use crate::http::{MODEL, client, get, import, post, question, until};
-use cortex_test::daemon::{Options, TestDaemon};
+use cortex_test::{
+    daemon::{Options, TestDaemon},
+    numbers::Numbers,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -15,16 +18,6 @@ use tokio::task::JoinSet;
 
 const CLIENTS: u64 = 32;
 const PARALLEL: usize = 4;
-
-/// Repeatable numbers (the 64-bit linear congruential generator of Knuth's MMIX).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
 
 /// What a process has: bytes of its own in memory, open files, threads.
 #[derive(Debug, Clone, Copy)]
