@@ -14,9 +14,9 @@ use crate::{
     variants::VariantReport,
     worker::Told,
 };
-use cortex_api::worker::{Constraint, EmbedInput, Embeds, Generate, Sampling, Segment, ToWorker};
+use cortex_api::worker::{AdapterUse, Constraint, EmbedInput, Embeds, Generate, Sampling, Segment, ToWorker};
 use cortex_hardware::{Architecture, Budget, Graphics, Memory, ModelShape, process_anonymous_bytes};
-use cortex_models::{KeepAlive, ModelId};
+use cortex_models::{KeepAlive, ModelFiles, ModelId};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -28,13 +28,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Texts that a worker gets at a time: others have their turn between them, and a client that left is noticed.
 const EMBEDDED_AT_A_TIME: usize = 32;
 
+/// What stands for an image where a prompt is shown as text: llama-server's word for it.
+const IMAGE_SHOWN: &str = "<__media__>";
+
 /// One request, complete: it can be sent again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     /// Which model.
     pub model: ModelId,
-    /// Its weights.
-    pub weights: PathBuf,
+    /// What it is loaded from.
+    pub files: ModelFiles,
     /// How it is loaded when it is not.
     pub load: LoadSettings,
     /// What to answer.
@@ -59,6 +62,8 @@ pub struct Job {
     pub constraint: Option<Constraint>,
     /// Tell how probable tokens were, and so many of the most probable ones in the place of each.
     pub probabilities: Option<u32>,
+    /// The adapters that count, by their numbers in the files.
+    pub adapters: Vec<AdapterUse>,
     /// How long the model stays after this answer; `None` is as it was, or as its settings say.
     pub keep_alive: Option<KeepAlive>,
 }
@@ -68,16 +73,16 @@ pub struct Job {
 pub struct Usable {
     /// Which one.
     pub id: ModelId,
-    /// Its weights.
-    pub weights: PathBuf,
+    /// What it is loaded from.
+    pub files: ModelFiles,
     /// How it is loaded when it is not.
     pub load: LoadSettings,
 }
 
 impl Usable {
     fn wanted(self) -> Wanted {
-        let Self { id, weights, load } = self;
-        Wanted { id, weights, load, keep_alive: None, purpose: Purpose::Answer }
+        let Self { id, files, load } = self;
+        Wanted { id, files, load, keep_alive: None, purpose: Purpose::Answer }
     }
 }
 
@@ -239,12 +244,15 @@ impl Engines {
         let lease = self
             .acquire_for(Wanted {
                 id: job.model.clone(),
-                weights: job.weights.clone(),
+                files: job.files.clone(),
                 load: job.load,
                 keep_alive: job.keep_alive,
                 purpose,
             })
             .await?;
+        if job.prompt.has_images() && !lease.session.facts.sees_images {
+            return Err(EngineError::NoImages);
+        }
         let Rendered { segments, constraint, parser, has_calls_only, shows_control } =
             job.prompt.render(&lease.session.template, lease.session.facts.infill, job.constraint.is_some())?;
         let running = lease.session.generate(|id| Generate {
@@ -261,6 +269,7 @@ impl Engines {
             constraint: constraint.or_else(|| job.constraint.clone()),
             probabilities: job.probabilities,
             shows_control,
+            adapters: job.adapters.clone(),
         })?;
         let prompt_tokens = running.reader.accepted().await?;
         Ok(answer::Answer::new(running, prompt_tokens, parser.map(|it| (it, has_calls_only)), replay, lease))
@@ -298,6 +307,7 @@ impl Engines {
         let text = |segment: Segment| match segment {
             Segment::Text { text, .. } => text,
             Segment::Tokens { .. } => String::new(),
+            Segment::Image { .. } => IMAGE_SHOWN.to_owned(),
         };
         Ok(segments.into_iter().map(text).collect())
     }
@@ -341,13 +351,13 @@ impl Engines {
     pub async fn start_model(
         &self,
         id: &ModelId,
-        weights: &Path,
+        files: &ModelFiles,
         load: LoadSettings,
         (keep_alive, pin): (KeepAlive, Option<bool>),
     ) -> Result<Started, EngineError> {
-        let (id, weights) = (id.clone(), weights.to_owned());
+        let (id, files) = (id.clone(), files.clone());
         let (keep_alive, purpose) = (Some(keep_alive), Purpose::Order { pin });
-        let lease = self.acquire_for(Wanted { id: id.clone(), weights, load, keep_alive, purpose }).await?;
+        let lease = self.acquire_for(Wanted { id: id.clone(), files, load, keep_alive, purpose }).await?;
         let facts = &lease.session.facts;
         let loaded = self.loaded();
         let requested = loaded.iter().find(|model| model.id == id);

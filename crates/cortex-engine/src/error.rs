@@ -95,6 +95,9 @@ pub enum EngineError {
     /// The model was not trained to fill gaps.
     #[error("the model has no tokens for a gap in a text")]
     NoInfill,
+    /// The model takes no images.
+    #[error("the model takes no images: it has no projector (mmproj)")]
+    NoImages,
     /// The chat template of the model refused the messages.
     #[error("the chat template of the model cannot render these messages: {message}")]
     Template {
@@ -166,6 +169,7 @@ impl EngineError {
             | Self::InvalidRequest { .. }
             | Self::Constraint { .. }
             | Self::NoInfill
+            | Self::NoImages
             | Self::Template { .. } => ErrorKind::Invalid,
             Self::Overloaded { .. } | Self::QueueFull { .. } => ErrorKind::Busy,
             Self::DoesNotFit { .. } => ErrorKind::DoesNotFit,
@@ -200,6 +204,7 @@ impl EngineError {
             Self::InvalidRequest { .. } => "invalid_value",
             Self::Constraint { .. } => "constraint_failed",
             Self::NoInfill => "infill_not_supported",
+            Self::NoImages => "images_not_supported",
             Self::Template { .. } => "template_failed",
             Self::Overloaded { .. } => "overloaded",
             Self::QueueFull { .. } => "queue_full",
@@ -220,6 +225,9 @@ impl EngineError {
             Self::ContextExceeded { .. } => {
                 Some("shorten the prompt, or start the model with a larger `ctx_len` if it was trained with one".into())
             }
+            Self::NoImages => Some(
+                "take a model that sees, or add the path of its projector as `mmproj` to its model.yaml".into(),
+            ),
             Self::NoInfill => Some("leave `suffix` out, or use a model that was trained to fill in".into()),
             Self::Overloaded { .. } => Some("stop a model with `cortex models stop ID`, or try again later".into()),
             Self::QueueFull { .. } => {

@@ -37,6 +37,8 @@ pub struct ModelShape {
     pub cache_type: CacheType,
     /// Layers on graphics processors at most, the output among them; `None` is as many as fit.
     pub most_layers: Option<u32>,
+    /// Bytes of memory for what is loaded beside the weights: a projector, adapters.
+    pub beside_bytes: u64,
 }
 
 /// How a model is built, as far as its memory is concerned. Widths are numbers for each token.
@@ -241,10 +243,11 @@ pub fn fit(shape: &ModelShape, budget: Budget) -> Fit {
 }
 
 impl ModelShape {
-    /// What the worker process takes beside the engine's buffers.
+    /// What the worker process takes beside the engine's buffers, and what is loaded beside the weights.
     pub fn process_bytes(&self, is_on_graphics: bool) -> u64 {
         let vocabulary = self.architecture.as_ref().map(|it| it.vocabulary);
         let process = vocabulary.map_or(0, |tokens| PROCESS.saturating_add(tokens.saturating_mul(PROCESS_TOKEN)));
+        let process = process.saturating_add(self.beside_bytes);
         process.saturating_add(if is_on_graphics { GRAPHICS_PROCESS } else { 0 })
     }
 
@@ -621,6 +624,7 @@ mod tests {
             parallel: u32::MAX,
             cache_type: CacheType::Q8,
             most_layers: None,
+            beside_bytes: 0,
         };
         assert!(!fit(&shape, machine(u64::MAX)).fits());
         assert!(

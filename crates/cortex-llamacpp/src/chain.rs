@@ -3,7 +3,6 @@
 use crate::{llama::Token, sampling::has_penalties, vocabulary::Vocabulary};
 use cortex_api::worker::{Sampling, SamplingStep};
 use llama_cpp_2::{
-    context::LlamaContext,
     sampling::LlamaSampler,
     token::{LlamaToken, data::LlamaTokenData, data_array::LlamaTokenDataArray, logit_bias::LlamaLogitBias},
 };
@@ -12,11 +11,6 @@ use llama_cpp_2::{
 pub(crate) struct Chain(LlamaSampler);
 
 impl Chain {
-    /// Chooses from the logits of entry `index` of the last batch.
-    pub(crate) fn choose(&mut self, context: &LlamaContext<'_>, index: usize) -> Token {
-        self.0.sample(context, i32::try_from(index).unwrap_or(i32::MAX)).0
-    }
-
     /// Chooses among some tokens with their logits.
     pub(crate) fn choose_of(&mut self, possible: impl Iterator<Item = (Token, f32)>) -> Option<Token> {
         let data = possible.map(|(token, logit)| LlamaTokenData::new(LlamaToken(token), logit, 0.0));
@@ -101,7 +95,8 @@ impl Vocabulary<'_> {
         let window = usize::try_from(sampling.repeat_last_n).unwrap_or(usize::MAX);
         let window = if sampling.dry_multiplier > 0.0 { usize::MAX } else { window };
         let history = &history[history.len().saturating_sub(window)..];
-        chain.accept_many(history.iter().map(|&token| LlamaToken(token)));
+        // What stands for images is no token that could be written again.
+        chain.accept_many(history.iter().filter(|&&token| token >= 0).map(|&token| LlamaToken(token)));
         Chain(chain)
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     drafting::{Acceptance, Candidate, MOST_DRAFTED},
-    llama::Token,
+    images::PlacedImage,
+    llama::{AdapterSet, Token},
     lookup::{Guess, Lookup},
     sampling::Chooser,
     text::TextStream,
@@ -16,6 +17,10 @@ pub(crate) struct Generation {
     pub(crate) id: RequestId,
     /// The whole prompt.
     pub(crate) prompt: Vec<Token>,
+    /// The images in it, in order.
+    pub(crate) images: Vec<PlacedImage>,
+    /// The adapters that count.
+    pub(crate) adapters: AdapterSet,
     /// How many of its tokens the cells hold. Smaller than the prompt: it is still being computed.
     pub(crate) computed: usize,
     /// The token that was chosen last and is not in the cells yet.
@@ -50,6 +55,19 @@ pub(crate) struct Generation {
     pub(crate) started: Instant,
     /// When the first token was chosen.
     pub(crate) first_token: Option<Instant>,
+}
+
+/// What comes next of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A token of the answer.
+    Answer,
+    /// So many tokens of the prompt, up to its end or the next image.
+    Text(usize),
+    /// An image of the prompt, by its number, or what is left of it.
+    Image(usize),
+    /// The vectors of an image, which are not there.
+    Vectors(usize),
 }
 
 /// Guesses of one answer.
@@ -133,6 +151,18 @@ impl Generation {
         }
     }
 
+    /// What comes next.
+    pub(crate) fn next(&self) -> Next {
+        let next = self.images.iter().position(|image| image.range.end > self.computed);
+        match next.map(|number| (number, &self.images[number])) {
+            _ if self.remaining() == 0 => Next::Answer,
+            None => Next::Text(self.remaining()),
+            Some((_, image)) if image.range.start > self.computed => Next::Text(image.range.start - self.computed),
+            Some((number, PlacedImage { vectors: Some(_), .. })) => Next::Image(number),
+            Some((number, _)) => Next::Vectors(number),
+        }
+    }
+
     /// Prompt tokens that still have to be computed.
     pub(crate) fn remaining(&self) -> usize {
         self.prompt.len() - self.computed
@@ -174,6 +204,8 @@ impl Generation {
         Self {
             id: 1,
             prompt,
+            images: vec![],
+            adapters: vec![],
             computed,
             pending: None,
             produced: 0,

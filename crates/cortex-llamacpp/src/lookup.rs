@@ -81,7 +81,9 @@ impl Lookup {
         let (same, place) = best?;
         // What repeats itself goes on repeating itself: the guess may reach into what it guesses.
         let period = end - place;
-        let tokens: Vec<Token> = (0..most).map(|offset| self.tokens[place + offset % period]).collect();
+        let repeated = (0..most).map(|offset| self.tokens[place + offset % period]);
+        // An image is not written again.
+        let tokens: Vec<Token> = repeated.take_while(|&token| token >= 0).collect();
         (!tokens.is_empty()).then_some(Guess { same, is_expected: place < self.expected, tokens })
     }
 
@@ -108,6 +110,8 @@ mod tests {
         check(&[1, 2, 3, 4, 5, 6, 9, 2, 3, 4, 5], 9, Some((4, &[6, 9, 2, 3, 4, 5, 6, 9, 2])));
         check(&[1, 2, 3, 4, 9, 2, 3], 2, None);
         check(&[1, 2], 2, None);
+        check(&[1, 2, 3, 4, -8, -7, 1, 2, 3], 4, Some((3, &[4])));
+        check(&[1, 2, 3, -8, -7, 1, 2, 3], 4, None);
         check(&[], 2, None);
         check(&[1, 2, 3, 4, 1, 2, 3], 0, None);
     }

@@ -8,6 +8,7 @@ mod constraint;
 mod drafting;
 mod embedding;
 mod generation;
+mod images;
 mod llama;
 mod load_log;
 mod lookup;

@@ -71,6 +71,8 @@ fn measure(scratch: &str, backend: &str, threads: &str, memory: &str) -> Result<
         devices: vec![],
         device_layers: 0,
         prompt_cache: None,
+        projector: None,
+        adapters: vec![],
     };
     let mut kinds = vec![
         (Layers::narrow(MORE_LAYERS, REFERENCE), 0),
@@ -88,7 +90,7 @@ fn measure(scratch: &str, backend: &str, threads: &str, memory: &str) -> Result<
     }
     let mut subjects = Vec::new();
     for (model, (_, before)) in models.iter().zip(&kinds) {
-        subjects.push(Subject::new(Context::new(&engine, model, &load, (load.context_length, 1), None)?, *before)?);
+        subjects.push(Subject::new(Context::new(model, &load, (load.context_length, 1), None)?, *before)?);
     }
     let began = Instant::now();
     for round in 0..ROUNDS {

@@ -98,7 +98,7 @@ impl Chooser {
         let token = match &mut self.guide {
             None => match &mut self.way {
                 Way::Greedy => most_likely(logits),
-                Way::Chain(chain) => Some(context.choose(chain, index)),
+                Way::Chain(chain) => chain.choose_of((0..).zip(logits.iter().copied())),
             },
             Some(guide) => {
                 let allowed = guide.allowed().map_err(|LlamaError(why)| NoChoice::Constraint(why))?;

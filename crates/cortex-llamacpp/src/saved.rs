@@ -251,7 +251,8 @@ fn key(load: &Load, build: &str) -> Option<String> {
         let file = fs_err::metadata(path).ok()?;
         Some((file.len(), file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec(), file.ino()))
     };
-    let facts: Vec<_> = shards(&load.model).into_iter().map(facts).collect::<Option<_>>()?;
+    let files = shards(&load.model).into_iter().chain(load.projector.clone()).chain(load.adapters.clone());
+    let facts: Vec<_> = files.map(facts).collect::<Option<_>>()?;
     let all = format!("{build} {facts:?} {:?} {:?} {}", load.cache_type, load.devices, load.device_layers);
     let number = Sha256::digest(all).iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     Some(format!("{number:016x}"))

@@ -87,7 +87,7 @@ impl Pace {
     }
 
     /// Prompt tokens of the next step.
-    fn chunk(&self, room: usize, amid_answers: bool) -> usize {
+    pub(crate) fn chunk(&self, room: usize, amid_answers: bool) -> usize {
         let (time, unknown) =
             if amid_answers { (STEP_AMID_ANSWERS, 2 * SMALLEST_CHUNK) } else { (STEP_OF_PROMPTS, 4 * SMALLEST_CHUNK) };
         let wanted = self.tokens_per_second.map_or(unknown, |rate| {

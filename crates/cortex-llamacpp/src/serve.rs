@@ -7,7 +7,8 @@
 use crate::{
     answering::Worker,
     embedding::Embedder,
-    llama::{self, Context, LONGEST_EMBEDDED, LlamaError},
+    images::Images,
+    llama::{self, Adapter, Context, LONGEST_EMBEDDED, LlamaError},
     saved::SavedPrompts,
     stdio::{self, Lines},
     vocabulary::Vocabulary,
@@ -83,15 +84,27 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
         llama::load_backend(backend)?;
     }
     let engine = llama::start()?;
-    let model = load_with_progress(&engine, load, lines)?;
-    let vocabulary = Vocabulary::new(&model);
+    // Never freed: what the process has goes with it, and the thread of images may need it until then.
+    let model: &'static LlamaModel = Box::leak(Box::new(load_with_progress(&engine, load, lines)?));
+    let vocabulary = Vocabulary::new(model);
     if !vocabulary.has_texts() {
         return Err(LlamaError("the file has no vocabulary: it is not a model that can be talked to".into()));
     }
     let (control_tokens, embeds) = (vocabulary.control_texts(), vocabulary.embeds());
     let mut load = load.clone();
+    let mut adapters: Vec<Adapter<'_>> = Vec::new();
     loop {
-        let context = room_for(&engine, &model, &load, &vocabulary)?;
+        // Once: adapters belong to the model, and a load of the same model has the same ones.
+        if adapters.len() != load.adapters.len() {
+            adapters = load.adapters.iter().map(|path| Adapter::load(model, path)).collect::<Result<_, _>>()?;
+        }
+        let images = match &load.projector {
+            Some(path) if embeds.is_none() => {
+                Some(Images::start(model, path, load.threads_batch, load.device_layers > 0)?)
+            }
+            _ => None,
+        };
+        let context = room_for(model, &load, &vocabulary)?.with_adapters(adapters.clone());
         lines.send(&FromWorker::Loaded(Box::new(Loaded {
             context_length: context.sequence_length,
             parallel: context.sequences,
@@ -107,12 +120,13 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             buffers: log.buffers(),
             placement: log.placement(),
             embeds,
+            sees_images: images.is_some(),
         })));
         let end = match embeds {
             None => {
                 let is_whole = vocabulary.is_recurrent() || vocabulary.sliding_window() > 0;
                 let saved = SavedPrompts::open(&load, &build(), context.sequence_length, is_whole);
-                Worker::new(&vocabulary, context, saved).run(lines, inbox)
+                Worker::new(&vocabulary, context, saved, images).run(lines, inbox)
             }
             Some(_) => Embedder::new(&vocabulary, context).run(lines, inbox),
         };
@@ -122,7 +136,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             End::Rest => {
                 log.forget_context();
                 lines.send(&FromWorker::Rested);
-                match until_loaded_again(inbox, &load.model) {
+                match until_loaded_again(inbox, &load) {
                     Some(again) => load = again,
                     None => break,
                 }
@@ -142,12 +156,14 @@ pub(crate) enum End {
 }
 
 /// Rests until the same model is wanted again; nothing when the process should end.
-fn until_loaded_again(inbox: &Receiver<ToWorker>, model: &str) -> Option<Load> {
+fn until_loaded_again(inbox: &Receiver<ToWorker>, before: &Load) -> Option<Load> {
     loop {
         match inbox.recv() {
-            Ok(ToWorker::Load(load)) if load.model == model => return Some(load),
+            Ok(ToWorker::Load(load)) if load.model == before.model && load.adapters == before.adapters => {
+                return Some(load);
+            }
             Ok(ToWorker::Load(load)) => {
-                stdio::warn(&format!("{} is wanted of a process that has {model}", load.model));
+                stdio::warn(&format!("{} is wanted of a process that has {}", load.model, before.model));
                 return None;
             }
             Ok(ToWorker::Shutdown) | Err(_) => return None,
@@ -171,7 +187,6 @@ fn load_with_progress(engine: &LlamaBackend, load: &Load, lines: &Lines) -> Resu
 
 /// Allocates the context. The system may refuse what was predicted to fit; then less is tried, unless that is no use.
 fn room_for<'model>(
-    engine: &LlamaBackend,
     model: &'model LlamaModel,
     load: &Load,
     vocabulary: &Vocabulary<'_>,
@@ -186,7 +201,7 @@ fn room_for<'model>(
         length = length.min(LONGEST_EMBEDDED);
     }
     loop {
-        match Context::new(engine, model, load, (length, sequences), embeds) {
+        match Context::new(model, load, (length, sequences), embeds) {
             Ok(context) => return Ok(context),
             Err(error) if load.is_exact => return Err(error),
             Err(_) if sequences > 1 => sequences /= 2,

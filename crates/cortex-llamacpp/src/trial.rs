@@ -74,13 +74,15 @@ fn measure(scratch: &str, backend: &str, graphics: Option<Graphics<'_>>) -> Resu
         devices: graphics.iter().map(|it| it.device.to_owned()).collect(),
         device_layers: if graphics.is_some() { ALL_LAYERS } else { 0 },
         prompt_cache: None,
+        projector: None,
+        adapters: vec![],
     };
     for backend in &load.backends {
         llama::load_backend(backend)?;
     }
     let engine = llama::start()?;
     let model = llama::load_model(&engine, &load, |_| ())?;
-    let mut context = Context::new(&engine, &model, &load, (256, 1), None)?;
+    let mut context = Context::new(&model, &load, (256, 1), None)?;
     let mut best = TrialResult { batch_microseconds: u64::MAX, single_microseconds: u64::MAX };
     for _ in 0..REPETITIONS {
         context.truncate(0, 0);

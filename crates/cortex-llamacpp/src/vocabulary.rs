@@ -195,6 +195,7 @@ impl<'model> Vocabulary<'model> {
                     self.check(given, "prompt")?;
                     tokens.extend(given);
                 }
+                Segment::Image { .. } => return error("an image stands where only text is possible"),
             }
         }
         let bos = vocabulary.bos().0;

@@ -92,6 +92,7 @@ const OWN: &[&str] = &[
     "ngl",
     "created",
     "prompt_template",
+    "lora_adapters",
 ];
 /// What the list and the engines say; a yaml does not.
 const NOT_FROM_YAML: &[&str] = &["id", "model", "object", "status", "state", "aliases", "details", "reason"];

@@ -44,7 +44,7 @@ pub use keep_alive::KeepAlive;
 pub use migrate::{
     Down, Finding, GivenModel, Homes, Migrate, MigrateError, MigrationReport, Migrations, Outcome, Template,
 };
-pub use model::{Model, ModelState};
+pub use model::{Model, ModelFiles, ModelState};
 pub use model_yaml::{ModelYaml, YamlError};
 pub use models_list::ListProblem;
 pub use name::{InvalidId, ModelId};

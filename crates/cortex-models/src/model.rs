@@ -46,6 +46,32 @@ pub enum ModelState {
     },
 }
 
+/// The files that a model is loaded from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// The weights; of a set, its first file.
+    pub weights: PathBuf,
+    /// What makes vectors of images.
+    pub projector: Option<PathBuf>,
+    /// LoRA adapters, in the order of their numbers.
+    pub adapters: Vec<PathBuf>,
+}
+
+impl ModelFiles {
+    /// Those of a model that consists of its weights.
+    pub fn of_weights(weights: PathBuf) -> Self {
+        Self { weights, projector: None, adapters: vec![] }
+    }
+
+    /// Bytes of memory that is taken beside the weights. Asks for the sizes of files. The projector computes with something too:
+    /// how much is not known before it is loaded, and taken for a quarter of it.
+    pub fn beside_bytes(&self) -> u64 {
+        let size = |path: &PathBuf| fs_err::metadata(path).map_or(0, |file| file.len());
+        let projector = self.projector.as_ref().map_or(0, size);
+        self.adapters.iter().map(size).fold(projector.saturating_add(projector / 4), u64::saturating_add)
+    }
+}
+
 impl Model {
     /// Whether it can be used, as far as is known.
     pub fn state(&self) -> ModelState {
@@ -95,6 +121,15 @@ impl Model {
             Details::Known(known) => known.weights.as_deref(),
             Details::Pending | Details::Broken { .. } => None,
         }
+    }
+
+    /// The files that it is loaded from, when they are known; `yaml` is what its yaml says.
+    pub(crate) fn files(&self, yaml: &ModelYaml, layout: &Layout) -> Option<ModelFiles> {
+        Some(ModelFiles {
+            weights: self.weights()?.to_owned(),
+            projector: yaml.text("mmproj").filter(|path| !path.is_empty()).map(|path| layout.absolute(path)),
+            adapters: yaml.adapters().into_iter().map(|(path, _)| layout.absolute(&path)).collect(),
+        })
     }
 
     /// All files of the weights, when they are known.

@@ -76,6 +76,7 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
             ("keep_alive", "how long it stays after its last answer: seconds, 5m, 0, -1 (for ever)"),
             ("pin", "never leaves to make room for another"),
             ("ngl", "layers on the GPU"),
+            ("lora_adapters", "each with the path of its GGUF, and a scale"),
             ("created", "unix seconds"),
         ],
     ),
@@ -211,6 +212,19 @@ impl ModelYaml {
             Some(Value::Array(items)) => items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect(),
             _ => vec![],
         }
+    }
+
+    /// The LoRA adapters, each with its path and how much it counts when a request says nothing.
+    pub fn adapters(&self) -> Vec<(String, f32)> {
+        let Some(Value::Array(items)) = self.values.get("lora_adapters") else { return vec![] };
+        items
+            .iter()
+            .filter_map(|item| {
+                #[expect(clippy::cast_possible_truncation, reason = "a scale needs no more")]
+                let scale = item["scale"].as_f64().map_or(1.0, |scale| scale as f32);
+                Some((item["path"].as_str()?.to_owned(), scale))
+            })
+            .collect()
     }
 
     /// The text of a file with these values: commented sections, then what we do not know.

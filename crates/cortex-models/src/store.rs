@@ -1,7 +1,7 @@
 //! The models on disk: read from memory, kept in step with `models.list`, changed by one function.
 
 use crate::{
-    DescribeError, ListProblem, Model, ModelId, ModelState, ModelYaml, ResolveError, StoreError,
+    DescribeError, ListProblem, Model, ModelFiles, ModelId, ModelState, ModelYaml, ResolveError, StoreError,
     background::Work,
     cache,
     details::{Commons, Details},
@@ -304,7 +304,7 @@ impl ModelStore {
     }
 
     /// A model that can be loaded: its values, and the file that its weights begin with.
-    pub fn usable(&self, model: &Model) -> Result<(ModelYaml, PathBuf), DescribeError> {
+    pub fn usable(&self, model: &Model) -> Result<(ModelYaml, ModelFiles), DescribeError> {
         let missing = |path: &Path| DescribeError::Missing { id: model.id.clone(), path: path.to_owned() };
         match model.state() {
             ModelState::Missing => {
@@ -314,11 +314,15 @@ impl ModelStore {
             ModelState::Broken { reason } => {
                 Err(DescribeError::Broken { id: model.id.clone(), reason: reason.to_string() })
             }
-            ModelState::Ready => match (model.yaml(), model.weights()) {
-                (Some(yaml), Some(weights)) => Ok((yaml, weights.to_owned())),
-                _ => Err(missing(&model.path)),
-            },
+            ModelState::Ready => self.known_files(model).ok_or_else(|| missing(&model.path)),
         }
+    }
+
+    /// What is known of a model that was read, whether its files are still there or not.
+    pub fn known_files(&self, model: &Model) -> Option<(ModelYaml, ModelFiles)> {
+        let yaml = model.yaml()?;
+        let files = model.files(&yaml, &self.0.layout)?;
+        Some((yaml, files))
     }
 
     /// Takes what was found out about a model, unless its line has changed meanwhile.

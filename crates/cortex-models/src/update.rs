@@ -19,6 +19,8 @@ enum Field {
     KeepAlive,
     /// How keys and values are stored: a name of [`CacheType`].
     CacheType,
+    /// LoRA adapters, each with its path and a scale.
+    Adapters,
 }
 
 const TOKENS: Field = Field::Whole(0, 1 << 28);
@@ -56,6 +58,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("n_parallel", Field::Whole(1, 64)),
     ("cpu_threads", Field::Whole(-1, 512)),
     ("cache_type", Field::CacheType),
+    ("lora_adapters", Field::Adapters),
     ("keep_alive", Field::KeepAlive),
     ("pin", Field::Truth),
     ("engine", Field::Text),
@@ -83,6 +86,10 @@ const FIELDS: &[(&str, Field)] = &[
 const IGNORED: &[&str] = &["id", "model", "files", "mmproj", "size", "status", "state", "aliases", "details", "reason"];
 /// Longest text, in bytes.
 const LONGEST_TEXT: usize = 256 * 1024;
+/// LoRA adapters of a model.
+const MOST_ADAPTERS: usize = 64;
+/// Longest path, in bytes: that of Linux.
+const LONGEST_PATH: usize = 4096;
 /// Most texts in a list.
 const MOST_TEXTS: usize = 1024;
 
@@ -247,6 +254,11 @@ fn fitting(field: Field, value: &Value) -> Result<Value, String> {
             Some(kind) => Ok(kind.name().into()),
             None => Err(format!("one of {}", CacheType::NAMES.map(|(name, _)| name).join(", "))),
         },
+        Field::Adapters => adapters(value).ok_or_else(|| {
+            format!(
+                "a list of at most {MOST_ADAPTERS} adapters, each the absolute path of a file, or {{\"path\": …, \"scale\": 1.0}}"
+            )
+        }),
         Field::KeepAlive => {
             if KeepAlive::parse(value).is_some() {
                 Ok(value.clone())
@@ -254,6 +266,36 @@ fn fitting(field: Field, value: &Value) -> Result<Value, String> {
                 Err(KeepAlive::EXPECTED.into())
             }
         }
+    }
+}
+
+/// LoRA adapters as they are kept.
+fn adapters(value: &Value) -> Option<Value> {
+    // A command line has text only.
+    let parsed: Value;
+    let value = match value.as_str().map(str::trim) {
+        Some(text) if text.starts_with('[') => {
+            parsed = serde_json::from_str(text).ok()?;
+            &parsed
+        }
+        _ => value,
+    };
+    let one = |item: &Value| {
+        let path = item.as_str().or_else(|| item["path"].as_str())?;
+        let scale = match &item["scale"] {
+            Value::Null => 1.0,
+            scale => scale.as_f64().filter(|scale| scale.abs() <= 1e3)?,
+        };
+        let is_path = std::path::Path::new(path).is_absolute() && path.len() <= LONGEST_PATH;
+        is_path.then(|| serde_json::json!({"path": path, "scale": scale}))
+    };
+    match value {
+        Value::String(text) if text.is_empty() => Some(Value::Array(vec![])),
+        Value::String(_) => Some(Value::Array(vec![one(value)?])),
+        Value::Array(items) if items.len() <= MOST_ADAPTERS => {
+            items.iter().map(one).collect::<Option<Vec<_>>>().map(Value::Array)
+        }
+        _ => None,
     }
 }
 

@@ -9,5 +9,6 @@ pub mod fake_worker;
 pub mod gguf;
 pub mod hub;
 pub mod limit;
+pub mod made;
 pub mod numbers;
 pub mod worker;

@@ -41,6 +41,7 @@ pub fn generate(id: u64, text: &str, max_tokens: u32) -> Generate {
         constraint: None,
         probabilities: None,
         shows_control: false,
+        adapters: vec![],
     }
 }
 
@@ -60,6 +61,8 @@ pub fn load_of(model: &Path, context_length: u32, parallel: u32) -> Load {
         devices: vec![],
         device_layers: 0,
         prompt_cache: None,
+        projector: None,
+        adapters: vec![],
     }
 }
 

@@ -1,6 +1,8 @@
 //! `POST /v1/chat/completions`.
 
-use super::{ChatLogprobs, OneOrMany, SharedFields, StreamOptions, Timings, Usage, shared::with_shared_fields};
+use super::{
+    ChatLogprobs, LoraScale, OneOrMany, SharedFields, StreamOptions, Timings, Usage, shared::with_shared_fields,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -176,6 +178,19 @@ pub struct ContentPart {
     /// The text of a `text` part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The image of an `image_url` part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_url: Option<ImageUrl>,
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageUrl {
+    /// `data:image/png;base64,…`.
+    pub url: String,
+    /// OpenAI's word for how closely it is looked at; the model decides that here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// The answer in one piece.

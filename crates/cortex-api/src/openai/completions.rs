@@ -1,6 +1,8 @@
 //! `POST /v1/completions`.
 
-use super::{OneOrMany, SharedFields, StreamOptions, TextLogprobs, Timings, Usage, shared::with_shared_fields};
+use super::{
+    LoraScale, OneOrMany, SharedFields, StreamOptions, TextLogprobs, Timings, Usage, shared::with_shared_fields,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -185,6 +185,8 @@ macro_rules! with_shared_fields {
             /// Tokens that are guessed ahead at most, which 0 switches off; llama-server's name.
             #[serde(rename = "speculative.n_max")]
             pub speculative_n_max: Option<i64>,
+            /// The LoRA adapters that count: `[{"id": 0, "scale": 0.5}]`, by their numbers in the model's settings; llama-server's name.
+            pub lora: Option<Vec<LoraScale>>,
             /// Refuse what has no effect in place of a warning.
             pub strict_parameters: Option<bool>,
             $($own)*
@@ -237,6 +239,7 @@ macro_rules! with_shared_fields {
                     cache_prompt: self.cache_prompt,
                     prediction: self.prediction.clone(),
                     speculative_n_max: self.speculative_n_max,
+                    lora: self.lora.clone(),
                 }
             }
         }
@@ -289,6 +292,16 @@ pub struct SharedFields {
     pub cache_prompt: Option<bool>,
     pub prediction: Option<Value>,
     pub speculative_n_max: Option<i64>,
+    pub lora: Option<Vec<LoraScale>>,
+}
+
+/// How much a LoRA adapter counts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LoraScale {
+    /// Its number in the model's settings, from 0.
+    pub id: i64,
+    /// 1 is as it was made.
+    pub scale: f32,
 }
 
 /// `logprobs` of a chat: the tokens of a piece of the answer.

@@ -11,7 +11,7 @@ pub use sampling::{Sampling, SamplingStep};
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -87,6 +87,19 @@ pub struct Load {
     pub device_layers: u32,
     /// Where beginnings of prompts are kept beyond the model's stay in memory, if anywhere.
     pub prompt_cache: Option<PromptCache>,
+    /// The GGUF file with what makes vectors of images.
+    pub projector: Option<String>,
+    /// GGUF files of LoRA adapters, which requests name by their number here.
+    pub adapters: Vec<String>,
+}
+
+/// How much a LoRA adapter counts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AdapterUse {
+    /// Its number in [`Load::adapters`].
+    pub adapter: u32,
+    /// 1 is as it was made; any finite number.
+    pub scale: f32,
 }
 
 /// Where beginnings of prompts are kept.
@@ -127,6 +140,11 @@ pub enum Segment {
     Tokens {
         /// Ids below the vocabulary's size.
         tokens: Vec<i32>,
+    },
+    /// An image, for a model with a projector.
+    Image {
+        /// A file of a usual format, in base64.
+        data: String,
     },
 }
 
@@ -183,6 +201,8 @@ pub struct Generate {
     pub probabilities: Option<u32>,
     /// The text of control tokens is part of the answer, but for those that end it: by it, calls of tools are told from text.
     pub shows_control: bool,
+    /// The adapters that count, each once; all others do not.
+    pub adapters: Vec<AdapterUse>,
 }
 
 /// What an answer must be; a token that would break it is not chosen.
@@ -346,6 +366,8 @@ pub struct Loaded {
     pub placement: Vec<PlacedLayers>,
     /// What it makes in place of answers.
     pub embeds: Option<Embeds>,
+    /// It takes images.
+    pub sees_images: bool,
 }
 
 /// The tokens around a gap that a model fills.

@@ -6,9 +6,16 @@
 use cortex_api::worker::Segment;
 use std::borrow::Cow;
 
-/// Around the number of a control token. Noncharacters that no text should hold; they are removed from messages that do.
+/// Around the number of a control token, or [`IMAGE`] and that of an image. Noncharacters that no text should hold; they are removed from messages that do.
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
+/// Before the number of an image.
+const IMAGE: char = 'i';
+
+/// What stands for an image in a message.
+pub(crate) fn image_mark(number: usize) -> String {
+    format!("{OPEN}{IMAGE}{number}{CLOSE}")
+}
 
 /// Puts marks in the place of every spelling of a control token.
 pub(crate) fn mark<'text>(text: &'text str, controls: &[String]) -> Cow<'text, str> {
@@ -42,8 +49,8 @@ pub(crate) fn mark<'text>(text: &'text str, controls: &[String]) -> Cow<'text, s
     Cow::Owned(marked)
 }
 
-/// Cuts a rendered prompt at its marks, and puts there what they stand for.
-pub(crate) fn split(rendered: &str, controls: &[String]) -> Vec<Segment> {
+/// Cuts a rendered prompt at its marks, and puts there what they stand for: control tokens as text, and images.
+pub(crate) fn split(rendered: &str, controls: &[String], images: &[String]) -> Vec<Segment> {
     let segment = |text: &str, special: bool| Segment::Text { text: text.to_owned(), special };
     let mut segments = Vec::new();
     let mut pieces = rendered.split(OPEN);
@@ -53,6 +60,8 @@ pub(crate) fn split(rendered: &str, controls: &[String]) -> Vec<Segment> {
         let (number, rest) = piece.split_once(CLOSE).unwrap_or(("", piece));
         let control = number.parse::<usize>().ok().and_then(|number| controls.get(number));
         segments.extend(control.map(|control| segment(control, false)));
+        let image = number.strip_prefix(IMAGE).and_then(|number| images.get(number.parse::<usize>().ok()?));
+        segments.extend(image.map(|data| Segment::Image { data: data.clone() }));
         segments.extend(Some(rest).filter(|text| !text.is_empty()).map(|text| segment(text, true)));
     }
     segments
@@ -65,12 +74,12 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &[(&str, bool)]) {
         let controls = ["<|im_end|>", "</s>", "<s>", "<s>>"].map(str::to_owned);
-        let segments = split(&mark(text, &controls), &controls);
+        let segments = split(&mark(text, &controls), &controls, &[]);
         let found: Vec<(&str, bool)> = segments
             .iter()
             .map(|segment| match segment {
                 Segment::Text { text, special } => (text.as_str(), *special),
-                Segment::Tokens { .. } => panic!("no tokens here"),
+                Segment::Tokens { .. } | Segment::Image { .. } => panic!("text only"),
             })
             .collect();
         assert_eq!(found, expected, "{text}");
@@ -90,8 +99,18 @@ mod tests {
     fn a_mark_in_a_message_means_nothing() {
         check("<\u{fdd0}/s>", &[("</s>", false)]);
         check("\u{fdd0}1\u{fdd1}", &[("1", true)]);
-        assert_eq!(split("a\u{fdd0}99\u{fdd1}b", &[]).len(), 2);
-        assert_eq!(split("a\u{fdd0}b", &[]).len(), 2);
+        for text in ["a\u{fdd0}99\u{fdd1}b", "a\u{fdd0}b", "a\u{fdd0}i0\u{fdd1}b", "a\u{fdd0}i\u{fdd1}b"] {
+            assert_eq!(split(text, &[], &[]).len(), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn images_stand_where_their_marks_were() {
+        let text = |text: &str| Segment::Text { text: text.into(), special: true };
+        let image = |data: &str| Segment::Image { data: data.into() };
+        let rendered = format!("a{}b{}{}", image_mark(1), image_mark(0), image_mark(2));
+        let images = ["x", "y"].map(str::to_owned);
+        assert_eq!(split(&rendered, &[], &images), [text("a"), image("y"), text("b"), image("x")]);
     }
 
     #[test]

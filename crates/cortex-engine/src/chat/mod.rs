@@ -18,6 +18,7 @@ use cortex_api::{
     worker::{Constraint, InfillTokens, Segment},
 };
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// What a request wants answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +53,8 @@ pub struct Chat {
     pub splits_reasoning: bool,
     /// Text of users and tools that spells a control token is that token.
     pub allows_control: bool,
+    /// The images of all messages: files of usual formats, in base64.
+    pub images: Arc<Vec<String>>,
 }
 
 /// One message.
@@ -69,6 +72,8 @@ pub struct ChatTurn {
     pub tool_calls: Vec<ToolCall>,
     /// Which call a `tool` message answers.
     pub tool_call_id: Option<String>,
+    /// Where in the content images stand, in bytes, and their numbers in [`Chat::images`]; in order.
+    pub images: Vec<(usize, usize)>,
 }
 
 /// What a model may call.
@@ -113,6 +118,11 @@ impl Rendered {
 }
 
 impl Prompt {
+    /// Whether it holds images.
+    pub fn has_images(&self) -> bool {
+        matches!(self, Self::Chat(chat) if !chat.images.is_empty())
+    }
+
     /// What a worker gets; `is_constrained` says that the answer must be something that the request says.
     pub(crate) fn render(
         &self,

@@ -9,7 +9,7 @@ use super::{
 use crate::EngineError;
 use cortex_api::{
     openai::{Function, FunctionCall, ToolCall},
-    worker::{Constraint, Loaded},
+    worker::{Constraint, Loaded, Segment},
 };
 use minijinja::{
     Environment, ErrorKind, UndefinedBehavior, Value as JinjaValue,
@@ -155,7 +155,8 @@ impl ChatTemplate {
             && let (PromptTemplateUse::Legacy, Some(legacy)) = (self.compare(legacy), LegacyTemplate::parse(legacy))
         {
             let turns = tools::written_out(&marked, None);
-            return Ok(Rendered::plain(guard::split(&legacy.render(&turns), &self.control_tokens)));
+            let segments = guard::split(&legacy.render(&turns), &self.control_tokens, &chat.images);
+            return with_all_images(&segments, chat).map(|()| Rendered::plain(segments));
         }
         let has_tools = chat.tools.is_some();
         let speaks_of_tools = has_tools || marked.iter().any(|turn| turn.role == "tool" || !turn.tool_calls.is_empty());
@@ -208,7 +209,8 @@ impl ChatTemplate {
             ReplyParser::new(format, functions, is_single)
         });
         let has_calls_only = constraint.is_some();
-        let segments = guard::split(&text, &self.control_tokens);
+        let segments = guard::split(&text, &self.control_tokens, &chat.images);
+        with_all_images(&segments, chat)?;
         Ok(Rendered { segments, constraint, parser, has_calls_only, shows_control })
     }
 
@@ -227,15 +229,20 @@ impl ChatTemplate {
         Some(Constraint::Lark { grammar })
     }
 
-    /// A message in which text of users and tools cannot spell control tokens.
+    /// A message in which text of users and tools cannot spell control tokens, and images have their marks.
     fn marked(&self, turn: &ChatTurn, allows_control: bool) -> ChatTurn {
         let is_foreign = matches!(turn.role.as_str(), "user" | "tool") && !allows_control;
-        let content = if is_foreign {
-            guard::mark(&turn.content, &self.control_tokens).into_owned()
-        } else {
-            turn.content.clone()
+        let text = |text: &str| {
+            if is_foreign { guard::mark(text, &self.control_tokens).into_owned() } else { text.to_owned() }
         };
-        ChatTurn { content, ..turn.clone() }
+        let (mut content, mut end) = (String::new(), 0);
+        for &(at, number) in &turn.images {
+            content.push_str(&text(turn.content.get(end..at).unwrap_or_default()));
+            content.push_str(&guard::image_mark(number));
+            end = at;
+        }
+        content.push_str(&text(turn.content.get(end..).unwrap_or_default()));
+        ChatTurn { content, images: vec![], ..turn.clone() }
     }
 
     /// What the template does with tools: found out once, by what appears in its text.
@@ -304,6 +311,15 @@ impl ChatTemplate {
             .map_err(|why| template_error(&why))?;
         String::from_utf8(output.bytes).map_err(|why| template_error(&why))
     }
+}
+
+/// Fails when a template has left out an image, or shown it twice.
+fn with_all_images(segments: &[Segment], chat: &Chat) -> Result<(), EngineError> {
+    let shown = segments.iter().filter(|segment| matches!(segment, Segment::Image { .. })).count();
+    if shown == chat.images.len() {
+        return Ok(());
+    }
+    Err(template_error(&format_args!("the template shows {shown} images of {}", chat.images.len())))
 }
 
 /// The same in all texts of a value.
@@ -382,7 +398,6 @@ impl Write for Capped {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cortex_api::worker::Segment;
 
     fn template(source: Option<&str>) -> (ChatTemplate, Option<String>) {
         ChatTemplate::new(&Loaded {
@@ -408,7 +423,7 @@ mod tests {
             .into_iter()
             .map(|segment| match segment {
                 Segment::Text { text, .. } => text,
-                Segment::Tokens { .. } => String::new(),
+                Segment::Tokens { .. } | Segment::Image { .. } => String::new(),
             })
             .collect();
         assert_eq!(text, expected);
@@ -476,7 +491,7 @@ mod tests {
             .iter()
             .map(|segment| match segment {
                 Segment::Text { text, .. } => text.as_str(),
-                Segment::Tokens { .. } => "",
+                Segment::Tokens { .. } | Segment::Image { .. } => "",
             })
             .collect();
         assert_eq!(texts, ["<s>x", "</s>", "y</s>"]);
@@ -527,7 +542,7 @@ mod tests {
             let segments = template.render(&chat, false).expect("renders").segments;
             let text = |segment: Segment| match segment {
                 Segment::Text { text, .. } => text,
-                Segment::Tokens { .. } => String::new(),
+                Segment::Tokens { .. } | Segment::Image { .. } => String::new(),
             };
             segments.into_iter().map(text).collect::<Vec<_>>()
         };

@@ -11,9 +11,8 @@ use crate::{
 };
 use cortex_api::worker::BufferKind;
 use cortex_hardware::process_anonymous_bytes;
-use cortex_models::{KeepAlive, ModelId};
+use cortex_models::{KeepAlive, ModelFiles, ModelId};
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -31,7 +30,7 @@ pub(super) enum Measure {
 /// What is held for one model.
 pub(super) struct Entry {
     pub(super) state: State,
-    pub(super) weights: PathBuf,
+    pub(super) files: ModelFiles,
     pub(super) load: LoadSettings,
     pub(super) measure: Measure,
     /// The room that its worker gets.
@@ -72,11 +71,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(weights: PathBuf, load: LoadSettings) -> Self {
+    pub(super) fn new(files: ModelFiles, load: LoadSettings) -> Self {
         let now = Instant::now();
         Self {
             state: State::Idle,
-            weights,
+            files,
             load,
             measure: Measure::Unknown,
             size: None,

@@ -14,7 +14,7 @@ use crate::{
 };
 use cortex_api::worker::{self, Load, Timings};
 use cortex_hardware::{CacheType, ModelShape};
-use cortex_models::ModelId;
+use cortex_models::{ModelFiles, ModelId};
 use futures::FutureExt;
 use std::{panic::AssertUnwindSafe, path::Path, sync::Arc};
 use tokio::sync::oneshot;
@@ -79,8 +79,8 @@ impl Supervisor {
         entry.stop = Some(stop_sender);
         entry.session = None;
         let load_settings = entry.load;
-        let weights = entry.weights.clone();
-        let rested = self.resting.take(id, &weights);
+        let files = entry.files.clone();
+        let rested = self.resting.take(id, &files);
         let (config, commands, id) = (self.config.clone(), self.commands.clone(), id.clone());
         let (choice, tasks) = (Arc::clone(&self.modules), self.tasks.clone());
         let cores = u32::try_from(self.cores).unwrap_or(1);
@@ -104,7 +104,7 @@ impl Supervisor {
                         program: config.worker_program,
                         model: id.clone(),
                         load: Load {
-                            model: text(&weights),
+                            model: text(&files.weights),
                             backends: [text(&backend)].into_iter().chain(modules).collect(),
                             context_length: size.context,
                             parallel: size.parallel,
@@ -120,12 +120,14 @@ impl Supervisor {
                             devices,
                             device_layers: size.layers,
                             prompt_cache: PromptCaches::new(&config.cache_folder, config.prompt_cache_bytes)
-                                .of(&weights),
+                                .of(&files.weights),
+                            projector: files.projector.as_deref().map(text),
+                            adapters: files.adapters.iter().map(|path| text(path)).collect(),
                         },
                         environment: config.driver_environment,
                         silence_limit: config.silence_limit,
                     };
-                    let stamp = Stamp::of(&weights);
+                    let stamp = Stamp::of(&files);
                     let rested = rested
                         .filter(|it| Some(&it.stamp) == stamp.as_ref() && it.worker.backends == launch.load.backends);
                     let [to_start, to_rest, to_exit] = [(); 3].map(|()| (commands.clone(), id.clone()));
@@ -136,7 +138,7 @@ impl Supervisor {
                         rested: move |worker| {
                             // One that may not be used again ends here.
                             if let Some(stamp) = stamp {
-                                let rested = Rested::new(to_rest.1, weights, stamp, worker);
+                                let rested = Rested::new(to_rest.1, files, stamp, worker);
                                 let _ = to_rest.0.send(Command::Rests(Box::new(rested)));
                             }
                         },
@@ -153,14 +155,15 @@ impl Supervisor {
     }
 }
 
-/// How a model is built, as far as its file says it.
-pub(super) fn shape(weights: &Path) -> ModelShape {
-    if let Ok((architecture, weight_bytes)) = cortex_models::shape(weights) {
-        return ModelShape { weight_bytes, architecture, ..ModelShape::default() };
+/// How a model is built, as far as its files say it.
+pub(super) fn shape(files: &ModelFiles) -> ModelShape {
+    let beside_bytes = files.beside_bytes();
+    if let Ok((architecture, weight_bytes)) = cortex_models::shape(&files.weights) {
+        return ModelShape { weight_bytes, architecture, beside_bytes, ..ModelShape::default() };
     }
     // The engine may understand it all the same; if not, it says why better than we could.
-    let weight_bytes = fs_err::metadata(weights).map_or(0, |metadata| metadata.len());
-    ModelShape { weight_bytes, ..ModelShape::default() }
+    let weight_bytes = fs_err::metadata(&files.weights).map_or(0, |metadata| metadata.len());
+    ModelShape { weight_bytes, beside_bytes, ..ModelShape::default() }
 }
 
 /// Bytes that a worker has and will have, of the machine's memory and of that which graphics processors have of their own;

@@ -24,13 +24,12 @@ use crate::{
 };
 use cortex_api::worker::Timings;
 use cortex_hardware::{Cpu, Memory, ModelShape};
-use cortex_models::{KeepAlive, ModelId};
+use cortex_models::{KeepAlive, ModelFiles, ModelId};
 use entry::{Entry, Measure};
 use loading::reported;
 use resting::{Rested, RestingWorkers};
 use std::{
     collections::HashMap,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -43,7 +42,7 @@ use tokio::{
 #[derive(Clone)]
 pub(crate) struct Wanted {
     pub(crate) id: ModelId,
-    pub(crate) weights: PathBuf,
+    pub(crate) files: ModelFiles,
     pub(crate) load: LoadSettings,
     /// How long it stays after this request.
     pub(crate) keep_alive: Option<KeepAlive>,
@@ -206,7 +205,7 @@ impl Supervisor {
                 if let Some(entry) = self.entries.get_mut(&id)
                     && matches!(entry.measure, Measure::Asked(asked) if asked == number)
                 {
-                    self.shapes.remember(&id, &entry.weights, shape.clone());
+                    self.shapes.remember(&id, &entry.files.weights, shape.clone());
                     entry.measure = Measure::Known(Need::new(shape, entry.load, all));
                 }
             }
@@ -262,7 +261,7 @@ impl Supervisor {
             let _ = reply.send(Err(error));
             return;
         }
-        let Wanted { id, weights, load, keep_alive, purpose } = wanted.clone();
+        let Wanted { id, files, load, keep_alive, purpose } = wanted.clone();
         if let Purpose::Order { pin } = purpose {
             // What cannot be is refused before anything leaves for it.
             if let Err(error) = self.could_be(&id, load) {
@@ -277,7 +276,7 @@ impl Supervisor {
             pin: load.pin,
             ..order.load
         });
-        let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(weights.clone(), load));
+        let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(files.clone(), load));
         (entry.load.keep_alive, entry.load.pin) = (load.keep_alive, load.pin);
         // An order's is in mind by itself.
         entry.keep_alive = if matches!(purpose, Purpose::Order { .. }) { None } else { keep_alive };
@@ -299,8 +298,8 @@ impl Supervisor {
         }
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let is_loaded_later = matches!(entry.state, State::Idle | State::Queued { .. } | State::Draining { .. });
-        if is_loaded_later && (entry.load != load || entry.weights != weights) {
-            (entry.weights, entry.load, entry.measure) = (weights, load, Measure::Unknown);
+        if is_loaded_later && (entry.load != load || entry.files != files) {
+            (entry.files, entry.load, entry.measure) = (files, load, Measure::Unknown);
         }
         self.apply(&id, Event::Acquire, Some(reply));
     }
@@ -322,7 +321,7 @@ impl Supervisor {
         if matches!(wanted.purpose, Purpose::Order { .. }) {
             self.failures.forget(&wanted.id);
         } else if entry.is_none()
-            && let Some(error) = self.failures.refusal(&wanted.id, &wanted.weights, Instant::now())
+            && let Some(error) = self.failures.refusal(&wanted.id, &wanted.files.weights, Instant::now())
         {
             return Err(error);
         }
@@ -370,7 +369,7 @@ impl Supervisor {
                 let is_ours = matches!(error, EngineError::Stopped { .. } | EngineError::ShuttingDown);
                 if !is_ours && let Some(entry) = self.entries.get(id) {
                     self.counts.failed_loads.add();
-                    self.failures.failed(id, &entry.weights, &error, Instant::now());
+                    self.failures.failed(id, &entry.files.weights, &error, Instant::now());
                 }
                 self.exited(id, generation, Some(error));
             }

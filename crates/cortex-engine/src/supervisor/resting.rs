@@ -3,12 +3,8 @@
 
 use crate::{ledger::Holding, worker::Resting};
 use cortex_hardware::process_anonymous_bytes;
-use cortex_models::ModelId;
-use std::{
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use cortex_models::{ModelFiles, ModelId};
+use std::{os::unix::fs::MetadataExt, time::Duration};
 use tokio::time::Instant;
 
 /// Workers that rest at the same time.
@@ -24,8 +20,9 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// That of one file; nothing for one of several that make a model.
-    pub(super) fn of(weights: &Path) -> Option<Self> {
+    /// That of the weights; nothing when several files make a model.
+    pub(super) fn of(files: &ModelFiles) -> Option<Self> {
+        let weights = &files.weights;
         let name = weights.file_stem()?.to_string_lossy();
         if name.contains("-of-") {
             return None;
@@ -38,15 +35,15 @@ impl Stamp {
 /// A worker that rests.
 pub(crate) struct Rested {
     pub(super) id: ModelId,
-    pub(super) weights: PathBuf,
+    pub(super) files: ModelFiles,
     pub(super) stamp: Stamp,
     pub(super) worker: Resting,
     since: Instant,
 }
 
 impl Rested {
-    pub(super) fn new(id: ModelId, weights: PathBuf, stamp: Stamp, worker: Resting) -> Self {
-        Self { id, weights, stamp, worker, since: Instant::now() }
+    pub(super) fn new(id: ModelId, files: ModelFiles, stamp: Stamp, worker: Resting) -> Self {
+        Self { id, files, stamp, worker, since: Instant::now() }
     }
 }
 
@@ -63,9 +60,9 @@ impl RestingWorkers {
         self.0.push(rested);
     }
 
-    /// The one with this model, of this file.
-    pub(super) fn take(&mut self, id: &ModelId, weights: &Path) -> Option<Rested> {
-        let at = self.0.iter().position(|it| it.id == *id && it.weights == weights)?;
+    /// The one with this model, of these files.
+    pub(super) fn take(&mut self, id: &ModelId, files: &ModelFiles) -> Option<Rested> {
+        let at = self.0.iter().position(|it| it.id == *id && it.files == *files)?;
         Some(self.0.remove(at))
     }
 

@@ -130,10 +130,10 @@ impl Supervisor {
             self.generation += 1;
             let number = self.generation;
             entry.measure = Measure::Asked(number);
-            let (id, weights, commands) = (id.clone(), entry.weights.clone(), self.commands.clone());
+            let (id, files, commands) = (id.clone(), entry.files.clone(), self.commands.clone());
             self.tasks.spawn(async move {
                 // A task that panicked has said so; the size alone must do then.
-                let shape = tokio::task::spawn_blocking(move || shape(&weights)).await.unwrap_or_default();
+                let shape = tokio::task::spawn_blocking(move || shape(&files)).await.unwrap_or_default();
                 let _ = commands.send(Command::Measured { id, number, shape });
             });
         }

@@ -471,13 +471,18 @@ fn loadable(
     model: &Model,
     prompt_template: impl Fn(&Model) -> Option<String>,
 ) -> Result<Loadable, String> {
-    let (yaml, weights) = store.usable(model).map_err(|error| error.to_string())?;
+    let (yaml, files) = store.usable(model).map_err(|error| error.to_string())?;
     let text =
         |path: &Path| path.to_str().map(str::to_owned).ok_or("its path is no text, which the app could not read");
     let projector = yaml.text("mmproj").filter(|path| !path.is_empty());
     let projector = projector.map(|path| text(&store.0.layout.absolute(path))).transpose()?;
     let kept = yaml.text("prompt_template").filter(|template| template.contains("{prompt}")).map(str::to_owned);
-    Ok(Loadable { weights: text(&weights)?, projector, prompt_template: kept.or_else(|| prompt_template(model)), yaml })
+    Ok(Loadable {
+        weights: text(&files.weights)?,
+        projector,
+        prompt_template: kept.or_else(|| prompt_template(model)),
+        yaml,
+    })
 }
 
 /// Whose folder it is, when it is none of Jan's, and the folder of its models.

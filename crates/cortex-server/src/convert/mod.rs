@@ -1,20 +1,20 @@
 //! The only place where the meaning of an OpenAI request is assigned. After it, only valid jobs exist.
 
 mod constraint;
+mod content;
 mod sampling;
 mod tools;
 
 use crate::error::ApiError;
 use constraint::{constraint, constraint_field, response_format};
-use cortex_api::openai::{
-    ChatCompletionRequest, ChatMessage, CompletionRequest, Content, Prompt as WirePrompt, SharedFields,
-};
-use cortex_engine::{Chat, ChatTurn, Job, LoadSettings, Prompt};
+use content::{adapters, content};
+use cortex_api::openai::{ChatCompletionRequest, ChatMessage, CompletionRequest, Prompt as WirePrompt, SharedFields};
+use cortex_engine::{Chat, ChatTurn, EngineError, Job, LoadSettings, Prompt};
 use cortex_hardware::CacheType;
-use cortex_models::{KeepAlive, ModelId, ModelYaml};
+use cortex_models::{KeepAlive, ModelFiles, ModelId, ModelYaml};
 use sampling::sampling;
 use serde_json::{Map, Value};
-use std::path::PathBuf;
+use std::sync::Arc;
 use tools::tools;
 
 /// More stop texts than this are a mistake.
@@ -31,7 +31,7 @@ const OF_A_SERVICE: &[&str] =
 #[derive(Clone)]
 pub(crate) struct Target<'request> {
     pub(crate) id: &'request ModelId,
-    pub(crate) weights: PathBuf,
+    pub(crate) files: ModelFiles,
     pub(crate) yaml: &'request ModelYaml,
     /// How models are loaded that do not say otherwise.
     pub(crate) load: LoadSettings,
@@ -73,12 +73,16 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
         (_, Some(_)) => return Err(ApiError::field("top_logprobs", "top_logprobs needs `logprobs` to be true")),
         _ => None,
     };
+    let mut images = Vec::new();
     let turns = request
         .messages
         .into_iter()
         .enumerate()
-        .map(|(index, message)| turn(index, message))
+        .map(|(index, message)| turn(index, message, &mut images))
         .collect::<Result<Vec<_>, _>>()?;
+    if !images.is_empty() && target.files.projector.is_none() {
+        return Err(EngineError::NoImages.into());
+    }
     let mut extra = request.chat_template_kwargs.unwrap_or_default();
     if let Some(effort) = request.reasoning_effort {
         // Templates that know no degrees know this.
@@ -97,7 +101,15 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     };
     let legacy = target.yaml.text("prompt_template").filter(|text| !text.is_empty()).map(str::to_owned);
     let allows_control = request.allow_special.unwrap_or(false);
-    let prompt = Prompt::Chat(Box::new(Chat { turns, extra, legacy, tools, splits_reasoning, allows_control }));
+    let prompt = Prompt::Chat(Box::new(Chat {
+        turns,
+        extra,
+        legacy,
+        tools,
+        splits_reasoning,
+        allows_control,
+        images: Arc::new(images),
+    }));
     let count = count(shared.n)?;
     let mut job = job(prompt, shared, target)?;
     if format.is_some() && job.constraint.is_some() {
@@ -236,7 +248,7 @@ fn several(job: &Job, count: usize) -> Vec<Job> {
     (0..count).map(one).collect()
 }
 
-fn turn(index: usize, message: ChatMessage) -> Result<ChatTurn, ApiError> {
+fn turn(index: usize, message: ChatMessage, images: &mut Vec<String>) -> Result<ChatTurn, ApiError> {
     let role = match message.role.as_str() {
         // OpenAI's newer name of the same thing.
         "developer" | "system" => "system",
@@ -250,35 +262,7 @@ fn turn(index: usize, message: ChatMessage) -> Result<ChatTurn, ApiError> {
             ));
         }
     };
-    let content = match message.content {
-        None => String::new(),
-        Some(Content::Text(text)) => text,
-        Some(Content::Parts(parts)) => {
-            let mut texts = Vec::new();
-            for part in parts {
-                match part.text {
-                    Some(text) if part.kind == "text" => texts.push(text),
-                    None if part.kind == "text" => {
-                        let field = format!("messages[{index}].content");
-                        return Err(ApiError::field(
-                            &field,
-                            format!("{field} has a part of type `text` without its text"),
-                        ));
-                    }
-                    _ => {
-                        return Err(ApiError::field(
-                            &format!("messages[{index}].content"),
-                            format!(
-                                "messages[{index}].content has a part of type `{}`; only text is supported so far",
-                                part.kind
-                            ),
-                        ));
-                    }
-                }
-            }
-            texts.join("\n")
-        }
-    };
+    let (content, places) = content(index, message.content, images)?;
     Ok(ChatTurn {
         role: role.to_owned(),
         content,
@@ -286,6 +270,7 @@ fn turn(index: usize, message: ChatMessage) -> Result<ChatTurn, ApiError> {
         reasoning_content: message.reasoning_content,
         tool_calls: message.tool_calls.unwrap_or_default(),
         tool_call_id: message.tool_call_id,
+        images: places,
     })
 }
 
@@ -313,7 +298,8 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
     Ok(Job {
         model: target.id.clone(),
         load: load_settings(target.yaml, target.load),
-        weights: target.weights,
+        adapters: adapters(fields.lora.as_ref(), yaml)?,
+        files: target.files,
         prompt,
         sampling,
         stop,
@@ -408,7 +394,7 @@ mod tests {
         let yaml = ModelYaml::parse("temperature: 0.5\nctx_len: 2048\nstop: [</s>]\nseed: -1\n").unwrap();
         let target = Target {
             id: &ModelId::existing("m"),
-            weights: "/m.gguf".into(),
+            files: ModelFiles::of_weights("/m.gguf".into()),
             yaml: &yaml,
             load: LoadSettings { context_length: 8192, parallel: 4, ..LoadSettings::default() },
         };

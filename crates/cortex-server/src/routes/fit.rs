@@ -36,7 +36,7 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
     if std::path::Path::new(&name).is_absolute() {
         return of_file(&app, name, &order).await;
     }
-    let (model, yaml, weights) = match find(&app, &name).await {
+    let (model, yaml, files) = match find(&app, &name).await {
         Ok(found) => found,
         Err(error) if error.status == StatusCode::NOT_FOUND && is_of_hub(&name) => {
             return of_hub(&app, &name, &order).await;
@@ -44,11 +44,12 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
         Err(error) => return Err(error),
     };
     let load = ordered(&order, load_settings(&yaml, app.engines.load_settings()))?;
-    let (engines, id, path) = (app.engines.clone(), model.id.clone(), weights.clone());
-    let (shape, room) = blocking(move || (cortex_models::shape(&weights), Room::of(&engines, &id))).await?;
+    let (engines, id, path) = (app.engines.clone(), model.id.clone(), files.weights.clone());
+    let (shape, beside_bytes, room) =
+        blocking(move || (cortex_models::shape(&files.weights), files.beside_bytes(), Room::of(&engines, &id))).await?;
     let (architecture, weight_bytes) =
         shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
-    let shape = ModelShape { weight_bytes, architecture, ..ModelShape::default() };
+    let shape = ModelShape { weight_bytes, architecture, beside_bytes, ..ModelShape::default() };
     app.engines.remember_shape(&model.id, &path, &shape);
     Ok(Json(of_shape(&app, &model.id, &shape, load, &room)))
 }

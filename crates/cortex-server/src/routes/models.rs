@@ -36,10 +36,10 @@ pub(crate) async fn start(
 ) -> Result<Json<StartResponse>, ApiError> {
     let request: ModelRequest = json::required(&headers, &body)?;
     let name = request.model.clone().ok_or_else(|| missing_field("model"))?;
-    let (model, yaml, weights) = find(&app, &name).await.map_err(bad_request)?;
+    let (model, yaml, files) = find(&app, &name).await.map_err(bad_request)?;
     let load = ordered(&request, load_settings(&yaml, app.engines.load_settings()))?;
     let keep_alive = keep_alive(request.keep_alive.as_ref())?.unwrap_or(KeepAlive::Forever);
-    let started = app.engines.start_model(&model.id, &weights, load, (keep_alive, request.pin)).await?;
+    let started = app.engines.start_model(&model.id, &files, load, (keep_alive, request.pin)).await?;
     Ok(Json(StartResponse {
         message: "Started successfully!".into(),
         context_length: started.context,
@@ -98,9 +98,9 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
 pub async fn preload(app: App, names: Vec<String>) {
     for name in names {
         let loaded = async {
-            let (model, yaml, weights) = find(&app, &name).await?;
+            let (model, yaml, files) = find(&app, &name).await?;
             let load = load_settings(&yaml, app.engines.load_settings());
-            let started = app.engines.start_model(&model.id, &weights, load, (KeepAlive::Forever, None)).await;
+            let started = app.engines.start_model(&model.id, &files, load, (KeepAlive::Forever, None)).await;
             started.map_err(ApiError::from)
         };
         if let Err(error) = loaded.await {

@@ -13,12 +13,8 @@ use cortex_api::{
     worker::{self, FinishReason, TokenProbabilities},
 };
 use cortex_engine::{AnswerEvent, EngineError, Phase};
-use cortex_models::{DescribeError, Model, ModelState, ModelYaml, ResolveError};
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use cortex_models::{DescribeError, Model, ModelFiles, ModelState, ModelYaml, ResolveError};
+use std::{sync::Arc, time::Instant};
 
 impl From<ResolveError> for ApiError {
     fn from(error: ResolveError) -> Self {
@@ -32,8 +28,8 @@ impl From<DescribeError> for ApiError {
     }
 }
 
-/// The model of a name that can be used now: what is known of it, and where its weights begin.
-pub(crate) async fn find(app: &App, name: &str) -> Result<(Arc<Model>, ModelYaml, PathBuf), ApiError> {
+/// The model of a name that can be used now: what is known of it, and the files that it is loaded from.
+pub(crate) async fn find(app: &App, name: &str) -> Result<(Arc<Model>, ModelYaml, ModelFiles), ApiError> {
     if name.is_empty() {
         return Err(ApiError::field("model", "model is missing; `GET /v1/models` lists what there is"));
     }
@@ -44,12 +40,12 @@ pub(crate) async fn find(app: &App, name: &str) -> Result<(Arc<Model>, ModelYaml
         // A worker that has its weights open answers, whatever became of the file.
         if model.state() == ModelState::Missing
             && engines.loaded().iter().any(|loaded| loaded.id == model.id && loaded.phase == Phase::Ready)
-            && let (Some(yaml), Some(weights)) = (model.yaml(), model.weights().map(Path::to_owned))
+            && let Some((yaml, files)) = store.known_files(&model)
         {
-            return Ok((model, yaml, weights));
+            return Ok((model, yaml, files));
         }
-        let (yaml, weights) = store.usable(&model)?;
-        Ok((model, yaml, weights))
+        let (yaml, files) = store.usable(&model)?;
+        Ok((model, yaml, files))
     })
     .await?
 }
@@ -70,8 +66,8 @@ pub(crate) async fn start(
     make: impl FnOnce(Target<'_>) -> Result<Order, ApiError>,
 ) -> Result<Started, ApiError> {
     let began = Instant::now();
-    let (model, yaml, weights) = find(app, name).await?;
-    let target = Target { id: &model.id, weights, yaml: &yaml, load: app.engines.load_settings() };
+    let (model, yaml, files) = find(app, name).await?;
+    let target = Target { id: &model.id, files, yaml: &yaml, load: app.engines.load_settings() };
     let Order { jobs, per_prompt, constraint, warnings, echoes } = make(target)?;
     let mut answers = Vec::new();
     let scope = cache_scope(&app.config, headers);

@@ -74,10 +74,10 @@ pub(crate) async fn apply_template(
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let request: ChatCompletionRequest = json::required(&headers, &body)?;
-    let (model, yaml, weights) = run::find(&app, &request.model).await?;
+    let (model, yaml, files) = run::find(&app, &request.model).await?;
     let load = convert::load_settings(&yaml, app.engines.load_settings());
-    let usable = Usable { id: model.id.clone(), weights: weights.clone(), load };
-    let target = Target { id: &model.id, weights, yaml: &yaml, load: app.engines.load_settings() };
+    let usable = Usable { id: model.id.clone(), files: files.clone(), load };
+    let target = Target { id: &model.id, files, yaml: &yaml, load: app.engines.load_settings() };
     let Order { jobs, .. } = convert::chat(request, target)?;
     let Some(job) = jobs.first() else { return Err(ApiError::field("messages", "messages is empty")) };
     let prompt = app.engines.apply_template(usable, &job.prompt).await?;
@@ -86,7 +86,7 @@ pub(crate) async fn apply_template(
 
 /// A model by its name, loaded as its settings say when it is not.
 pub(crate) async fn usable(app: &App, name: &str) -> Result<Usable, ApiError> {
-    let (model, yaml, weights) = run::find(app, name).await?;
+    let (model, yaml, files) = run::find(app, name).await?;
     let load = convert::load_settings(&yaml, app.engines.load_settings());
-    Ok(Usable { id: model.id.clone(), weights, load })
+    Ok(Usable { id: model.id.clone(), files, load })
 }

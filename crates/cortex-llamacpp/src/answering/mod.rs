@@ -1,29 +1,31 @@
-//! A model that answers, at work: requests, their slots, and steps of the engine.
+//! A model that answers, at work: requests and their slots. The steps of the engine are in `steps`.
+
+mod steps;
 
 use crate::{
     constraint::{Compiler, Guide},
-    drafting::{self, Candidate, StepTimes},
+    drafting::StepTimes,
     generation::{Generation, Speculation},
-    llama::{Context, Entry, LlamaError, Token},
-    sampling::{Chooser, NoChoice},
+    images::{self, Images, TokenisedPrompt, Told, positions},
+    llama::{Context, LlamaError, Token},
+    sampling::Chooser,
     saved::{self, SavedPrompts},
-    schedule::{self, Pace, Share, Want},
+    schedule::Pace,
     serve::{End, HEARTBEAT},
     slot::{self, Place, Slot, Wanted, common_prefix},
     stdio::{self, Lines},
     text::TextStream,
     vocabulary::Vocabulary,
 };
-use cortex_api::worker::{
-    FinishReason, FromWorker, Generate, Rejection, Segment, Stats, ToWorker, TokenProbabilities, TokenProbability,
-};
+use cortex_api::worker::{AdapterUse, FinishReason, FromWorker, Generate, Rejection, Segment, Stats, ToWorker};
+use sha2::{Digest, Sha256};
 use std::{
     collections::{HashMap, VecDeque},
     sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     time::{Duration, Instant},
 };
 
-/// How often a worker that only waits for a constraint looks whether it is compiled.
+/// How often a worker that only waits for a constraint or an image looks whether it is there.
 const GLANCE: Duration = Duration::from_millis(2);
 /// Waiting requests that are looked at in a step: each is compared with all that the slots hold.
 const LOOKED_AT: usize = 64;
@@ -36,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A request that can be answered and has no slot yet.
 struct Accepted {
     generate: Generate,
-    prompt: Vec<Token>,
+    prompt: TokenisedPrompt,
     guide: Option<Guide>,
 }
 
@@ -53,7 +55,13 @@ pub(crate) struct Worker<'model> {
     /// Made when the first constraint comes.
     compiler: Option<Compiler>,
     /// Requests whose constraints are being compiled.
-    compiling: HashMap<u64, (Generate, Vec<Token>)>,
+    compiling: HashMap<u64, (Generate, TokenisedPrompt)>,
+    /// Makes vectors of images, where the model takes them.
+    images: Option<Images>,
+    /// Requests with images that are not tokenised yet.
+    with_images: HashMap<u64, Generate>,
+    /// All that has a slot waits for vectors of images.
+    is_stalled: bool,
     pace: Pace,
     step_times: StepTimes,
     stats: Stats,
@@ -66,6 +74,7 @@ impl<'model> Worker<'model> {
         vocabulary: &'model Vocabulary<'model>,
         context: Context<'model>,
         saved: Option<SavedPrompts>,
+        images: Option<Images>,
     ) -> Self {
         let slots = (0..context.sequences).map(|_| Slot::default()).collect();
         Self {
@@ -77,6 +86,9 @@ impl<'model> Worker<'model> {
             has_unsaved: false,
             compiler: None,
             compiling: HashMap::new(),
+            images,
+            with_images: HashMap::new(),
+            is_stalled: false,
             pace: Pace::default(),
             step_times: StepTimes::default(),
             stats: Stats::default(),
@@ -98,8 +110,8 @@ impl<'model> Worker<'model> {
 
     fn answer(&mut self, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> End {
         loop {
-            if !self.is_busy() {
-                let message = if !self.compiling.is_empty() {
+            if !self.is_busy() || self.is_stalled {
+                let message = if self.waits_for_others() {
                     inbox.recv_timeout(GLANCE)
                 } else if self.has_unsaved && self.saved.is_some() {
                     let message = inbox.recv_timeout(QUIET);
@@ -133,6 +145,7 @@ impl<'model> Worker<'model> {
                 }
             }
             self.take_compiled(lines);
+            self.take_images(lines);
             if let Some(saved) = &mut self.saved {
                 saved.look();
             }
@@ -140,12 +153,17 @@ impl<'model> Worker<'model> {
             if self.is_busy() {
                 self.step(lines);
             }
-            let works = self.is_busy() || !self.compiling.is_empty();
+            let works = self.is_busy() || self.waits_for_others();
             if works && self.last_sign.elapsed() >= HEARTBEAT {
                 self.sign_of_life(lines);
             }
             lines.flush();
         }
+    }
+
+    /// Whether other threads have something to do for a request.
+    fn waits_for_others(&self) -> bool {
+        !self.compiling.is_empty() || self.images.as_ref().is_some_and(Images::is_busy)
     }
 
     fn is_busy(&self) -> bool {
@@ -176,12 +194,38 @@ impl<'model> Worker<'model> {
         None
     }
 
-    fn accept(&mut self, mut generate: Generate, lines: &mut Lines) {
+    fn accept(&mut self, generate: Generate, lines: &mut Lines) {
         let id = generate.id;
-        let prompt = match self.check(&generate) {
-            Ok(prompt) => prompt,
-            Err(reason) => return lines.push(&FromWorker::Rejected { id, reason }),
-        };
+        let invalid = |LlamaError(message)| Rejection::Invalid { message };
+        let taken = self.check(&generate).and_then(|()| {
+            let parts = images::parts(&generate.prompt, |text, is_first| self.vocabulary.tokenize(text, is_first));
+            match (parts.map_err(invalid)?, &mut self.images) {
+                (None, _) => self.vocabulary.tokenize(&generate.prompt, true).map(Some).map_err(invalid),
+                (Some(_), None) => Err(Rejection::Invalid { message: "the model takes no images".into() }),
+                (Some(parts), Some(images)) => {
+                    let message = || "too many images are being read; try again later".into();
+                    images
+                        .ask_prompt(id, parts)
+                        .then_some(None)
+                        .ok_or_else(|| Rejection::Invalid { message: message() })
+                }
+            }
+        });
+        match taken {
+            Ok(Some(tokens)) => self.tokenised(generate, TokenisedPrompt { tokens, images: vec![] }, lines),
+            Ok(None) => {
+                self.with_images.insert(id, generate);
+            }
+            Err(reason) => lines.push(&FromWorker::Rejected { id, reason }),
+        }
+    }
+
+    /// Goes on with a request whose tokens are known.
+    fn tokenised(&mut self, mut generate: Generate, prompt: TokenisedPrompt, lines: &mut Lines) {
+        let id = generate.id;
+        if let Err(reason) = self.check_tokens(&prompt) {
+            return lines.push(&FromWorker::Rejected { id, reason });
+        }
         let Some(constraint) = generate.constraint.take() else {
             return self.wait(Accepted { generate, prompt, guide: None }, lines);
         };
@@ -192,6 +236,41 @@ impl<'model> Worker<'model> {
             let message = "too many constraints are being compiled; try again later".into();
             lines.push(&FromWorker::Rejected { id, reason: Rejection::Constraint { message } });
         }
+    }
+
+    /// Takes what has become of images.
+    fn take_images(&mut self, lines: &mut Lines) {
+        while let Some(told) = self.images.as_mut().and_then(Images::next) {
+            match told {
+                Told::Prompt(id, prompt) => {
+                    // Nobody waits for those that were cancelled.
+                    let Some(generate) = self.with_images.remove(&id) else { continue };
+                    match prompt {
+                        Ok(prompt) => self.tokenised(generate, prompt, lines),
+                        Err(LlamaError(message)) => {
+                            lines.push(&FromWorker::Rejected { id, reason: Rejection::Invalid { message } });
+                        }
+                    }
+                }
+                Told::Vectors(id, number, vectors) => {
+                    let Some(slot) = self.slot_of(id) else { continue };
+                    let image = self.slots[slot].generation.as_mut().and_then(|it| it.images.get_mut(number));
+                    match (vectors, image) {
+                        (Ok(vectors), Some(image)) => image.vectors = Some(vectors),
+                        (Ok(_), None) => {}
+                        (Err(LlamaError(why)), _) => {
+                            stdio::warn(&format!("an image could not be computed: {why}"));
+                            self.finish(slot, FinishReason::Error, lines);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The slot of a request.
+    fn slot_of(&self, id: u64) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.generation.as_ref().is_some_and(|generation| generation.id == id))
     }
 
     /// Takes the requests whose constraints are ready.
@@ -209,12 +288,13 @@ impl<'model> Worker<'model> {
     }
 
     fn wait(&mut self, accepted: Accepted, lines: &mut Lines) {
-        let prompt_tokens = u32::try_from(accepted.prompt.len()).unwrap_or(u32::MAX);
+        let prompt_tokens = u32::try_from(accepted.prompt.tokens.len()).unwrap_or(u32::MAX);
         lines.push(&FromWorker::Accepted { id: accepted.generate.id, prompt_tokens });
         self.waiting.push_back(accepted);
     }
 
-    fn check(&self, generate: &Generate) -> Result<Vec<Token>, Rejection> {
+    /// Looks at all that can be seen before the prompt is tokenised.
+    fn check(&self, generate: &Generate) -> Result<(), Rejection> {
         if let Some((_, message)) = generate.sampling.out_of_range() {
             return Err(Rejection::Invalid { message });
         }
@@ -227,28 +307,45 @@ impl<'model> Worker<'model> {
         if least >= available as usize {
             return Err(Rejection::ContextExceeded { needed: u32::try_from(least).unwrap_or(u32::MAX), available });
         }
-        let tokens = self.vocabulary.tokenize(&generate.prompt, true).map_err(invalid)?;
-        if tokens.is_empty() {
+        let count = self.context.adapters();
+        let is_known = |used: &AdapterUse| (used.adapter as usize) < count && used.scale.is_finite();
+        if let Some(wrong) = generate.adapters.iter().find(|used| !is_known(used)) {
+            let message =
+                format!("adapter {} with a scale of {} is not possible; there are {count}", wrong.adapter, wrong.scale);
+            return Err(Rejection::Invalid { message });
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self, prompt: &TokenisedPrompt) -> Result<(), Rejection> {
+        if prompt.tokens.is_empty() {
             return Err(Rejection::EmptyPrompt);
         }
-        let needed = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        let available = self.context.sequence_length;
+        let needed = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         if needed >= available {
             return Err(Rejection::ContextExceeded { needed, available });
         }
-        Ok(tokens)
+        let most = self.context.longest_image();
+        if let Some(image) = prompt.images.iter().find(|it| it.chunk.look_at_each_other && it.chunk.length > most) {
+            let message = format!("an image takes {} tokens in one piece; {most} are possible", image.chunk.length);
+            return Err(Rejection::Invalid { message });
+        }
+        Ok(())
     }
 
     fn cancel(&mut self, id: u64, lines: &mut Lines) {
         let waits = self.waiting.iter().position(|waiting| waiting.generate.id == id);
-        if waits.and_then(|at| self.waiting.remove(at)).is_some() || self.compiling.remove(&id).is_some() {
+        if waits.and_then(|at| self.waiting.remove(at)).is_some()
+            || self.compiling.remove(&id).is_some()
+            || self.with_images.remove(&id).is_some()
+        {
             lines.push(&FromWorker::Finished {
                 id,
                 reason: FinishReason::Cancelled,
                 timings: cortex_api::worker::Timings::default(),
             });
-        } else if let Some(slot) =
-            self.slots.iter().position(|slot| slot.generation.as_ref().is_some_and(|generation| generation.id == id))
-        {
+        } else if let Some(slot) = self.slot_of(id) {
             self.finish(slot, FinishReason::Cancelled, lines);
         }
     }
@@ -257,10 +354,13 @@ impl<'model> Worker<'model> {
     fn admit(&mut self) {
         let mut at = 0;
         while let Some(Accepted { prompt, generate, .. }) = self.waiting.get(at).filter(|_| at < LOOKED_AT) {
-            let scope = generate.cache_scope;
+            let scope = generate.cache_scope.map(|scope| scope_with(scope, &generate.adapters));
             let is_alone = generate.deterministic || scope.is_none();
-            let wanted =
-                Wanted { prompt: if is_alone { &[] } else { prompt }, scope, is_whole: self.vocabulary.is_recurrent() };
+            let wanted = Wanted {
+                prompt: if is_alone { &[] } else { &prompt.tokens },
+                scope,
+                is_whole: self.vocabulary.is_recurrent(),
+            };
             let on_disk = |there: usize| {
                 let saved = self.saved.as_ref()?;
                 saved.best(wanted.prompt, scope?, there, self.pace.seconds_per_token())
@@ -272,6 +372,7 @@ impl<'model> Worker<'model> {
             }
             let Some(Accepted { generate, prompt, guide }) = self.waiting.remove(at) else { return };
             let (index, reused, restored) = self.take_place(place, &prompt);
+            let TokenisedPrompt { tokens: prompt, images } = prompt;
             self.slots[index].scope = scope;
             self.has_unsaved = true;
             self.admitted += 1;
@@ -285,6 +386,8 @@ impl<'model> Worker<'model> {
                     && !self.vocabulary.is_recurrent())
                 .then(|| Speculation::new(&self.prediction(&generate), &prompt, generate.most_guesses)),
                 prompt,
+                images,
+                adapters: generate.adapters,
                 computed: reused,
                 pending: None,
                 produced: 0,
@@ -314,7 +417,7 @@ impl<'model> Worker<'model> {
     }
 
     /// Makes ready the slot of a prompt: which one, how many of its tokens it holds, and how many of those are from disk.
-    fn take_place(&mut self, place: Place, prompt: &[Token]) -> (usize, usize, usize) {
+    fn take_place(&mut self, place: Place, prompt: &TokenisedPrompt) -> (usize, usize, usize) {
         let (index, common) = match place {
             Place::Here { slot, common } => {
                 self.keep(slot, common);
@@ -329,12 +432,12 @@ impl<'model> Worker<'model> {
                 let sequence = u32::try_from(slot).unwrap_or(u32::MAX);
                 let cells = self.saved.as_mut().map(|it| it.restore(saved, &mut self.context, sequence));
                 self.slots[slot].cells = cells.unwrap_or_default();
-                (slot, common_prefix(&self.slots[slot].cells, prompt))
+                (slot, common_prefix(&self.slots[slot].cells, &prompt.tokens))
             }
             // The caller has seen to it.
             Place::Later => (0, 0),
         };
-        let reused = self.reuse(index, common, prompt.len());
+        let reused = self.reuse(index, common, prompt);
         (index, reused, if matches!(place, Place::Restored { .. }) { reused } else { 0 })
     }
 
@@ -381,9 +484,13 @@ impl<'model> Worker<'model> {
     }
 
     /// Cuts the slot back to the tokens that the new prompt shares with it; returns how many those are.
-    fn reuse(&mut self, index: usize, common: usize, prompt_length: usize) -> usize {
+    fn reuse(&mut self, index: usize, common: usize, prompt: &TokenisedPrompt) -> usize {
         // The last token is always computed: its logits choose the first token of the answer.
-        let mut keep = common.min(prompt_length - 1);
+        let mut keep = common.min(prompt.tokens.len() - 1);
+        // An image is there as a whole or not at all.
+        if let Some(image) = prompt.images.iter().find(|image| image.range.contains(&keep)) {
+            keep = image.range.start;
+        }
         let held = self.slots[index].cells.len();
         if keep < held && self.vocabulary.is_recurrent() {
             keep = 0;
@@ -391,222 +498,28 @@ impl<'model> Worker<'model> {
         let sequence = u32::try_from(index).unwrap_or(u32::MAX);
         let window = self.vocabulary.sliding_window();
         if window > 0 && keep > 0 {
-            let needed = i32::try_from(keep).unwrap_or(i32::MAX).saturating_sub(window).max(0);
+            let kept = positions(&self.slots[index].cells[..keep]);
+            let needed = i32::try_from(kept).unwrap_or(i32::MAX).saturating_sub(window).max(0);
             if self.context.first_position(sequence) > needed {
                 keep = 0;
             }
         }
-        if !self.context.truncate(sequence, u32::try_from(keep).unwrap_or(u32::MAX)) {
+        if !self.truncate(index, keep) {
             keep = 0;
         }
-        self.slots[index].cells.truncate(keep);
         keep
     }
 
-    /// One step: a token for every running answer, and a chunk of the prompts that are waiting.
-    fn step(&mut self, lines: &mut Lines) {
-        let wants: Vec<Want> = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(slot, held)| {
-                let generation = held.generation.as_ref()?;
-                Some(Want {
-                    slot,
-                    prompt: generation.remaining(),
-                    deterministic: generation.deterministic,
-                    admitted: generation.admitted,
-                })
-            })
-            .collect();
-        // Beside a chunk of a prompt, which takes all that the processor has, nothing is won by guesses.
-        if wants.iter().all(|want| want.prompt == 0 && !want.deterministic) {
-            self.draft(wants.iter().map(|want| want.slot).collect());
+    /// Cuts a slot back to so many of its tokens; false when the model cannot do that, and the slot is then empty.
+    fn truncate(&mut self, index: usize, keep: usize) -> bool {
+        let slot = &mut self.slots[index];
+        slot.cells.truncate(keep);
+        let kept = u32::try_from(positions(&slot.cells)).unwrap_or(u32::MAX);
+        let is_cut = self.context.truncate(u32::try_from(index).unwrap_or(u32::MAX), kept);
+        if !is_cut {
+            slot.cells.clear();
         }
-        for batch in schedule::plan(&wants, self.context.batch_size(), &self.pace) {
-            self.compute(&batch, lines);
-        }
-    }
-
-    /// Decides which guesses are computed with the next tokens of these answers.
-    fn draft(&mut self, answers: Vec<usize>) {
-        let count = answers.len();
-        let guesses: Vec<(usize, Candidate)> = answers
-            .into_iter()
-            .filter_map(|slot| Some((slot, self.slots[slot].generation.as_mut()?.guess()?)))
-            .collect();
-        let candidates: Vec<Candidate> = guesses.iter().map(|(_, candidate)| *candidate).collect();
-        let lengths = drafting::lengths(&candidates, count, &self.step_times);
-        for ((slot, _), tokens) in guesses.into_iter().zip(lengths) {
-            if let Some(generation) = self.slots[slot].generation.as_mut() {
-                generation.draft(tokens);
-            }
-        }
-    }
-
-    fn compute(&mut self, batch: &[Share], lines: &mut Lines) {
-        let (entries, ready) = self.entries(batch);
-        let answering = ready.iter().filter(|ready| ready.answering).map(|ready| 1 + ready.drafted).sum::<usize>();
-        let prompt_tokens = entries.len() - answering;
-        let started = Instant::now();
-        let result = self.context.compute(&entries);
-        self.stats.steps += 1;
-        if let Err(LlamaError(message)) = result {
-            stdio::warn(&format!("a batch of {} tokens failed: {message}", entries.len()));
-            for share in batch {
-                self.slots[share.slot].cells.clear();
-                self.context.truncate(u32::try_from(share.slot).unwrap_or(u32::MAX), 0);
-                self.finish(share.slot, FinishReason::Error, lines);
-            }
-            return;
-        }
-        let took = started.elapsed();
-        self.pace.learn(prompt_tokens, took);
-        if prompt_tokens == 0 {
-            self.step_times.learn(answering, took);
-        }
-        self.stats.prompt_tokens += prompt_tokens as u64;
-        for entry in &entries {
-            let slot = entry.sequence as usize;
-            self.slots[slot].cells.push(entry.token);
-        }
-        for ready in ready {
-            self.next_tokens(&ready, lines);
-        }
-    }
-
-    /// Chooses the next token of a slot, and those after it as long as what was guessed is what is chosen.
-    fn next_tokens(&mut self, ready: &Ready, lines: &mut Lines) {
-        let Ready { slot, index, drafted, .. } = *ready;
-        let mut right = 0;
-        loop {
-            self.next_token(slot, index + right, lines);
-            let Some(generation) = self.slots[slot].generation.as_mut() else { break };
-            // It is in the cells already, and the result after it is there.
-            let guessed = generation.drafted().get(right).copied();
-            if guessed.is_none() || generation.pending != guessed {
-                generation.judge(right);
-                break;
-            }
-            generation.pending = None;
-            right += 1;
-        }
-        if right < drafted {
-            let held = self.slots[slot].cells.len() - (drafted - right);
-            self.slots[slot].cells.truncate(held);
-            let sequence = u32::try_from(slot).unwrap_or(u32::MAX);
-            if !self.context.truncate(sequence, u32::try_from(held).unwrap_or(u32::MAX)) {
-                stdio::warn("guesses that were wrong could not be taken back");
-                self.slots[slot].cells.clear();
-                self.finish(slot, FinishReason::Error, lines);
-            }
-        }
-    }
-
-    /// The entries of a batch, and which of them choose a token.
-    fn entries(&mut self, batch: &[Share]) -> (Vec<Entry>, Vec<Ready>) {
-        let mut entries = Vec::new();
-        let mut ready = Vec::new();
-        for share in batch {
-            let slot = &mut self.slots[share.slot];
-            let Some(generation) = slot.generation.as_mut() else { continue };
-            let sequence = u32::try_from(share.slot).unwrap_or(u32::MAX);
-            let position = |offset: usize| u32::try_from(slot.cells.len() + offset).unwrap_or(u32::MAX);
-            if let Some(token) = generation.pending.take() {
-                let drafted = generation.drafted();
-                let (index, drafts) = (entries.len(), drafted.len());
-                ready.push(Ready { slot: share.slot, index, answering: true, drafted: drafts });
-                for (offset, token) in std::iter::once(token).chain(drafted.iter().copied()).enumerate() {
-                    entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });
-                }
-                continue;
-            }
-            let from = generation.computed;
-            let to = from + share.tokens.min(generation.remaining());
-            generation.computed = to;
-            let complete = to == generation.prompt.len();
-            for (offset, &token) in generation.prompt[from..to].iter().enumerate() {
-                let wants_logits = complete && from + offset + 1 == to;
-                if wants_logits {
-                    ready.push(Ready { slot: share.slot, index: entries.len(), answering: false, drafted: 0 });
-                }
-                entries.push(Entry { token, position: position(offset), sequence, wants_logits });
-            }
-        }
-        (entries, ready)
-    }
-
-    /// Chooses the next token of a slot and sends what may be shown of it.
-    fn next_token(&mut self, slot: usize, index: usize, lines: &mut Lines) {
-        let Some(generation) = self.slots[slot].generation.as_mut() else { return };
-        if generation.limit == 0 {
-            return self.finish(slot, FinishReason::Length, lines);
-        }
-        let choice = match generation.chooser.choose(&self.context, index) {
-            Ok(choice) => choice,
-            Err(NoChoice::NotNumbers) => {
-                stdio::warn("the model gives logits that are not numbers; the request ends");
-                return self.finish(slot, FinishReason::Error, lines);
-            }
-            Err(NoChoice::Constraint(message)) => {
-                let id = generation.id;
-                self.slots[slot].leave(self.stats.steps);
-                return lines.push(&FromWorker::Rejected { id, reason: Rejection::Constraint { message } });
-            }
-        };
-        let token = choice.token;
-        generation.produce(token);
-        self.stats.answer_tokens += 1;
-        let ends = self.vocabulary.ends_answer(token);
-        if ends && !generation.ignore_eos {
-            return self.finish(slot, FinishReason::Stop, lines);
-        }
-        if let Some(found) = choice.probabilities {
-            let probability = |token: Token, logprob: f32| TokenProbability {
-                token,
-                bytes: self.vocabulary.piece(token, true),
-                logprob,
-            };
-            generation.unsent_probabilities.push(TokenProbabilities {
-                chosen: probability(token, found.chosen),
-                top: found.top.into_iter().map(|(token, logprob)| probability(token, logprob)).collect(),
-            });
-        }
-        let shown = generation.text.push(&self.vocabulary.piece(token, generation.shows_control && !ends));
-        if !shown.text.is_empty() {
-            lines.push(&generation.text_line(shown.text));
-        }
-        if shown.stopped {
-            return self.finish_quietly(slot, FinishReason::Stop, lines);
-        }
-        if choice.is_last {
-            return self.finish(slot, FinishReason::Stop, lines);
-        }
-        if generation.produced >= generation.limit {
-            return self.finish(slot, FinishReason::Length, lines);
-        }
-        generation.pending = Some(token);
-    }
-
-    /// Ends the request of a slot; what was held back for a stop text is sent first.
-    fn finish(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
-        if let Some(generation) = self.slots[slot].generation.as_mut() {
-            let text = generation.text.finish();
-            if !text.is_empty() {
-                lines.push(&generation.text_line(text));
-            }
-        }
-        self.finish_quietly(slot, reason, lines);
-    }
-
-    fn finish_quietly(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
-        if let Some(generation) = self.slots[slot].leave(self.stats.steps) {
-            if self.slots[slot].scope.is_none() {
-                self.slots[slot].cells.clear();
-                self.context.truncate(u32::try_from(slot).unwrap_or(u32::MAX), 0);
-            }
-            lines.push(&FromWorker::Finished { id: generation.id, reason, timings: generation.timings() });
-        }
+        is_cut
     }
 
     fn sign_of_life(&mut self, lines: &mut Lines) {
@@ -620,12 +533,15 @@ impl<'model> Worker<'model> {
     }
 }
 
-/// An entry whose logits choose a token.
-struct Ready {
-    slot: usize,
-    index: usize,
-    /// Whether the entry was a token of the answer rather than the end of the prompt.
-    answering: bool,
-    /// Guesses that were computed with it.
-    drafted: usize,
+/// Whose beginnings of prompts a request may use and leave that is computed with some adapters: what others compute is not the same.
+fn scope_with(scope: u64, adapters: &[AdapterUse]) -> u64 {
+    if adapters.is_empty() {
+        return scope;
+    }
+    let mut hasher = Sha256::new().chain_update(scope.to_le_bytes());
+    for used in adapters {
+        hasher.update(used.adapter.to_le_bytes());
+        hasher.update(used.scale.to_le_bytes());
+    }
+    hasher.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

@@ -1,0 +1,320 @@
+//! Steps of the engine: what is computed, and what becomes of the results.
+
+use super::Worker;
+use crate::{
+    drafting::{self, Candidate},
+    generation::Next,
+    images::positions,
+    llama::{AdapterSet, Entry, LlamaError, Placed, Token},
+    sampling::NoChoice,
+    schedule::{self, Share, Want},
+    slot::Slot,
+    stdio::{self, Lines},
+};
+use cortex_api::worker::{FinishReason, FromWorker, Rejection, TokenProbabilities, TokenProbability};
+use std::time::Instant;
+
+impl Worker<'_> {
+    /// One step: a token for every running answer, a chunk of the prompts that are waiting, and one of an image. Requests with
+    /// other adapters are computed one after the other.
+    pub(super) fn step(&mut self, lines: &mut Lines) {
+        self.ask_for_vectors();
+        let mut sets: Vec<AdapterSet> = Vec::new();
+        for generation in self.slots.iter().filter_map(|slot| slot.generation.as_ref()) {
+            if !sets.contains(&generation.adapters) {
+                sets.push(generation.adapters.clone());
+            }
+        }
+        self.is_stalled = true;
+        for set in sets {
+            self.step_with(&set, lines);
+        }
+    }
+
+    /// One step for the requests with these adapters.
+    fn step_with(&mut self, set: &AdapterSet, lines: &mut Lines) {
+        let of_set = |(slot, held): (usize, &Slot)| {
+            let generation = held.generation.as_ref().filter(|generation| generation.adapters == *set)?;
+            Some((slot, generation.next(), generation.deterministic, generation.admitted))
+        };
+        let (mut wants, mut images) = (Vec::new(), Vec::new());
+        for (slot, next, deterministic, admitted) in self.slots.iter().enumerate().filter_map(of_set) {
+            match next {
+                Next::Answer => wants.push(Want { slot, prompt: 0, deterministic, admitted }),
+                Next::Text(prompt) => wants.push(Want { slot, prompt, deterministic, admitted }),
+                Next::Image(number) => images.push((admitted, slot, number)),
+                Next::Vectors(_) => {}
+            }
+        }
+        if wants.is_empty() && images.is_empty() {
+            return;
+        }
+        self.is_stalled = false;
+        if let Err(LlamaError(why)) = self.context.use_adapters(set) {
+            stdio::warn(&format!("adapters cannot be used: {why}"));
+            for slot in wants.iter().map(|want| want.slot).chain(images.iter().map(|(_, slot, _)| *slot)) {
+                self.finish(slot, FinishReason::Error, lines);
+            }
+            return;
+        }
+        // Beside a chunk of a prompt, which takes all that the processor has, nothing is won by guesses.
+        if images.is_empty() && wants.iter().all(|want| want.prompt == 0 && !want.deterministic) {
+            self.draft(wants.iter().map(|want| want.slot).collect());
+        }
+        for batch in schedule::plan(&wants, self.context.batch_size(), &self.pace) {
+            self.compute(&batch, lines);
+        }
+        if let Some((_, slot, number)) = images.into_iter().min() {
+            let amid_answers = wants.iter().any(|want| want.prompt == 0);
+            self.compute_image(slot, number, amid_answers, lines);
+        }
+    }
+
+    /// Has the vectors of images made that come next.
+    fn ask_for_vectors(&mut self) {
+        let Some(images) = &mut self.images else { return };
+        for generation in self.slots.iter_mut().filter_map(|slot| slot.generation.as_mut()) {
+            if let Next::Vectors(number) = generation.next()
+                && let Some(image) = generation.images.get_mut(number)
+                && !image.is_asked
+            {
+                // When too much is asked already, the next step asks again.
+                image.is_asked = images.ask_vectors(generation.id, number, image);
+            }
+        }
+    }
+
+    /// Computes a chunk of an image whose vectors are there; all of it when its vectors look at each other.
+    fn compute_image(&mut self, index: usize, number: usize, amid_answers: bool, lines: &mut Lines) {
+        let slot = &mut self.slots[index];
+        let Some(generation) = slot.generation.as_mut() else { return };
+        let Some(image) = generation.images.get(number).cloned() else { return };
+        let Some(vectors) = &image.vectors else { return };
+        let (begin, offset) = (image.range.start, generation.computed - image.range.start);
+        let left = image.range.len() - offset;
+        let most = match (image.chunk.look_at_each_other, generation.deterministic) {
+            (true, _) => left,
+            (false, true) => schedule::DETERMINISTIC_CHUNK.min(self.context.batch_size()),
+            (false, false) => self.pace.chunk(self.context.batch_size(), amid_answers),
+        };
+        let count = left.min(most);
+        let width = vectors.len() / image.range.len();
+        let is_complete = generation.computed + count == generation.prompt.len();
+        let placed = Placed {
+            vectors: &vectors[offset * width..(offset + count) * width],
+            grid: image.chunk.grid.as_deref(),
+            position: u32::try_from(positions(&generation.prompt[..begin])).unwrap_or(u32::MAX),
+            offset,
+            sequence: u32::try_from(index).unwrap_or(u32::MAX),
+            wants_logits: is_complete,
+            look_at_each_other: image.chunk.look_at_each_other,
+        };
+        let started = Instant::now();
+        let result = self.context.compute_image(&placed);
+        self.stats.steps += 1;
+        if let Err(LlamaError(message)) = result {
+            stdio::warn(&format!("a chunk of an image failed: {message}"));
+            self.truncate(index, 0);
+            return self.finish(index, FinishReason::Error, lines);
+        }
+        self.pace.learn(count, started.elapsed());
+        self.stats.prompt_tokens += count as u64;
+        slot.cells.extend(&generation.prompt[generation.computed..generation.computed + count]);
+        generation.computed += count;
+        if generation.computed == image.range.end {
+            // They are not needed any more, and many may wait.
+            generation.images[number].vectors = None;
+        }
+        if is_complete {
+            self.next_tokens(&Ready { slot: index, index: count - 1, answering: false, drafted: 0 }, lines);
+        }
+    }
+
+    /// Decides which guesses are computed with the next tokens of these answers.
+    fn draft(&mut self, answers: Vec<usize>) {
+        let count = answers.len();
+        let guesses: Vec<(usize, Candidate)> = answers
+            .into_iter()
+            .filter_map(|slot| Some((slot, self.slots[slot].generation.as_mut()?.guess()?)))
+            .collect();
+        let candidates: Vec<Candidate> = guesses.iter().map(|(_, candidate)| *candidate).collect();
+        let lengths = drafting::lengths(&candidates, count, &self.step_times);
+        for ((slot, _), tokens) in guesses.into_iter().zip(lengths) {
+            if let Some(generation) = self.slots[slot].generation.as_mut() {
+                generation.draft(tokens);
+            }
+        }
+    }
+
+    fn compute(&mut self, batch: &[Share], lines: &mut Lines) {
+        let (entries, ready) = self.entries(batch);
+        let answering = ready.iter().filter(|ready| ready.answering).map(|ready| 1 + ready.drafted).sum::<usize>();
+        let prompt_tokens = entries.len() - answering;
+        let started = Instant::now();
+        let result = self.context.compute(&entries);
+        self.stats.steps += 1;
+        if let Err(LlamaError(message)) = result {
+            stdio::warn(&format!("a batch of {} tokens failed: {message}", entries.len()));
+            for share in batch {
+                self.truncate(share.slot, 0);
+                self.finish(share.slot, FinishReason::Error, lines);
+            }
+            return;
+        }
+        let took = started.elapsed();
+        self.pace.learn(prompt_tokens, took);
+        if prompt_tokens == 0 {
+            self.step_times.learn(answering, took);
+        }
+        self.stats.prompt_tokens += prompt_tokens as u64;
+        for entry in &entries {
+            let slot = entry.sequence as usize;
+            self.slots[slot].cells.push(entry.token);
+        }
+        for ready in ready {
+            self.next_tokens(&ready, lines);
+        }
+    }
+
+    /// Chooses the next token of a slot, and those after it as long as what was guessed is what is chosen.
+    fn next_tokens(&mut self, ready: &Ready, lines: &mut Lines) {
+        let Ready { slot, index, drafted, .. } = *ready;
+        let mut right = 0;
+        loop {
+            self.next_token(slot, index + right, lines);
+            let Some(generation) = self.slots[slot].generation.as_mut() else { break };
+            // It is in the cells already, and the result after it is there.
+            let guessed = generation.drafted().get(right).copied();
+            if guessed.is_none() || generation.pending != guessed {
+                generation.judge(right);
+                break;
+            }
+            generation.pending = None;
+            right += 1;
+        }
+        if right < drafted {
+            let held = self.slots[slot].cells.len() - (drafted - right);
+            if !self.truncate(slot, held) {
+                stdio::warn("guesses that were wrong could not be taken back");
+                self.finish(slot, FinishReason::Error, lines);
+            }
+        }
+    }
+
+    /// The entries of a batch, and which of them choose a token.
+    fn entries(&mut self, batch: &[Share]) -> (Vec<Entry>, Vec<Ready>) {
+        let mut entries = Vec::new();
+        let mut ready = Vec::new();
+        for share in batch {
+            let slot = &mut self.slots[share.slot];
+            let Some(generation) = slot.generation.as_mut() else { continue };
+            let sequence = u32::try_from(share.slot).unwrap_or(u32::MAX);
+            let begin = positions(&slot.cells);
+            let position = |offset: usize| u32::try_from(begin + offset).unwrap_or(u32::MAX);
+            if let Some(token) = generation.pending.take() {
+                let drafted = generation.drafted();
+                let (index, drafts) = (entries.len(), drafted.len());
+                ready.push(Ready { slot: share.slot, index, answering: true, drafted: drafts });
+                for (offset, token) in std::iter::once(token).chain(drafted.iter().copied()).enumerate() {
+                    entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });
+                }
+                continue;
+            }
+            let from = generation.computed;
+            let ahead = if let Next::Text(ahead) = generation.next() { ahead } else { 0 };
+            let to = from + share.tokens.min(ahead);
+            generation.computed = to;
+            let complete = to == generation.prompt.len();
+            for (offset, &token) in generation.prompt[from..to].iter().enumerate() {
+                let wants_logits = complete && from + offset + 1 == to;
+                if wants_logits {
+                    ready.push(Ready { slot: share.slot, index: entries.len(), answering: false, drafted: 0 });
+                }
+                entries.push(Entry { token, position: position(offset), sequence, wants_logits });
+            }
+        }
+        (entries, ready)
+    }
+
+    /// Chooses the next token of a slot and sends what may be shown of it.
+    fn next_token(&mut self, slot: usize, index: usize, lines: &mut Lines) {
+        let Some(generation) = self.slots[slot].generation.as_mut() else { return };
+        if generation.limit == 0 {
+            return self.finish(slot, FinishReason::Length, lines);
+        }
+        let choice = match generation.chooser.choose(&self.context, index) {
+            Ok(choice) => choice,
+            Err(NoChoice::NotNumbers) => {
+                stdio::warn("the model gives logits that are not numbers; the request ends");
+                return self.finish(slot, FinishReason::Error, lines);
+            }
+            Err(NoChoice::Constraint(message)) => {
+                let id = generation.id;
+                self.slots[slot].leave(self.stats.steps);
+                return lines.push(&FromWorker::Rejected { id, reason: Rejection::Constraint { message } });
+            }
+        };
+        let token = choice.token;
+        generation.produce(token);
+        self.stats.answer_tokens += 1;
+        let ends = self.vocabulary.ends_answer(token);
+        if ends && !generation.ignore_eos {
+            return self.finish(slot, FinishReason::Stop, lines);
+        }
+        if let Some(found) = choice.probabilities {
+            let probability = |token: Token, logprob: f32| TokenProbability {
+                token,
+                bytes: self.vocabulary.piece(token, true),
+                logprob,
+            };
+            generation.unsent_probabilities.push(TokenProbabilities {
+                chosen: probability(token, found.chosen),
+                top: found.top.into_iter().map(|(token, logprob)| probability(token, logprob)).collect(),
+            });
+        }
+        let shown = generation.text.push(&self.vocabulary.piece(token, generation.shows_control && !ends));
+        if !shown.text.is_empty() {
+            lines.push(&generation.text_line(shown.text));
+        }
+        if shown.stopped {
+            return self.finish_quietly(slot, FinishReason::Stop, lines);
+        }
+        if choice.is_last {
+            return self.finish(slot, FinishReason::Stop, lines);
+        }
+        if generation.produced >= generation.limit {
+            return self.finish(slot, FinishReason::Length, lines);
+        }
+        generation.pending = Some(token);
+    }
+
+    /// Ends the request of a slot; what was held back for a stop text is sent first.
+    pub(super) fn finish(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
+        if let Some(generation) = self.slots[slot].generation.as_mut() {
+            let text = generation.text.finish();
+            if !text.is_empty() {
+                lines.push(&generation.text_line(text));
+            }
+        }
+        self.finish_quietly(slot, reason, lines);
+    }
+
+    fn finish_quietly(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
+        if let Some(generation) = self.slots[slot].leave(self.stats.steps) {
+            if self.slots[slot].scope.is_none() {
+                self.truncate(slot, 0);
+            }
+            lines.push(&FromWorker::Finished { id: generation.id, reason, timings: generation.timings() });
+        }
+    }
+}
+
+/// An entry whose logits choose a token.
+struct Ready {
+    slot: usize,
+    index: usize,
+    /// Whether the entry was a token of the answer rather than the end of the prompt.
+    answering: bool,
+    /// Guesses that were computed with it.
+    drafted: usize,
+}

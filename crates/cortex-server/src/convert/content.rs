@@ -1,0 +1,152 @@
+//! What messages consist of: texts and images. And the adapters that a request names.
+
+use crate::error::ApiError;
+use cortex_api::{
+    openai::{Content, ContentPart, LoraScale},
+    worker::AdapterUse,
+};
+use cortex_models::ModelYaml;
+
+/// Images of one request at most.
+const MOST_IMAGES: usize = 64;
+
+/// The text of a message, and where in it the images stand, which are added to those of the messages before it.
+pub(super) fn content(
+    index: usize,
+    content: Option<Content>,
+    images: &mut Vec<String>,
+) -> Result<(String, Vec<(usize, usize)>), ApiError> {
+    let parts = match content {
+        None => return Ok((String::new(), vec![])),
+        Some(Content::Text(text)) => return Ok((text, vec![])),
+        Some(Content::Parts(parts)) => parts,
+    };
+    let field = format!("messages[{index}].content");
+    let wrong = |why: &str| ApiError::field(&field, format!("{field} {why}"));
+    let (mut text, mut places, mut follows_text) = (String::new(), Vec::new(), false);
+    for part in parts {
+        match part {
+            ContentPart { kind, text: Some(piece), .. } if kind == "text" => {
+                // Texts are parted from one another, and not from images, as llama-server does it.
+                if follows_text {
+                    text.push('\n');
+                }
+                text.push_str(&piece);
+                follows_text = true;
+            }
+            ContentPart { kind, image_url: Some(image), .. } if kind == "image_url" => {
+                if images.len() >= MOST_IMAGES {
+                    return Err(wrong(&format!("has one image too many; {MOST_IMAGES} in a request are possible")));
+                }
+                places.push((text.len(), images.len()));
+                images.push(base64_of(&image.url).map_err(wrong)?.to_owned());
+                follows_text = false;
+            }
+            ContentPart { kind, .. } if kind == "text" => {
+                return Err(wrong("has a part of type `text` without its text"));
+            }
+            ContentPart { kind, .. } if kind == "image_url" => {
+                return Err(wrong("has a part of type `image_url` without `image_url`: {\"url\": …}"));
+            }
+            ContentPart { kind, .. } => {
+                return Err(wrong(&format!("has a part of type `{kind}`; only `text` and `image_url` are supported")));
+            }
+        }
+    }
+    Ok((text, places))
+}
+
+/// The content of an image that is given as a data URL. Source: RFC 2397.
+fn base64_of(url: &str) -> Result<&str, &'static str> {
+    let Some(rest) = url.strip_prefix("data:") else {
+        return Err("has an image that is no data URL; images are not fetched, send them as data:image/png;base64,…");
+    };
+    match rest.split_once(',') {
+        Some((kind, data)) if kind.ends_with(";base64") => Ok(data),
+        _ => Err("has a data URL without `;base64,`"),
+    }
+}
+
+/// The adapters that count: those that the request names, else all of the model's as its settings say.
+pub(super) fn adapters(given: Option<&Vec<LoraScale>>, yaml: &ModelYaml) -> Result<Vec<AdapterUse>, ApiError> {
+    let known = yaml.adapters();
+    let all = (0u32..).zip(known.iter().map(|(_, scale)| *scale));
+    let mut uses: Vec<AdapterUse> = Vec::new();
+    let Some(given) = given else {
+        uses.extend(all.map(|(adapter, scale)| AdapterUse { adapter, scale }));
+        uses.retain(|used| used.scale != 0.0);
+        return Ok(uses);
+    };
+    for &LoraScale { id, scale } in given {
+        let wrong = |why: String| ApiError::field("lora", format!("lora {why}"));
+        let adapter = u32::try_from(id).ok().filter(|&id| (id as usize) < known.len());
+        let Some(adapter) = adapter else {
+            return Err(wrong(format!(
+                "names adapter {id}; the model has {} (`lora_adapters` in its settings)",
+                known.len()
+            )));
+        };
+        if !scale.is_finite() {
+            return Err(wrong(format!("has a scale that is no number for adapter {id}")));
+        }
+        if uses.iter().any(|used| used.adapter == adapter) {
+            return Err(wrong(format!("names adapter {id} twice")));
+        }
+        uses.push(AdapterUse { adapter, scale });
+    }
+    uses.retain(|used| used.scale != 0.0);
+    // The same set in another order is the same.
+    uses.sort_by_key(|used| used.adapter);
+    Ok(uses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn images_stand_between_texts() {
+        let parts = json!([
+            {"type": "text", "text": "a"}, {"type": "text", "text": "b"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,xx"}},
+            {"type": "text", "text": "c"}, {"type": "image_url", "image_url": {"url": "data:;base64,yy", "detail": "low"}},
+        ]);
+        let mut images = vec!["before".to_owned()];
+        let content = content(0, serde_json::from_value(parts).expect("parts"), &mut images).expect("fits");
+        assert_eq!(content, ("a\nbc".to_owned(), vec![(3, 1), (4, 2)]));
+        assert_eq!(images, ["before", "xx", "yy"]);
+    }
+
+    #[test]
+    fn what_is_no_image_is_told() {
+        for (part, why) in [
+            (json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}), "not fetched"),
+            (json!({"type": "image_url", "image_url": {"url": "data:image/png,xx"}}), ";base64,"),
+            (json!({"type": "image_url"}), "without `image_url`"),
+            (json!({"type": "input_audio"}), "input_audio"),
+        ] {
+            let parts = serde_json::from_value(json!([part])).expect("parts");
+            let error = content(3, Some(Content::Parts(parts)), &mut vec![]).expect_err(why);
+            assert!(error.body.error.message.contains(why), "{}", error.body.error.message);
+            assert_eq!(error.body.error.param.as_deref(), Some("messages[3].content"));
+        }
+    }
+
+    #[test]
+    fn adapters_are_those_of_the_request_or_of_the_settings() {
+        let yaml = ModelYaml::parse("lora_adapters: [{path: /a, scale: 0.5}, {path: /b}, {path: /c, scale: 0}]\n");
+        let yaml = yaml.expect("a yaml");
+        let of = |given: Option<&[(i64, f32)]>| {
+            let given: Option<Vec<LoraScale>> =
+                given.map(|given| given.iter().map(|&(id, scale)| LoraScale { id, scale }).collect());
+            adapters(given.as_ref(), &yaml).map(|uses| uses.iter().map(|it| (it.adapter, it.scale)).collect::<Vec<_>>())
+        };
+        assert_eq!(of(None).expect("fits"), [(0, 0.5), (1, 1.0)]);
+        assert_eq!(of(Some(&[])).expect("fits"), []);
+        assert_eq!(of(Some(&[(2, 1.0), (0, -2.0), (1, 0.0)])).expect("fits"), [(0, -2.0), (2, 1.0)]);
+        for wrong in [&[(3, 1.0)][..], &[(-1, 1.0)], &[(0, f32::NAN)], &[(0, 1.0), (0, 1.0)]] {
+            assert_eq!(of(Some(wrong)).expect_err("wrong").body.error.param.as_deref(), Some("lora"));
+        }
+    }
+}
