@@ -25,7 +25,7 @@ mod worker;
 pub use accelerators::{Accelerator, AcceleratorReport};
 pub use answer::{Answer, AnswerEvent};
 pub use chat::{
-    Chat, ChatTurn, Prompt, PromptTemplateUse, ToolChoice, ToolUse, legacy_prompt_template, prompt_template_use,
+    Chat, ChatTurn, Infill, Prompt, PromptTemplateUse, ToolChoice, ToolUse, legacy_prompt_template, prompt_template_use,
 };
 pub use config::{Config, LoadSettings};
 pub use cortex_models::{KeepAlive, Shutdown, Tasks, tasks};

@@ -86,6 +86,8 @@ impl<'model> Vocabulary<'model> {
             prefix: known(vocabulary.fim_pre())?,
             suffix: known(vocabulary.fim_suf())?,
             middle: known(vocabulary.fim_mid())?,
+            repository: known(vocabulary.fim_rep()),
+            separator: known(vocabulary.fim_sep()),
         })
     }
 

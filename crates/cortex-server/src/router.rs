@@ -5,8 +5,8 @@ use crate::{
     edge::{self, Admitted},
     error::ApiError,
     routes::{
-        chat, completions, embeddings, events, fit, hardware, list, metrics, migrations, models, pulls, registry,
-        sources, system, tokens,
+        chat, completions, embeddings, events, fit, hardware, infill, list, metrics, migrations, models, pulls,
+        registry, sources, system, tokens,
     },
 };
 use axum::{
@@ -63,6 +63,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/rerank", post(embeddings::rerank))
+        .route("/infill", post(infill::create))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))

@@ -43,6 +43,18 @@ pub struct Usage {
     /// More about the prompt.
     #[serde(default)]
     pub prompt_tokens_details: PromptTokensDetails,
+    /// More about the answer.
+    #[serde(default)]
+    pub completion_tokens_details: CompletionTokensDetails,
+}
+
+/// `completion_tokens_details`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CompletionTokensDetails {
+    /// Tokens of the answer that were guessed, from a `prediction` or what was there, and right.
+    pub accepted_prediction_tokens: u32,
+    /// Guesses that were wrong. They are not part of the answer.
+    pub rejected_prediction_tokens: u32,
 }
 
 /// `prompt_tokens_details`.
@@ -162,6 +174,8 @@ macro_rules! with_shared_fields {
             pub stop: Option<OneOrMany>,
             /// Most tokens of the answer.
             pub max_tokens: Option<i64>,
+            /// llama-server's name of the same.
+            pub n_predict: Option<i64>,
             /// Go on after the end token.
             pub ignore_eos: Option<bool>,
             /// Bit-identical on repetition.
@@ -226,8 +240,8 @@ macro_rules! with_shared_fields {
                     seed: self.seed,
                     logit_bias: self.logit_bias.clone(),
                     stop: self.stop.clone(),
-                    max_tokens: self.max_tokens,
-                    max_tokens_field: None,
+                    max_tokens: self.max_tokens.or(self.n_predict),
+                    max_tokens_field: self.max_tokens.is_none().then_some("n_predict"),
                     ignore_eos: self.ignore_eos,
                     deterministic: self.deterministic,
                     keep_alive: self.keep_alive.clone(),

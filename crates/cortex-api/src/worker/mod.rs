@@ -379,6 +379,10 @@ pub struct InfillTokens {
     pub suffix: i32,
     /// Stands where the text of the gap begins.
     pub middle: i32,
+    /// Stands before the name of a repository, of models that were trained with other files around the gap.
+    pub repository: Option<i32>,
+    /// Stands before the name of a file of it.
+    pub separator: Option<i32>,
 }
 
 /// What a model makes that does not answer.

@@ -30,12 +30,45 @@ pub enum Prompt {
     /// Token ids of the model.
     Tokens(Vec<i32>),
     /// What stands before and behind a gap that the answer fills.
-    Infill {
-        /// Before it.
-        before: String,
-        /// Behind it.
-        behind: String,
-    },
+    Infill(Infill),
+}
+
+/// What stands around a gap.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Infill {
+    /// Before it.
+    pub before: String,
+    /// Behind it.
+    pub behind: String,
+    /// Other files that may help, each with its name and its text.
+    pub others: Vec<(String, String)>,
+}
+
+impl Infill {
+    /// The prompt, by the tokens of the model. Other files come first, as llama-server has them.
+    fn segments(&self, tokens: InfillTokens) -> Vec<Segment> {
+        let token = |token| Segment::Tokens { tokens: vec![token] };
+        // Text of a file is no place for control tokens.
+        let text = |text: &str| Segment::Text { text: text.to_owned(), special: false };
+        let mut segments = Vec::new();
+        if !self.others.is_empty() {
+            segments.extend(tokens.repository.map(token));
+            segments.extend(tokens.repository.map(|_| text("repository\n")));
+            for (name, content) in &self.others {
+                match tokens.separator {
+                    Some(separator) => segments.extend([token(separator), text(&format!("{name}\n"))]),
+                    None => segments.push(text("\n\n--- snippet ---\n\n")),
+                }
+                segments.push(text(content));
+            }
+            if let Some(separator) = tokens.separator {
+                segments.extend([token(separator), text("filename\n")]);
+            }
+        }
+        let InfillTokens { prefix, suffix, middle, .. } = tokens;
+        segments.extend([token(prefix), text(&self.before), token(suffix), text(&self.behind), token(middle)]);
+        segments
+    }
 }
 
 /// Messages, and how they are to be answered.
@@ -134,13 +167,7 @@ impl Prompt {
             Self::Chat(chat) => template.render(chat, is_constrained),
             Self::Text(text) => Ok(Rendered::plain(vec![Segment::Text { text: text.clone(), special: true }])),
             Self::Tokens(tokens) => Ok(Rendered::plain(vec![Segment::Tokens { tokens: tokens.clone() }])),
-            Self::Infill { before, behind } => {
-                let InfillTokens { prefix, suffix, middle } = infill.ok_or(EngineError::NoInfill)?;
-                let token = |token| Segment::Tokens { tokens: vec![token] };
-                // Text of a file is no place for control tokens.
-                let text = |text: &String| Segment::Text { text: text.clone(), special: false };
-                Ok(Rendered::plain(vec![token(prefix), text(before), token(suffix), text(behind), token(middle)]))
-            }
+            Self::Infill(gap) => Ok(Rendered::plain(gap.segments(infill.ok_or(EngineError::NoInfill)?))),
         }
     }
 }
@@ -152,8 +179,9 @@ mod tests {
     #[test]
     fn a_gap_stands_between_the_tokens_of_the_model() {
         let (template, _) = ChatTemplate::new(&cortex_api::worker::Loaded::default());
-        let prompt = Prompt::Infill { before: "fn main() {".into(), behind: "}".into() };
-        let tokens = InfillTokens { prefix: 7, suffix: 8, middle: 9 };
+        let gap = Infill { before: "fn main() {".into(), behind: "}".into(), others: vec![] };
+        let prompt = Prompt::Infill(gap.clone());
+        let tokens = InfillTokens { prefix: 7, suffix: 8, middle: 9, repository: None, separator: None };
         let token = |token| Segment::Tokens { tokens: vec![token] };
         let text = |text: &str| Segment::Text { text: text.into(), special: false };
         assert_eq!(
@@ -161,5 +189,12 @@ mod tests {
             [token(7), text("fn main() {"), token(8), text("}"), token(9)]
         );
         assert_eq!(prompt.render(&template, None, false).err(), Some(EngineError::NoInfill));
+        // Other files come first, as the model was trained with them.
+        let gap = Infill { others: vec![("a.rs".into(), "fn a() {}".into())], ..gap };
+        let first = |tokens| gap.segments(tokens).into_iter().take(6).collect::<Vec<_>>();
+        let known = InfillTokens { repository: Some(5), separator: Some(6), ..tokens };
+        let files = [token(5), text("repository\n"), token(6), text("a.rs\n"), text("fn a() {}"), token(6)];
+        assert_eq!(first(known), files);
+        assert_eq!(first(tokens)[..2], [text("\n\n--- snippet ---\n\n"), text("fn a() {}")]);
     }
 }

@@ -8,8 +8,10 @@ mod tools;
 use crate::error::ApiError;
 use constraint::{constraint, constraint_field, response_format};
 use content::{adapters, content};
-use cortex_api::openai::{ChatCompletionRequest, ChatMessage, CompletionRequest, Prompt as WirePrompt, SharedFields};
-use cortex_engine::{Chat, ChatTurn, EngineError, Job, LoadSettings, Prompt};
+use cortex_api::openai::{
+    ChatCompletionRequest, ChatMessage, CompletionRequest, InfillRequest, Prompt as WirePrompt, SharedFields,
+};
+use cortex_engine::{Chat, ChatTurn, EngineError, Infill, Job, LoadSettings, Prompt};
 use cortex_hardware::CacheType;
 use cortex_models::{KeepAlive, ModelFiles, ModelId, ModelYaml};
 use sampling::sampling;
@@ -162,6 +164,34 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
     Ok(Order { jobs, per_prompt: count, constraint: constraint_field(&shared), warnings, echoes })
 }
 
+/// The text of a gap.
+pub(crate) fn infill(request: InfillRequest, target: Target<'_>) -> Result<Order, ApiError> {
+    let warnings = warnings(&request.rest, request.strict_parameters)?;
+    let shared = request.shared();
+    if request.input_prefix.is_none() && request.input_suffix.is_none() {
+        return Err(ApiError::field(
+            "input_prefix",
+            "input_prefix and input_suffix are missing: what stands around the gap",
+        ));
+    }
+    if count(shared.n)? != 1 {
+        return Err(ApiError::field("n", "n must be 1 here"));
+    }
+    let constraint = constraint_field(&shared);
+    let gap = Infill {
+        before: request.input_prefix.unwrap_or_default() + &request.prompt.unwrap_or_default(),
+        behind: request.input_suffix.unwrap_or_default(),
+        others: request
+            .input_extra
+            .unwrap_or_default()
+            .into_iter()
+            .map(|file| (file.filename.unwrap_or_else(|| "tmp".into()), file.text))
+            .collect(),
+    };
+    let job = job(Prompt::Infill(gap), shared, target)?;
+    Ok(Order { jobs: vec![job], per_prompt: 1, constraint, warnings, echoes: vec![] })
+}
+
 /// What stands in front of each answer.
 fn echoes(prompts: &[Prompt], tells_probabilities: bool) -> Result<Vec<String>, ApiError> {
     if tells_probabilities {
@@ -178,7 +208,7 @@ fn echoes(prompts: &[Prompt], tells_probabilities: bool) -> Result<Vec<String>, 
 /// A text whose answer stands before another one.
 fn with_gap(prompt: Prompt, suffix: &str) -> Result<Prompt, ApiError> {
     match prompt {
-        Prompt::Text(before) => Ok(Prompt::Infill { before, behind: suffix.to_owned() }),
+        Prompt::Text(before) => Ok(Prompt::Infill(Infill { before, behind: suffix.to_owned(), others: vec![] })),
         _ => Err(ApiError::field("suffix", "suffix needs a prompt that is text")),
     }
 }

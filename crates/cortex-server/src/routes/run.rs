@@ -9,7 +9,7 @@ use crate::{
 };
 use axum::http::HeaderMap;
 use cortex_api::{
-    openai::{FunctionCall, PromptTokensDetails, Timings, Usage},
+    openai::{CompletionTokensDetails, FunctionCall, PromptTokensDetails, Timings, Usage},
     worker::{self, FinishReason, TokenProbabilities},
 };
 use cortex_engine::{AnswerEvent, EngineError, Phase};
@@ -174,6 +174,8 @@ pub(crate) struct Total {
     prompt: u32,
     cached: u32,
     completion: u32,
+    drafted: u32,
+    accepted: u32,
 }
 
 impl Total {
@@ -183,6 +185,8 @@ impl Total {
             self.cached = self.cached.saturating_add(timings.cached_tokens);
         }
         self.completion = self.completion.saturating_add(timings.answer_tokens);
+        self.drafted = self.drafted.saturating_add(timings.drafted_tokens);
+        self.accepted = self.accepted.saturating_add(timings.accepted_tokens);
     }
 
     /// OpenAI's counts.
@@ -192,6 +196,10 @@ impl Total {
             completion_tokens: self.completion,
             total_tokens: self.prompt.saturating_add(self.completion),
             prompt_tokens_details: PromptTokensDetails { cached_tokens: self.cached },
+            completion_tokens_details: CompletionTokensDetails {
+                accepted_prediction_tokens: self.accepted,
+                rejected_prediction_tokens: self.drafted.saturating_sub(self.accepted),
+            },
         }
     }
 }

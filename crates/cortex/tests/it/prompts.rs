@@ -110,6 +110,8 @@ async fn what_an_answer_is_like_is_guessed_from() {
     let (status, guessed) = post(&daemon, "/v1/chat/completions", &body).await;
     assert_eq!((status, &guessed["choices"][0]["message"]["content"]), (200, &json!(text)));
     assert!(guessed["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0, "{guessed}");
+    let details = &guessed["usage"]["completion_tokens_details"];
+    assert_eq!(details["accepted_prediction_tokens"], guessed["timings"]["draft_n_accepted"], "{guessed}");
     body["speculative.n_max"] = json!(0);
     let (_, off) = post(&daemon, "/v1/chat/completions", &body).await;
     assert_eq!(off["timings"].get("draft_n"), None, "{off}");
@@ -186,7 +188,10 @@ async fn a_gap_is_filled_by_models_that_have_tokens_for_it() {
         let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": id, "modelPath": path})).await;
         assert_eq!(status, 200, "{body}");
     }
-    let body = |model: &str| json!({"model": model, "prompt": "ab", "suffix": "cde", "max_tokens": 2});
+    // All weights are zeros: what is written has to be said.
+    let bias = json!({"68": 50});
+    let body =
+        |model: &str| json!({"model": model, "prompt": "ab", "suffix": "cde", "max_tokens": 2, "logit_bias": bias});
     let (status, answer) = post(&daemon, "/v1/completions", &body("fills")).await;
     assert_eq!(status, 200, "{answer}");
     let mut plain = body("fills");
@@ -197,4 +202,30 @@ async fn a_gap_is_filled_by_models_that_have_tokens_for_it() {
     assert_eq!(tokens(&answer), tokens(&shorter) + 3 + 6, "{answer} {shorter}");
     let (status, refused) = post(&daemon, "/v1/completions", &body(MODEL)).await;
     assert_eq!((status, &refused["error"]["code"]), (400, &json!("infill_not_supported")), "{refused}");
+    // llama-server's route for the same; what is there of the gap stands behind its prefix.
+    let gap = json!({"model": "fills", "input_prefix": "a", "prompt": "b", "input_suffix": "cde", "n_predict": 2,
+                     "logit_bias": bias});
+    let (status, filled) = post(&daemon, "/infill", &gap).await;
+    assert_eq!(status, 200, "{filled}");
+    assert_eq!(filled["content"], answer["choices"][0]["text"], "{filled} {answer}");
+    assert_eq!(filled["tokens_evaluated"], answer["usage"]["prompt_tokens"]);
+    assert_eq!((&filled["stop"], &filled["stop_type"]), (&json!(true), &json!("limit")), "{filled}");
+    let mut streamed = gap.clone();
+    streamed["stream"] = json!(true);
+    let stream = client().post(daemon.url("/infill")).json(&streamed).send().await.unwrap().text().await.unwrap();
+    let pieces = stream.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+    assert_eq!(
+        json!(pieces.map(|it| it["content"].as_str().unwrap().to_owned()).collect::<String>()),
+        filled["content"]
+    );
+    let mut with_file = gap.clone();
+    with_file["input_extra"] = json!([{"filename": "a.rs", "text": "fn a() {}"}]);
+    let (_, longer) = post(&daemon, "/infill", &with_file).await;
+    assert!(longer["tokens_evaluated"].as_u64() > filled["tokens_evaluated"].as_u64(), "{longer}");
+    for (wrong, field) in
+        [(json!({"model": "fills"}), "input_prefix"), (json!({"model": "fills", "input_prefix": "a", "n": 2}), "n")]
+    {
+        let (status, body) = post(&daemon, "/infill", &wrong).await;
+        assert_eq!((status, &body["error"]["param"]), (400, &json!(field)), "{body}");
+    }
 }

@@ -1,0 +1,164 @@
+//! What is loaded beside a model: what lets it see, and adapters.
+
+use crate::http::{MODEL, client, import, post, question};
+use cortex_test::{
+    daemon::TestDaemon,
+    dist,
+    made::{self, Projector, picture},
+};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const BLUE: [u8; 3] = [10, 40, 230];
+const GREEN: [u8; 3] = [20, 220, 60];
+
+/// The small model in a folder of its own, with a projector beside it when it shall see.
+async fn import_from(daemon: &TestDaemon, folder: &Path, projector: Option<&[u8]>) {
+    let model = folder.join("model.gguf");
+    if fs_err::hard_link(dist::model(), &model).is_err() {
+        fs_err::copy(dist::model(), &model).unwrap();
+    }
+    if let Some(projector) = projector {
+        fs_err::write(folder.join("mmproj-model-f32.gguf"), projector).unwrap();
+    }
+    let (status, body) = post(daemon, "/v1/models/import", &json!({"model": MODEL, "modelPath": model})).await;
+    assert_eq!(status, 200, "{body}");
+}
+
+/// A question about images, with the words before, between and behind them.
+fn seeing(urls: &[String]) -> Value {
+    let mut parts = vec![json!({"type": "text", "text": "Look at this:"})];
+    for url in urls {
+        parts.push(json!({"type": "image_url", "image_url": {"url": url}}));
+        parts.push(json!({"type": "text", "text": "What is it?"}));
+    }
+    json!({"model": MODEL, "temperature": 0, "max_tokens": 8, "logprobs": true,
+           "messages": [{"role": "user", "content": parts}]})
+}
+
+fn url(colour: [u8; 3]) -> String {
+    format!("data:image/png;base64,{}", picture(colour, (64, 48)))
+}
+
+/// How probable the first token was: another prompt has another one.
+fn probability(body: &Value) -> f64 {
+    body["choices"][0]["logprobs"]["content"][0]["logprob"].as_f64().unwrap()
+}
+
+#[tokio::test]
+async fn a_model_with_a_projector_beside_it_sees() {
+    let (daemon, folder) = (TestDaemon::start(), tempfile::tempdir().unwrap());
+    import_from(&daemon, folder.path(), Some(&made::projector(Projector::Llava, 576))).await;
+    let ask = async |urls: &[String]| {
+        let (status, body) = post(&daemon, "/v1/chat/completions", &seeing(urls)).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    };
+    let (none, blue) = (ask(&[]).await, ask(&[url(BLUE)]).await);
+    let (green, both) = (ask(&[url(GREEN)]).await, ask(&[url(BLUE), url(GREEN)]).await);
+    let tokens = |body: &Value| body["usage"]["prompt_tokens"].as_u64().unwrap();
+    // The words around them are tokens too: five for the question.
+    assert_eq!(tokens(&both) - tokens(&blue), tokens(&blue) - tokens(&none), "{both} {blue} {none}");
+    assert!(tokens(&blue) - tokens(&none) >= 16, "{blue}");
+    assert!((probability(&blue) - probability(&green)).abs() > 0.01, "{blue} {green}");
+    // Asked again, the image is known.
+    let again = ask(&[url(BLUE), url(GREEN)]).await;
+    assert_eq!(
+        again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap(),
+        tokens(&both) - 1,
+        "{again}"
+    );
+    // As a stream, and several answers.
+    let mut several = seeing(&[url(BLUE)]);
+    several["stream"] = json!(true);
+    several["n"] = json!(2);
+    let stream = client().post(daemon.url("/v1/chat/completions")).json(&several).send().await.unwrap();
+    let stream = stream.text().await.unwrap();
+    assert!(stream.contains("\"index\":1") && stream.ends_with("data: [DONE]\n\n"), "{stream}");
+    let (_, shown) = post(&daemon, "/apply-template", &seeing(&[url(BLUE)])).await;
+    assert!(shown["prompt"].as_str().unwrap().contains("Look at this:<__media__>What is it?"), "{shown}");
+    for (wrong, why) in [
+        ("data:image/png;base64,AAAA", "image 1: it cannot be read"),
+        ("data:image/png;base64,%%", "image 1: it is not base64"),
+        ("https://example.com/ship.png", "images are not fetched"),
+    ] {
+        let (status, body) = post(&daemon, "/v1/chat/completions", &seeing(&[wrong.to_owned()])).await;
+        assert_eq!(status, 400, "{body}");
+        assert!(body["error"]["message"].as_str().unwrap().contains(why), "{body}");
+    }
+    // The memory that it takes is known before.
+    let (_, fit) = post(&daemon, "/v1/models/fit", &json!({"model": MODEL})).await;
+    let (_, of_file) = post(&daemon, "/v1/models/fit", &json!({"model": dist::model()})).await;
+    let needed = |fit: &Value| fit["process"].as_u64().unwrap();
+    assert!(needed(&fit) > needed(&of_file) + 150_000, "{fit} {of_file}");
+}
+
+#[tokio::test]
+async fn a_model_without_a_projector_says_that_it_does_not_see() {
+    let (daemon, folder) = (TestDaemon::start(), tempfile::tempdir().unwrap());
+    import_from(&daemon, folder.path(), None).await;
+    let (status, body) = post(&daemon, "/v1/chat/completions", &seeing(&[url(BLUE)])).await;
+    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("images_not_supported")), "{body}");
+    let loaded = client().get(daemon.url("/inferences/server/models")).send().await.unwrap();
+    assert!(!loaded.text().await.unwrap().contains(MODEL), "nothing is loaded for it");
+}
+
+#[tokio::test]
+async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
+    let (daemon, folder) = (TestDaemon::start(), tempfile::tempdir().unwrap());
+    import(&daemon).await;
+    let mut ask = question("Who sails the old ship?");
+    ask["logprobs"] = json!(true);
+    ask["temperature"] = json!(0);
+    let asked = |lora: Option<Value>| {
+        let mut ask = ask.clone();
+        if let Some(lora) = lora {
+            ask["lora"] = lora;
+        }
+        ask
+    };
+    let plain = probability(&post(&daemon, "/v1/chat/completions", &asked(None)).await.1);
+    let paths: Vec<String> = [1, 2]
+        .map(|seed| {
+            let path = folder.path().join(format!("adapter-{seed}.gguf"));
+            fs_err::write(&path, made::adapter(seed)).unwrap();
+            path.display().to_string()
+        })
+        .to_vec();
+    let settings = json!({"lora_adapters": [{"path": paths[0], "scale": 0.5}, paths[1]]});
+    let patch = |settings: Value| client().patch(daemon.url(&format!("/v1/models/{MODEL}"))).json(&settings).send();
+    assert_eq!(patch(settings).await.unwrap().status(), 200);
+    let shown = client().get(daemon.url(&format!("/v1/models/{MODEL}"))).send().await.unwrap();
+    let shown: Value = shown.json().await.unwrap();
+    assert_eq!(shown["lora_adapters"][1], json!({"path": paths[1], "scale": 1.0}), "{shown}");
+    // They count from the next load on.
+    post(&daemon, "/v1/models/stop", &json!({"model": MODEL})).await;
+    let mut seen = vec![plain];
+    for lora in [None, Some(json!([{"id": 0, "scale": 1.0}])), Some(json!([{"id": 1, "scale": 1.0}]))] {
+        let (status, body) = post(&daemon, "/v1/chat/completions", &asked(lora.clone())).await;
+        assert_eq!(status, 200, "{body}");
+        let found = probability(&body);
+        assert!(seen.iter().all(|it| (it - found).abs() > 1e-3), "{lora:?}: {found} {seen:?}");
+        seen.push(found);
+    }
+    let (_, without) = post(&daemon, "/v1/chat/completions", &asked(Some(json!([])))).await;
+    assert!((probability(&without) - plain).abs() < 0.2, "{without} {plain}");
+    let (_, as_set) =
+        post(&daemon, "/v1/chat/completions", &asked(Some(json!([{"id": 1, "scale": 1}, {"id": 0, "scale": 0.5}]))))
+            .await;
+    assert!((probability(&as_set) - seen[1]).abs() < 0.2, "{as_set} {seen:?}");
+    let (status, body) = post(&daemon, "/v1/chat/completions", &asked(Some(json!([{"id": 2, "scale": 1}])))).await;
+    assert_eq!((status, body["error"]["param"].as_str()), (400, Some("lora")), "{body}");
+    let refused = patch(json!({"lora_adapters": ["relative.gguf"]})).await.unwrap();
+    assert_eq!(refused.status(), 400, "{}", refused.text().await.unwrap());
+    // A file that is no adapter is named, and the model answers again without it.
+    assert_eq!(patch(json!({"lora_adapters": [dist::model()]})).await.unwrap().status(), 200);
+    post(&daemon, "/v1/models/stop", &json!({"model": MODEL})).await;
+    let (status, body) = post(&daemon, "/v1/chat/completions", &asked(None)).await;
+    assert_eq!(status, 503, "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("is no LoRA adapter for this model"), "{body}");
+    assert_eq!(patch(json!({"lora_adapters": null})).await.unwrap().status(), 200);
+    post(&daemon, "/v1/models/start", &json!({"model": MODEL})).await;
+    let (status, body) = post(&daemon, "/v1/chat/completions", &asked(None)).await;
+    assert_eq!(status, 200, "{body}");
+}
