@@ -135,9 +135,9 @@ class Cortex(Server):
 
 
 class Peer(Server):
-    def __init__(self, program, model, streams, threads):
+    def __init__(self, program, model, streams, threads, flags=()):
         port = free_port()
-        arguments = ["--host", "127.0.0.1", "--port", str(port)]
+        arguments = ["--host", "127.0.0.1", "--port", str(port), *flags]
         if model:
             arguments += ["-m", str(model), "-t", str(threads), "-np", str(streams), "-c", str(CONTEXT * streams)]
         super().__init__(port, subprocess.Popen(
@@ -149,10 +149,10 @@ class Peer(Server):
         return self
 
 
-def chat(server, prompt, tokens):
+def chat(server, prompt, tokens, **more):
     """The bytes of a streamed chat request of exactly so many tokens."""
     body = json.dumps({"model": MODEL_ID, "stream": True, "temperature": 0, "max_tokens": tokens, "ignore_eos": True,
-                       "messages": [{"role": "user", "content": prompt}]})
+                       "messages": [{"role": "user", "content": prompt}], **more})
     return (f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode()
 
@@ -184,9 +184,9 @@ def read_together(server, requests, seen=lambda stamps: None):
     return stamps
 
 
-def decode(server, streams, salt, tokens=96):
+def decode(server, streams, salt, tokens=96, **more):
     """Tokens per second of all streams together, from the first text to the last."""
-    stamps = read_together(server, [chat(server, f"Story {salt}-{number}: tell me about a ship.", tokens)
+    stamps = read_together(server, [chat(server, f"Story {salt}-{number}: tell me about a ship.", tokens, **more)
                                     for number in range(streams)])
     together = sorted(moment for own in stamps for moment in own)
     return streams * (tokens - 1) / (together[-1] - together[0])
@@ -233,11 +233,19 @@ def gateway_share(server, requests=2000):
     return times[len(times) // 2], times[len(times) * 99 // 100]
 
 
-def batched_bench(program, model, threads):
+def batched_bench(program, model, threads, tokens=96):
     """Tokens per second of 8 sequences, as llama.cpp's own bench computes them without a server."""
-    output = subprocess.run([program, "-m", str(model), "-c", str(CONTEXT * 8), "-npp", "24", "-ntg", "96", "-npl", "8",
+    output = subprocess.run([program, "-m", str(model), "-c", str(CONTEXT * 8), "-npp", "24", "-ntg", str(tokens), "-npl", "8",
                              "-t", str(threads), "--output-format", "jsonl"], capture_output=True, text=True).stdout
     return next(json.loads(text)["speed_tg"] for text in output.splitlines() if text.startswith("{"))
+
+
+def own_bench(peer, model, threads, tokens=96):
+    """Tokens per second of one sequence, as llama.cpp's other bench computes them without a server."""
+    program = pathlib.Path(peer).with_name("llama-bench")
+    output = subprocess.run([program, "-m", str(model), "-p", "0", "-n", str(tokens), "-r", "1", "-t", str(threads), "-o", "jsonl"],
+                            capture_output=True, text=True).stdout
+    return next(json.loads(text)["avg_ts"] for text in output.splitlines() if text.startswith("{"))
 
 
 def line(name, unit, target, better, bound):
@@ -266,6 +274,9 @@ def run(arguments):
         pairs([line(name, "tokens/s", "≥ 1.0 ×", "higher", 1.0)],
               lambda side, index: [decode(servers[side], streams, index)])
         if streams == 1:
+            pairs([line("one stream, against llama-bench", "tokens/s", "≥ 0.97 ×", "higher", 0.97)],
+                  lambda side, index: [decode(servers[side], 1, 500 + index) if side == "ours"
+                                       else own_bench(arguments.peer, model, threads)])
             prompt = "Tell me more about this: " + "the quick brown fox jumps over the lazy dog. " * 20
             for server in servers.values():
                 server.stream(prompt, 2)
@@ -377,16 +388,38 @@ def table(result, file="latest.json"):
                     f"| {statistics.median(entry['peer']):.3g} | {middle:.3f} ({low:.3f} to {high:.3f}) "
                     f"| {entry['target']} | {'yes' if holds else 'no'} |")
     versions, flags = result["versions"], result["flags"]
-    rows += ["", f"{result['date']}, {result['machine']}, {result['model']}; medians of {len(result['lines'][0]['ours'])} "
-             f"pairs run in turn. cortex {versions['cortex']} ({flags['cortex']}); {versions['llama-server']} "
+    # Lines need not all be of the same commit.
+    commits = {}
+    for number, entry in enumerate(result["lines"], 1):
+        commits.setdefault((entry.get("date", result["date"]), entry.get("commit", versions["cortex"])), []).append(str(number))
+    if len(commits) == 1:
+        (date, shown), = commits
+    else:
+        date = result["date"]
+        shown = ", ".join(f"{commit} of {day} (line{'s' if len(numbers) > 1 else ''} {', '.join(numbers)})"
+                          for (day, commit), numbers in commits.items())
+    rows += ["", f"{date}, {result['machine']}, {result['model']}; medians of {len(result['lines'][-1]['ours'])} "
+             f"pairs run in turn. cortex {shown} ({flags['cortex']}); {versions['llama-server']} "
              f"({flags['llama-server']}). Made by `{result['command']}`; every run is in "
              f"[bench/results/{file}](../bench/results/{file}).", ""]
     return "\n".join(rows)
 
 
 def publish(result, results, marks, make_table):
-    """Writes every run down, and the table that is made of them into the document."""
+    """Writes every run down, and the table that is made of them into the document. Lines that were left out this time stay as they
+    were measured before."""
     results.parent.mkdir(parents=True, exist_ok=True)
+    for entry in result["lines"]:
+        entry["commit"], entry["date"] = result["versions"]["cortex"], result["date"]
+    if results.exists():
+        before = json.loads(results.read_text())
+        measured = {entry["name"]: entry for entry in result["lines"]}
+        kept = []
+        for entry in before["lines"]:
+            entry.setdefault("commit", before["versions"]["cortex"])
+            entry.setdefault("date", before["date"])
+            kept.append(measured.pop(entry["name"], entry))
+        result["lines"] = kept + list(measured.values())
     results.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     head, rest = DOCUMENT.read_text().split(marks[0])
     DOCUMENT.write_text(head + marks[0] + "\n" + make_table(result) + marks[1] + rest.split(marks[1])[1])

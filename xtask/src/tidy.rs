@@ -42,6 +42,8 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
         "scripts/bench_migrate.py",
         "scripts/bench_memory.py",
         "scripts/bench_prompts.py",
+        "scripts/bench_batches.py",
+        "scripts/bench_larger.py",
         "scripts/bench_runtime.py",
         "scripts/mistakes.py",
     ] {
