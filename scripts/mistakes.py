@@ -32,14 +32,19 @@ MISTAKES = [
     ("prompts come before answers", f"{WORKER}/schedule.rs", "(want.prompt > 0, want.admitted)", "(want.prompt == 0, want.admitted)", WORKER, "schedule::tests"),
     ("half of a stop text is shown", f"{WORKER}/text.rs", "let keep = self.length_of_possible_stop();", "let keep = 0;", WORKER, "stop_text_across"),
     ("a user spells a control token", f"{ENGINE}/chat/guard.rs", "segment(control, false)", "segment(control, true)", ENGINE, "guard::tests"),
-    ("text around a gap spells a control token", f"{ENGINE}/chat/mod.rs", "text: text.clone(), special: false }", "text: text.clone(), special: true }", ENGINE, "a_gap_stands"),
+    ("text around a gap spells a control token", f"{ENGINE}/chat/mod.rs", "text: text.to_owned(), special: false }", "text: text.to_owned(), special: true }", ENGINE, "a_gap_stands"),
     ("two keys share what they have asked", f"{SERVER}/edge.rs", "(config.api_keys.len() > 1)", "(config.api_keys.len() > 2)", SERVER, "each_of_several_keys"),
     ("all answers to one request are the same", f"{SERVER}/convert/mod.rs", "seed.wrapping_add(further)", "seed", SERVER, "random_numbers_apart"),
     # The next ones are in the program itself: it is built anew, and the tests talk to it.
-    ("wrong guesses stay in the cells", f"{WORKER}/answering.rs", "        if right < drafted {\n", "        if right > drafted {\n", "worker", "what_repeats"),
-    ("guesses lie in the wrong places", f"{WORKER}/answering.rs", "entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });", "entries.push(Entry { token, position: position(offset.min(1)), sequence, wants_logits: true });", "worker", "what_repeats"),
+    ("wrong guesses stay in the cells", f"{WORKER}/answering/steps.rs", "        if right < drafted {\n", "        if right > drafted {\n", "worker", "what_repeats"),
+    ("guesses lie in the wrong places", f"{WORKER}/answering/steps.rs", "entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });", "entries.push(Entry { token, position: position(offset.min(1)), sequence, wants_logits: true });", "worker", "what_repeats"),
     ("the matcher does not hear of a token", f"{WORKER}/sampling.rs", "guide.accept(token).map_err(|LlamaError(why)| NoChoice::Constraint(why))?;", "let _ = guide;", "worker", "an_answer_is_what"),
-    ("what is nobody's is kept", f"{WORKER}/answering.rs", "self.slots[index].scope = scope;", "self.slots[index].scope = Some(scope.unwrap_or(0));", "prompt_cache", "for_nobody"),
+    ("what is nobody's is kept", f"{WORKER}/answering/mod.rs", "self.slots[index].scope = scope;", "self.slots[index].scope = Some(scope.unwrap_or(0));", "prompt_cache", "for_nobody"),
+    ("an image is taken for another one", f"{WORKER}/images.rs", "let content = Sha256::new().chain_update(size.0.to_le_bytes()).chain_update(&pixels).finalize();", "let content = Sha256::new().chain_update(size.0.to_le_bytes()).finalize();", "beside", "part_of_prompts"),
+    ("half of an image is computed again", f"{WORKER}/answering/mod.rs", "keep = image.range.start;", "", "beside", "as_a_whole"),
+    ("text behind an image stands where its tokens are counted", f"{WORKER}/images.rs", "token >= 0 || token & 1 == 0", "token != 1", "beside", "rows_and_columns"),
+    ("what was computed with other adapters is used", f"{WORKER}/answering/mod.rs", "scope_with(scope, &generate.adapters)", "scope_with(scope, &[])", "beside", "adapters_count"),
+    ("adapters of another request count", f"{WORKER}/answering/steps.rs", "self.context.use_adapters(set)", "self.context.use_adapters(&vec![])", "beside", "adapters_count"),
 ]
 
 

@@ -162,9 +162,26 @@ def test_a_schema_is_kept_to_the_letter(client):
         assert error.value.code == "constraint_failed" and error.value.param == "response_format"
 
 
+GBNF = r"""
+# Lists of numbers, of short lists.
+root ::= list
+list ::= "[" ws (item ("," ws item){0,5})? "]" ws
+item ::= number ws | list
+number ::= "-"? [0-9]{1,3}
+ws ::= " "?
+"""
+
+
 def test_an_answer_matches_an_expression_or_a_grammar(client):
     date = ask(client, "When was Rome founded?", extra_body={"regex": "[0-9]{4}-[01][0-9]"})
     assert len(date.choices[0].message.content) == 7 and date.choices[0].message.content[4] == "-"
+    numbers = ask(client, "Write numbers.", extra_body={"grammar": GBNF}, max_tokens=200, temperature=1, seed=5)
+    if numbers.choices[0].finish_reason == "stop":
+        assert json.loads(numbers.choices[0].message.content) is not None
+    assert ask(client, "Is water wet?", extra_body={"grammar": 'root ::= "yes" | "no"'}).choices[0].message.content in ("yes", "no")
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(client, "x", extra_body={"grammar": "root ::= nothing"})
+    assert error.value.param == "grammar" and "nothing" in error.value.message
     grammar = 'start: "yes" | "no"'
     assert ask(client, "Is water wet?", extra_body={"lark": grammar}).choices[0].message.content in ("yes", "no")
 
@@ -213,6 +230,28 @@ def test_calls_are_streamed_in_fragments(client):
     assert list(names) == [0] and names[0] in ("get_weather", "get_time")
     assert json.loads(arguments[0])
     assert reasons[-1] == "tool_calls"
+
+
+def test_an_answer_beside_tools_follows_its_schema(client):
+    schema = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"], "additionalProperties": False}
+    style = {"type": "json_schema", "json_schema": {"name": "mood", "schema": schema, "strict": True}}
+    seen = set()
+    for text in ("How are you?", "Call get_weather for Paris now."):
+        answer = ask(client, text, tools=[WEATHER], response_format=style, max_tokens=200).choices[0]
+        if answer.finish_reason == "tool_calls":
+            check_weather(answer.message.tool_calls[0])
+        else:
+            assert json.loads(answer.message.content)["mood"] in ("good", "bad"), answer
+        seen.add(answer.finish_reason)
+    assert seen <= {"stop", "tool_calls"}
+
+
+def test_strict_tools_leave_text_free(client):
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    answer = ask(client, "Say hello to me, please.", tools=[strict], max_tokens=40).choices[0]
+    for call in answer.message.tool_calls or []:
+        check_weather(call)
+    assert answer.message.content or answer.message.tool_calls
 
 
 def test_several_calls_at_once(client):

@@ -57,6 +57,12 @@ pub struct LoadedModel {
     /// Requests at the same time that were asked for.
     #[serde(default)]
     pub requested_parallel: u32,
+    /// Threads that compute single tokens.
+    #[serde(default)]
+    pub threads: u32,
+    /// Threads that compute prompts.
+    #[serde(default)]
+    pub prompt_threads: u32,
     /// The worker's process id.
     pub pid: u32,
     /// What the worker has allocated, in bytes.

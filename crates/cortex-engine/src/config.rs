@@ -31,6 +31,8 @@ pub struct Config {
     pub load: LoadSettings,
     /// Bytes on disk that beginnings of prompts may take, so that they outlive a model's stay in memory; 0 keeps none.
     pub prompt_cache_bytes: u64,
+    /// The weights of models stay in memory, where the system allows that.
+    pub locks_memory: bool,
     /// Prompt tokens in a step at most.
     pub batch: u32,
     /// Whether compute modules are proven before use. Off only in a test that shows what would happen.

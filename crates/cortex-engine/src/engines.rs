@@ -254,7 +254,7 @@ impl Engines {
             return Err(EngineError::NoImages);
         }
         let Rendered { segments, constraint, parser, has_calls_only, shows_control } =
-            job.prompt.render(&lease.session.template, lease.session.facts.infill, job.constraint.is_some())?;
+            job.prompt.render(&lease.session.template, lease.session.facts.infill, job.constraint.as_ref())?;
         let running = lease.session.generate(|id| Generate {
             id,
             prompt: segments,
@@ -303,7 +303,7 @@ impl Engines {
     /// The prompt that a chat becomes by the template of a model.
     pub async fn apply_template(&self, model: Usable, prompt: &Prompt) -> Result<String, EngineError> {
         let lease = self.acquire_for(model.wanted()).await?;
-        let segments = prompt.render(&lease.session.template, None, false)?.segments;
+        let segments = prompt.render(&lease.session.template, None, None)?.segments;
         let text = |segment: Segment| match segment {
             Segment::Text { text, .. } => text,
             Segment::Tokens { .. } => String::new(),

@@ -129,6 +129,11 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// Asks the system. What it does not tell is 0 or empty.
+    pub fn probe() -> Self {
+        Self::below(Path::new("/"))
+    }
+
     pub(crate) fn below(root: &Path) -> Self {
         let cores = |kind: &str| {
             let text = fs_err::read_to_string(root.join("sys/devices").join(kind).join("cpus")).unwrap_or_default();

@@ -39,6 +39,8 @@ pub struct ModelShape {
     pub most_layers: Option<u32>,
     /// Bytes of memory for what is loaded beside the weights: a projector, adapters.
     pub beside_bytes: u64,
+    /// A small model beside it, with as long a context for as many requests.
+    pub draft: Option<Box<ModelShape>>,
 }
 
 /// How a model is built, as far as its memory is concerned. Widths are numbers for each token.
@@ -247,7 +249,11 @@ impl ModelShape {
     pub fn process_bytes(&self, is_on_graphics: bool) -> u64 {
         let vocabulary = self.architecture.as_ref().map(|it| it.vocabulary);
         let process = vocabulary.map_or(0, |tokens| PROCESS.saturating_add(tokens.saturating_mul(PROCESS_TOKEN)));
-        let process = process.saturating_add(self.beside_bytes);
+        let draft = self.draft.as_ref().map_or(0, |draft| {
+            let (context, parallel, cache_type) = (self.context, self.parallel, self.cache_type);
+            Self { context, parallel, cache_type, ..(**draft).clone() }.placed(Graphics::None).memory_bytes()
+        });
+        let process = process.saturating_add(self.beside_bytes).saturating_add(draft);
         process.saturating_add(if is_on_graphics { GRAPHICS_PROCESS } else { 0 })
     }
 
@@ -625,6 +631,7 @@ mod tests {
             cache_type: CacheType::Q8,
             most_layers: None,
             beside_bytes: 0,
+            draft: None,
         };
         assert!(!fit(&shape, machine(u64::MAX)).fits());
         assert!(

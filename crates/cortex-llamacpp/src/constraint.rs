@@ -177,6 +177,65 @@ mod tests {
         assert_eq!(accepted(&schema(Value::Bool(true)), "[1, {\"a\": null}]").0, 16);
     }
 
+    /// How much of a text is possible, and whether it may end there; for a grammar as the daemon writes it.
+    #[track_caller]
+    fn check(grammar: &str, texts: &[(&str, usize, bool)]) {
+        let constraint = Constraint::Lark { grammar: grammar.into() };
+        for &(text, possible, may_end) in texts {
+            assert_eq!(accepted(&constraint, text), (possible, may_end), "{text}");
+        }
+    }
+
+    #[test]
+    fn calls_stand_in_free_text_and_follow_their_schema() {
+        // That of a tool in the form of Hermes, with text beside it.
+        let one = |start: &str| {
+            format!(
+                "start: {start}\nbefore[suffix=\"<tool_call>\"]: /(?s:.*)/\n\
+                 REST: /(?s:.+)/ & ~/(?s:.*)\\x{{3c}}tool\\x{{5f}}call\\x{{3e}}(?s:.*)/\ncall: call_0\n\
+                 call_0: \"\\n{{\\\"name\\\": \\\"g\\\", \\\"arguments\\\": \" %json {{\"type\":\"object\",\
+                 \"properties\":{{\"a\":{{\"type\":\"integer\"}}}},\"required\":[\"a\"]}} \"}}\\n</tool_call>\"\n"
+            )
+        };
+        let call = "<tool_call>\n{\"name\": \"g\", \"arguments\": {\"a\":1}}\n</tool_call>";
+        let (twice, around) = (format!("{call}\n{call}"), format!("Well <tool {call} done"));
+        let wrong = "Hi <tool_call>\n{\"name\": \"g\", \"arguments\": {\"a\":\"x\"";
+        let many = one("(before \"\" call (\"\"))* REST?");
+        check(
+            &many,
+            &[
+                ("", 0, true),
+                ("Hello, <tool> and <tool_cal", 27, true),
+                (call, call.len(), true),
+                (&twice, twice.len(), true),
+                (&around, around.len(), true),
+                (wrong, wrong.len() - 3, false),
+                ("<tool_call>\n{\"name\": \"h\"", 22, false),
+            ],
+        );
+        let single = one("(before \"\" call (\"\"))? REST?");
+        check(&single, &[(call, call.len(), true), (&twice, call.len() + 11, false)]);
+    }
+
+    #[test]
+    fn a_grammar_of_another_engine_means_the_same() {
+        // JSON's arrays and objects of numbers and names, as `gbnf` in the daemon writes them.
+        let grammar = "start: root\nroot: rule_value\n\
+            rule_value: (rule_array | /(?:(?:[0-9])+)(?:(?:[ - ])*)/)\n\
+            rule_array: /\\x{5b}(?:(?:[ - ])*)/ (((rule_value) ((/\\x{2c}(?:(?:[ - ])*)/ (rule_value) )*) )?) /\\x{5d}(?:(?:[ - ])*)/ \n";
+        check(
+            grammar,
+            &[
+                ("17", 2, true),
+                ("[1, [22,3 ], []]", 16, true),
+                ("[1, [22,3 ], [", 14, false),
+                ("[,", 1, false),
+                ("[1 2", 3, false),
+                ("x", 0, false),
+            ],
+        );
+    }
+
     #[test]
     fn a_constraint_that_makes_no_sense_says_so() {
         for constraint in [

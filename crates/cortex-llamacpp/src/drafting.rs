@@ -61,9 +61,9 @@ impl StepTimes {
 #[derive(Debug, Clone)]
 pub(crate) struct Acceptance([Rate; KINDS]);
 
-const KINDS: usize = 4;
-/// What is believed of each kind of match before anything was seen.
-const PRIOR: [f64; KINDS] = [0.4, 0.6, 0.8, 0.9];
+const KINDS: usize = 5;
+/// What is believed of each kind of match before anything was seen; the last one is of what a model guesses.
+const PRIOR: [f64; KINDS] = [0.4, 0.6, 0.8, 0.9, 0.7];
 /// For as much as so many guesses.
 const WEIGHT: f64 = 3.0;
 /// What is left of what was learned after each token: a text changes.
@@ -83,9 +83,11 @@ impl Default for Acceptance {
 
 fn kind(same: usize, is_expected: bool) -> usize {
     match same {
-        ..=4 if is_expected => 2,
+        // Nothing was the same: a model guesses.
+        0 => KINDS - 1,
+        1..=4 if is_expected => 2,
         _ if is_expected => 3,
-        ..=4 => 0,
+        1..=4 => 0,
         5..=8 => 1,
         9..=16 => 2,
         _ => 3,
@@ -98,6 +100,11 @@ impl Acceptance {
         let kind = kind(guess.same, guess.is_expected);
         let (rate, prior) = (self.0[kind], PRIOR[kind]);
         (rate.right + prior * WEIGHT) / (rate.right + rate.wrong + WEIGHT)
+    }
+
+    /// The same of what a model will guess.
+    pub(crate) fn of_model(&self) -> f64 {
+        self.of(&Guess::of_model(vec![]))
     }
 
     /// So many of the guessed tokens were right; the first wrong one ends them.
@@ -125,6 +132,25 @@ pub(crate) struct Candidate {
     pub(crate) probability: f64,
     /// Tokens that are guessed.
     pub(crate) tokens: usize,
+}
+
+/// How many tokens a model should guess for each of so many answers, when that takes it so many seconds for each token of all of
+/// them: what gives the most tokens for its time, which may be none.
+pub(crate) fn depth(probability: f64, answers: usize, guess_seconds: f64, times: &StepTimes) -> usize {
+    let Some(plain) = times.of(answers) else { return 0 };
+    #[expect(clippy::cast_precision_loss, reason = "less than a hundred")]
+    let answered = answers as f64;
+    let (mut best, mut expected, mut product, mut spent) = ((answered / plain, 0), answered, 1.0, 0.0);
+    for guessed in 1..=MOST_DRAFTED / answers.max(1) {
+        product *= probability;
+        expected += answered * product;
+        spent += guess_seconds;
+        let rate = times.of(answers * (1 + guessed)).map_or(0.0, |seconds| expected / (seconds + spent));
+        if best.0 < rate {
+            best = (rate, guessed);
+        }
+    }
+    best.1
 }
 
 /// How many tokens of each guess are worth computing in a step that answers so many requests.
@@ -166,6 +192,26 @@ mod tests {
 
     fn candidate(probability: f64, tokens: usize) -> Candidate {
         Candidate { probability, tokens }
+    }
+
+    #[test]
+    fn a_model_guesses_as_far_as_it_pays() {
+        let mut times = StepTimes::default();
+        assert_eq!(depth(0.9, 1, 0.001, &times), 0, "nothing is known of steps");
+        // Steps wait for the memory: more entries cost little.
+        times.learn(1, Duration::from_millis(100));
+        times.learn(9, Duration::from_millis(110));
+        assert!((3..=8).contains(&depth(0.8, 1, 0.01, &times)), "{}", depth(0.8, 1, 0.01, &times));
+        assert!(depth(0.8, 1, 0.01, &times) > depth(0.5, 1, 0.01, &times));
+        assert_eq!(depth(0.8, 1, 0.1, &times), 0, "as slow as the model itself");
+        // Steps that are as long as their entries.
+        times.learn(2, Duration::from_millis(200));
+        times.learn(9, Duration::from_millis(900));
+        let slow = (0..200).fold(times, |mut times, _| {
+            times.learn(9, Duration::from_millis(900));
+            times
+        });
+        assert_eq!(depth(0.8, 1, 0.01, &slow), 0);
     }
 
     #[test]

@@ -116,6 +116,22 @@ impl Generation {
         Some(candidate)
     }
 
+    /// How many tokens a model should guess at most, and how often it is right, when it may.
+    pub(crate) fn wants_model(&self) -> Option<(usize, f64)> {
+        let left = self.limit.saturating_sub(self.produced + 1);
+        let speculation = self.speculation.as_ref().filter(|it| it.guess.is_none())?;
+        let most = speculation.most.min(usize::try_from(left).unwrap_or(usize::MAX));
+        (most > 0).then(|| (most, speculation.acceptance.of_model()))
+    }
+
+    /// Takes what a model guesses.
+    pub(crate) fn guessed(&mut self, tokens: Vec<Token>) -> Option<Candidate> {
+        let speculation = self.speculation.as_mut()?;
+        let candidate = Candidate { probability: speculation.acceptance.of_model(), tokens: tokens.len() };
+        speculation.guess = Some(Guess::of_model(tokens));
+        Some(candidate)
+    }
+
     /// Keeps so many tokens of the guess for the next step.
     pub(crate) fn draft(&mut self, tokens: usize) {
         if let Some(speculation) = &mut self.speculation {

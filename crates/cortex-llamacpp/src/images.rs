@@ -5,7 +5,7 @@
 //! images as for text. The same image at the same place needs not be computed again, and another one never counts as the same.
 
 use crate::{
-    llama::{ImageChunk, LlamaError, Projector, Token, TokenisedImage, error},
+    llama::{ImageChunk, ImageLayout, LlamaError, Projector, Token, TokenisedImage, error},
     stdio,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -14,17 +14,21 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use llama_cpp_2::model::LlamaModel;
 use sha2::{Digest, Sha256};
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     io::Cursor,
     ops::Range,
+    panic::catch_unwind,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
 };
 
 /// Pixels of an image at most: a photograph has fewer.
 const MOST_PIXELS: u64 = 64_000_000;
+/// Pixels of a side at most, and how many times as long one side may be as the other: thin images are made larger for some models.
+const LONGEST_SIDE: u32 = 16_384;
+const LONGEST_SHAPE: u32 = 100;
 /// Bytes that decoding one image may take.
 const MOST_BYTES: u64 = 512 << 20;
 /// Numbers that are kept of images seen lately: 64 MiB.
@@ -37,8 +41,10 @@ const QUEUE: usize = 256;
 pub(crate) struct PlacedImage {
     /// The tokens of the prompt that stand for it.
     pub(crate) range: Range<usize>,
-    /// What becomes vectors.
-    pub(crate) chunk: Arc<ImageChunk>,
+    /// How its vectors stand to each other.
+    pub(crate) layout: Arc<ImageLayout>,
+    /// What becomes vectors, until it has.
+    chunk: Option<Arc<ImageChunk>>,
     /// The content.
     digest: [u8; 32],
     /// The vectors, when they are there.
@@ -66,8 +72,8 @@ pub(crate) enum Part {
 
 /// What is asked of the thread.
 enum Ask {
-    /// A prompt that holds images.
-    Prompt(RequestId, Vec<Part>),
+    /// A prompt that holds images; of one with more than so many tokens, no more need be known.
+    Prompt(RequestId, Vec<Part>, usize),
     /// The vectors of a piece of an image.
     Vectors(RequestId, usize, [u8; 32], Arc<ImageChunk>),
 }
@@ -86,6 +92,22 @@ pub(crate) struct Images {
     told: Receiver<Told>,
     /// What was asked and is not answered.
     pending: usize,
+    /// Requests that nobody waits for any more.
+    cancelled: Cancelled,
+}
+
+/// Requests that the thread need not do anything for.
+type Cancelled = Arc<Mutex<HashSet<RequestId>>>;
+
+fn is_cancelled(cancelled: &Cancelled, id: RequestId) -> bool {
+    cancelled.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+}
+
+impl PlacedImage {
+    /// Its vectors are there, and what they were made of is not needed any more.
+    pub(crate) fn take(&mut self, vectors: Arc<Vec<f32>>) {
+        (self.vectors, self.chunk) = (Some(vectors), None);
+    }
 }
 
 impl Images {
@@ -99,11 +121,18 @@ impl Images {
         let mut projector = Projector::load(model, path, threads, is_on_graphics)?;
         let (asks, asked) = sync_channel::<Ask>(QUEUE);
         let (tell, told) = sync_channel(QUEUE);
+        let cancelled = Cancelled::default();
+        let nobody_waits = Arc::clone(&cancelled);
         std::thread::spawn(move || {
             let mut kept = Kept::default();
             for ask in asked {
                 let answer = match ask {
-                    Ask::Prompt(id, parts) => Told::Prompt(id, prompt(&projector, parts)),
+                    Ask::Prompt(id, parts, most) => {
+                        Told::Prompt(id, prompt(&projector, parts, most, || is_cancelled(&nobody_waits, id)))
+                    }
+                    Ask::Vectors(id, number, ..) if is_cancelled(&nobody_waits, id) => {
+                        Told::Vectors(id, number, error("nobody waits for it"))
+                    }
                     Ask::Vectors(id, number, digest, chunk) => {
                         Told::Vectors(id, number, kept.vectors(digest, || projector.encode(&chunk)))
                     }
@@ -113,17 +142,25 @@ impl Images {
                 }
             }
         });
-        Ok(Self { asks, told, pending: 0 })
+        Ok(Self { asks, told, pending: 0, cancelled })
     }
 
-    /// Has the tokens of a prompt found; false when too much is asked already.
-    pub(crate) fn ask_prompt(&mut self, id: RequestId, parts: Vec<Part>) -> bool {
-        self.ask(Ask::Prompt(id, parts))
+    /// Has the tokens of a prompt found, of which `most` are possible; false when too much is asked already.
+    pub(crate) fn ask_prompt(&mut self, id: RequestId, parts: Vec<Part>, most: usize) -> bool {
+        self.ask(Ask::Prompt(id, parts, most))
+    }
+
+    /// Nobody waits for a request any more.
+    pub(crate) fn cancel(&mut self, id: RequestId) {
+        if self.pending > 0 {
+            self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        }
     }
 
     /// Has the vectors of an image made, the `number`th of a request; false when too much is asked already.
     pub(crate) fn ask_vectors(&mut self, id: RequestId, number: usize, image: &PlacedImage) -> bool {
-        self.ask(Ask::Vectors(id, number, image.digest, Arc::clone(&image.chunk)))
+        let Some(chunk) = &image.chunk else { return false };
+        self.ask(Ask::Vectors(id, number, image.digest, Arc::clone(chunk)))
     }
 
     fn ask(&mut self, ask: Ask) -> bool {
@@ -138,6 +175,10 @@ impl Images {
         match self.told.try_recv() {
             Ok(told) => {
                 self.pending = self.pending.saturating_sub(1);
+                if self.pending == 0 {
+                    // Request numbers do not come again.
+                    self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                }
                 Some(told)
             }
             Err(TryRecvError::Empty) => None,
@@ -180,10 +221,21 @@ pub(crate) fn parts(
     Ok(Some(parts))
 }
 
-/// The tokens of a prompt, and where its images are.
-fn prompt(projector: &Projector, parts: Vec<Part>) -> Result<TokenisedPrompt, LlamaError> {
+/// The tokens of a prompt, and where its images are. One with more than so many tokens is of no use, and not looked at to its end.
+fn prompt(
+    projector: &Projector,
+    parts: Vec<Part>,
+    most: usize,
+    is_cancelled: impl Fn() -> bool,
+) -> Result<TokenisedPrompt, LlamaError> {
     let (mut tokens, mut images, mut number) = (Vec::new(), Vec::new(), 0);
     for part in parts {
+        if is_cancelled() {
+            return error("nobody waits for it");
+        }
+        if tokens.len() > most {
+            break;
+        }
         let data = match part {
             Part::Tokens(text) => {
                 tokens.extend(text);
@@ -192,19 +244,22 @@ fn prompt(projector: &Projector, parts: Vec<Part>) -> Result<TokenisedPrompt, Ll
             Part::Image(data) => data,
         };
         number += 1;
-        let (pixels, size) = decode(&data).map_err(|LlamaError(why)| LlamaError(format!("image {number}: {why}")))?;
+        // A decoder that fails at what nobody has thought of shall not end the answers of others.
+        let decoded = catch_unwind(|| decode(&data)).unwrap_or_else(|_| error("it cannot be read"));
+        let (pixels, size) = decoded.map_err(|LlamaError(why)| LlamaError(format!("image {number}: {why}")))?;
         let content = Sha256::new().chain_update(size.0.to_le_bytes()).chain_update(&pixels).finalize();
         for (piece, tokenised) in projector.tokenise(&pixels, size)?.into_iter().enumerate() {
             match tokenised {
                 TokenisedImage::Text(text) => tokens.extend(text),
-                TokenisedImage::Image(chunk) => {
+                TokenisedImage::Image(chunk, layout) => {
                     let digest =
                         Sha256::new().chain_update(content).chain_update((piece as u64).to_le_bytes()).finalize();
                     let from = tokens.len();
-                    tokens.extend(stand_ins(&digest.into(), chunk.length, chunk.positions));
+                    tokens.extend(stand_ins(&digest.into(), layout.length, layout.positions));
                     images.push(PlacedImage {
                         range: from..tokens.len(),
-                        chunk: Arc::new(chunk),
+                        layout: Arc::new(layout),
+                        chunk: Some(Arc::new(chunk)),
                         digest: digest.into(),
                         vectors: None,
                         is_asked: false,
@@ -228,8 +283,16 @@ fn decode(data: &str) -> Result<(Vec<u8>, (u32, u32)), LlamaError> {
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return error(format!("it has {width} × {height} pixels; at most {MOST_PIXELS} in all are possible"));
+    let (short, long) = (width.min(height), width.max(height));
+    if u64::from(width) * u64::from(height) > MOST_PIXELS || long > LONGEST_SIDE {
+        return error(format!(
+            "it has {width} × {height} pixels; at most {MOST_PIXELS} in all and {LONGEST_SIDE} a side are possible"
+        ));
+    }
+    if short.saturating_mul(LONGEST_SHAPE) < long {
+        return error(format!(
+            "it has {width} × {height} pixels; no side may be more than {LONGEST_SHAPE} times as long as the other"
+        ));
     }
     let orientation = decoder.orientation().map_err(unreadable)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
@@ -344,6 +407,11 @@ mod tests {
         huge.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
         let LlamaError(message) = decode(&STANDARD.encode(huge)).expect_err("huge");
         assert!(message.contains("65536 × 65536") || message.contains("limit"), "{message}");
+        for ((width, height), why) in [((20_000, 300), "a side"), ((1010, 10), "times as long")] {
+            let image = DynamicImage::from(RgbImage::new(width, height));
+            let LlamaError(message) = decode(&encoded(&image, ImageFormat::Png)).expect_err(why);
+            assert!(message.contains(why), "{message}");
+        }
     }
 
     #[test]

@@ -39,6 +39,13 @@ pub(crate) struct Guess {
     pub(crate) tokens: Vec<Token>,
 }
 
+impl Guess {
+    /// What a model guesses: it does not come from anything that was the same.
+    pub(crate) fn of_model(tokens: Vec<Token>) -> Self {
+        Self { same: 0, is_expected: false, tokens }
+    }
+}
+
 impl Lookup {
     /// Of a prompt, whose answer is expected to be like some tokens, if there are any.
     pub(crate) fn new(prompt: &[Token], expected: &[Token]) -> Self {

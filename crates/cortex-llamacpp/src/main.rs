@@ -5,6 +5,7 @@
 mod answering;
 mod chain;
 mod constraint;
+mod draft_model;
 mod drafting;
 mod embedding;
 mod generation;
@@ -20,6 +21,7 @@ mod serve;
 mod slot;
 mod stdio;
 mod text;
+mod threads;
 mod trial;
 mod trial_model;
 mod vocabulary;

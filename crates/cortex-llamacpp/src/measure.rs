@@ -73,6 +73,10 @@ fn measure(scratch: &str, backend: &str, threads: &str, memory: &str) -> Result<
         prompt_cache: None,
         projector: None,
         adapters: vec![],
+        draft_model: None,
+        thread_choices: vec![],
+        thread_profiles: None,
+        locks_memory: false,
     };
     let mut kinds = vec![
         (Layers::narrow(MORE_LAYERS, REFERENCE), 0),

@@ -246,7 +246,7 @@ impl SavedPrompts {
 }
 
 /// What states depend on, as the name of a folder: the build, the files, and how they are loaded. `None` when a file is gone.
-fn key(load: &Load, build: &str) -> Option<String> {
+pub(crate) fn key(load: &Load, build: &str) -> Option<String> {
     let facts = |path: String| {
         let file = fs_err::metadata(path).ok()?;
         Some((file.len(), file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec(), file.ino()))

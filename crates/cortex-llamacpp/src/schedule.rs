@@ -38,11 +38,12 @@ pub(crate) struct Share {
 }
 
 /// The batches of the next step: one for all ordinary requests, then one for each deterministic one.
-pub(crate) fn plan(wants: &[Want], room: usize, pace: &Pace) -> Vec<Vec<Share>> {
+/// `others_answer` is whether requests are answered that are not among these.
+pub(crate) fn plan(wants: &[Want], room: usize, pace: &Pace, others_answer: bool) -> Vec<Vec<Share>> {
     let (alone, mut together): (Vec<Want>, Vec<Want>) = wants.iter().copied().partition(|want| want.deterministic);
     together.sort_by_key(|want| (want.prompt > 0, want.admitted));
     let answers = wants.iter().filter(|want| want.prompt == 0).count();
-    let mut prompt_room = pace.chunk(room, answers > 0);
+    let mut prompt_room = pace.chunk(room, answers > 0 || others_answer);
     let mut left = room;
     let mut batch = Vec::new();
     for want in together {
@@ -110,7 +111,7 @@ mod tests {
 
     #[track_caller]
     fn check(wants: &[Want], pace: &Pace, expected: &[&[(usize, usize)]]) {
-        let batches: Vec<Vec<(usize, usize)>> = plan(wants, 512, pace)
+        let batches: Vec<Vec<(usize, usize)>> = plan(wants, 512, pace, false)
             .into_iter()
             .map(|batch| batch.into_iter().map(|share| (share.slot, share.tokens)).collect())
             .collect();
@@ -121,6 +122,13 @@ mod tests {
     fn answers_come_first_and_a_long_prompt_gets_a_chunk() {
         let pace = Pace { tokens_per_second: Some(1000.0) };
         check(&[want(0, 1400), want(1, 0), want(2, 0)], &pace, &[&[(1, 1), (2, 1), (0, 510)]]);
+    }
+
+    #[test]
+    fn answers_elsewhere_keep_chunks_small() {
+        let pace = Pace { tokens_per_second: Some(400.0) };
+        let share = |others_answer| plan(&[want(0, 1400)], 512, &pace, others_answer)[0][0].tokens;
+        assert_eq!((share(true), share(false)), (192, 512));
     }
 
     #[test]

@@ -6,11 +6,13 @@
 
 use crate::{
     answering::Worker,
+    draft_model::Drafter,
     embedding::Embedder,
     images::Images,
     llama::{self, Adapter, Context, LONGEST_EMBEDDED, LlamaError},
     saved::SavedPrompts,
     stdio::{self, Lines},
+    threads::Threads,
     vocabulary::Vocabulary,
 };
 use cortex_api::worker::{FromWorker, Load, Loaded, PROTOCOL, ToWorker};
@@ -104,7 +106,15 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             }
             _ => None,
         };
-        let context = room_for(model, &load, &vocabulary)?.with_adapters(adapters.clone());
+        let mut context = room_for(model, &load, &vocabulary)?.with_adapters(adapters.clone());
+        let drafter = match &load.draft_model {
+            Some(path) if embeds.is_none() => Some(load_drafter(&engine, &load, path, (&vocabulary, &context), log)?),
+            _ => None,
+        };
+        let threads = match embeds {
+            None => Threads::choose(&mut context, &load, &build()),
+            Some(_) => Threads { answer: load.threads, prompt: load.threads_batch },
+        };
         lines.send(&FromWorker::Loaded(Box::new(Loaded {
             context_length: context.sequence_length,
             parallel: context.sequences,
@@ -121,12 +131,14 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             placement: log.placement(),
             embeds,
             sees_images: images.is_some(),
+            threads: threads.answer,
+            threads_batch: threads.prompt,
         })));
         let end = match embeds {
             None => {
                 let is_whole = vocabulary.is_recurrent() || vocabulary.sliding_window() > 0;
                 let saved = SavedPrompts::open(&load, &build(), context.sequence_length, is_whole);
-                Worker::new(&vocabulary, context, saved, images).run(lines, inbox)
+                Worker::new(&vocabulary, context, saved, (images, drafter)).run(lines, inbox)
             }
             Some(_) => Embedder::new(&vocabulary, context).run(lines, inbox),
         };
@@ -148,6 +160,24 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     llama::end_process(0)
 }
 
+/// Loads the small model that guesses. What it takes is not told: the daemon counts it beside the model.
+fn load_drafter(
+    engine: &LlamaBackend,
+    load: &Load,
+    path: &str,
+    (vocabulary, context): (&Vocabulary<'_>, &Context<'_>),
+    log: &llama::LoadLog,
+) -> Result<Drafter, LlamaError> {
+    let before = log.mark();
+    let named = |LlamaError(why)| LlamaError(format!("{path} cannot guess for the model: {why}"));
+    let small = Load { model: path.into(), ..load.clone() };
+    let model: &'static LlamaModel = Box::leak(Box::new(llama::load_model(engine, &small, |_| ()).map_err(named)?));
+    let room = (context.sequence_length, context.sequences);
+    let drafter = Drafter::new(model, vocabulary, &small, room).map_err(named)?;
+    log.back_to(before);
+    Ok(drafter)
+}
+
 /// Why a worker does not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -159,8 +189,14 @@ pub(crate) enum End {
 fn until_loaded_again(inbox: &Receiver<ToWorker>, before: &Load) -> Option<Load> {
     loop {
         match inbox.recv() {
-            Ok(ToWorker::Load(load)) if load.model == before.model && load.adapters == before.adapters => {
-                return Some(load);
+            // What a model that guesses has mapped would stay.
+            Ok(ToWorker::Load(load))
+                if load.model == before.model
+                    && load.adapters == before.adapters
+                    && before.draft_model.is_none()
+                    && load.draft_model.is_none() =>
+            {
+                return Some(*load);
             }
             Ok(ToWorker::Load(load)) => {
                 stdio::warn(&format!("{} is wanted of a process that has {}", load.model, before.model));

@@ -76,6 +76,10 @@ fn measure(scratch: &str, backend: &str, graphics: Option<Graphics<'_>>) -> Resu
         prompt_cache: None,
         projector: None,
         adapters: vec![],
+        draft_model: None,
+        thread_choices: vec![],
+        thread_profiles: None,
+        locks_memory: false,
     };
     for backend in &load.backends {
         llama::load_backend(backend)?;

@@ -1,12 +1,13 @@
 //! One model: what its line in the list says, and what is known of its files.
 
 use crate::{
-    ModelId, ModelYaml,
+    ModelId, ModelYaml, WeightsError,
     details::Details,
     layout::{Layout, is_yaml},
     models_list::Entry,
-    shards,
+    shards, weights,
 };
+use cortex_hardware::ModelShape;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -46,6 +47,11 @@ pub enum ModelState {
     },
 }
 
+/// Bytes of a file; 0 when it cannot be asked.
+fn size(path: &Path) -> u64 {
+    fs_err::metadata(path).map_or(0, |file| file.len())
+}
+
 /// The files that a model is loaded from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {
@@ -55,20 +61,34 @@ pub struct ModelFiles {
     pub projector: Option<PathBuf>,
     /// LoRA adapters, in the order of their numbers.
     pub adapters: Vec<PathBuf>,
+    /// A small model that guesses what this one will say.
+    pub draft_model: Option<PathBuf>,
 }
 
 impl ModelFiles {
     /// Those of a model that consists of its weights.
     pub fn of_weights(weights: PathBuf) -> Self {
-        Self { weights, projector: None, adapters: vec![] }
+        Self { weights, projector: None, adapters: vec![], draft_model: None }
+    }
+
+    /// How the model is built, with what is loaded beside it. Reads headers.
+    ///
+    /// # Errors
+    /// When the weights cannot be read; of what is beside them, only the size counts then.
+    pub fn shape(&self) -> Result<ModelShape, WeightsError> {
+        let of = |(architecture, weight_bytes)| ModelShape { weight_bytes, architecture, ..ModelShape::default() };
+        let draft = self.draft_model.as_ref().map(|path| {
+            let size = || ModelShape { weight_bytes: size(path), ..ModelShape::default() };
+            Box::new(weights::shape(path).map_or_else(|_| size(), of))
+        });
+        Ok(ModelShape { beside_bytes: self.beside_bytes(), draft, ..of(weights::shape(&self.weights)?) })
     }
 
     /// Bytes of memory that is taken beside the weights. Asks for the sizes of files. The projector computes with something too:
     /// how much is not known before it is loaded, and taken for a quarter of it.
     pub fn beside_bytes(&self) -> u64 {
-        let size = |path: &PathBuf| fs_err::metadata(path).map_or(0, |file| file.len());
-        let projector = self.projector.as_ref().map_or(0, size);
-        self.adapters.iter().map(size).fold(projector.saturating_add(projector / 4), u64::saturating_add)
+        let projector = self.projector.as_deref().map_or(0, size);
+        self.adapters.iter().map(|path| size(path)).fold(projector.saturating_add(projector / 4), u64::saturating_add)
     }
 }
 
@@ -129,6 +149,7 @@ impl Model {
             weights: self.weights()?.to_owned(),
             projector: yaml.text("mmproj").filter(|path| !path.is_empty()).map(|path| layout.absolute(path)),
             adapters: yaml.adapters().into_iter().map(|(path, _)| layout.absolute(&path)).collect(),
+            draft_model: yaml.text("draft_model").filter(|path| !path.is_empty()).map(|path| layout.absolute(path)),
         })
     }
 

@@ -77,6 +77,7 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
             ("pin", "never leaves to make room for another"),
             ("ngl", "layers on the GPU"),
             ("lora_adapters", "each with the path of its GGUF, and a scale"),
+            ("draft_model", "the path of a small model with the same tokens, which guesses ahead"),
             ("created", "unix seconds"),
         ],
     ),

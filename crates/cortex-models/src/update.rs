@@ -21,6 +21,8 @@ enum Field {
     CacheType,
     /// LoRA adapters, each with its path and a scale.
     Adapters,
+    /// The absolute path of a file, or nothing.
+    Path,
 }
 
 const TOKENS: Field = Field::Whole(0, 1 << 28);
@@ -59,6 +61,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("cpu_threads", Field::Whole(-1, 512)),
     ("cache_type", Field::CacheType),
     ("lora_adapters", Field::Adapters),
+    ("draft_model", Field::Path),
     ("keep_alive", Field::KeepAlive),
     ("pin", Field::Truth),
     ("engine", Field::Text),
@@ -254,6 +257,10 @@ fn fitting(field: Field, value: &Value) -> Result<Value, String> {
             Some(kind) => Ok(kind.name().into()),
             None => Err(format!("one of {}", CacheType::NAMES.map(|(name, _)| name).join(", "))),
         },
+        Field::Path => match value.as_str() {
+            Some(path) if path.is_empty() || is_absolute(path) => Ok(value.clone()),
+            _ => Err("the absolute path of a file, or nothing".into()),
+        },
         Field::Adapters => adapters(value).ok_or_else(|| {
             format!(
                 "a list of at most {MOST_ADAPTERS} adapters, each the absolute path of a file, or {{\"path\": …, \"scale\": 1.0}}"
@@ -267,6 +274,10 @@ fn fitting(field: Field, value: &Value) -> Result<Value, String> {
             }
         }
     }
+}
+
+fn is_absolute(path: &str) -> bool {
+    std::path::Path::new(path).is_absolute() && path.len() <= LONGEST_PATH
 }
 
 /// LoRA adapters as they are kept.
@@ -286,8 +297,7 @@ fn adapters(value: &Value) -> Option<Value> {
             Value::Null => 1.0,
             scale => scale.as_f64().filter(|scale| scale.abs() <= 1e3)?,
         };
-        let is_path = std::path::Path::new(path).is_absolute() && path.len() <= LONGEST_PATH;
-        is_path.then(|| serde_json::json!({"path": path, "scale": scale}))
+        is_absolute(path).then(|| serde_json::json!({"path": path, "scale": scale}))
     };
     match value {
         Value::String(text) if text.is_empty() => Some(Value::Array(vec![])),

@@ -3,7 +3,7 @@
 use crate::Metrics;
 use cortex_engine::Engines;
 use cortex_hardware::Monitor;
-use cortex_models::{Migrations, ModelStore, Pulls, Sources};
+use cortex_models::{Migrations, ModelStore, Outbound, Pulls, Sources};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,8 @@ pub struct App {
     pub sources: Sources,
     /// Loaded models.
     pub engines: Engines,
+    /// The way to images that are elsewhere; none where the settings name no host for them.
+    pub images: Option<Outbound>,
     /// The machine.
     pub hardware: Monitor,
     /// What is counted.

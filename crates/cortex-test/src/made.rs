@@ -159,18 +159,23 @@ pub fn qwen() -> Vec<u8> {
     builder.random(11, 0.3).build()
 }
 
-/// An image of one colour with a square of another, as a PNG, in base64.
+/// [`png`] in base64.
+pub fn picture(colour: [u8; 3], size: (u32, u32)) -> String {
+    STANDARD.encode(png(colour, size))
+}
+
+/// An image of one colour with a square of another, as a PNG.
 ///
 /// # Panics
 /// When it cannot be written.
-pub fn picture(colour: [u8; 3], (width, height): (u32, u32)) -> String {
+pub fn png(colour: [u8; 3], (width, height): (u32, u32)) -> Vec<u8> {
     let image = RgbImage::from_fn(width, height, |x, y| {
         let is_square = x < width / 2 && y < height / 2;
         Rgb(if is_square { [255 - colour[0], colour[1], colour[2]] } else { colour })
     });
     let mut file = Cursor::new(Vec::new());
     image.write_to(&mut file, ImageFormat::Png).expect("a PNG");
-    STANDARD.encode(file.into_inner())
+    file.into_inner()
 }
 
 /// A LoRA adapter for SmolLM2-135M: random changes of its first layer.

@@ -63,6 +63,10 @@ pub fn load_of(model: &Path, context_length: u32, parallel: u32) -> Load {
         prompt_cache: None,
         projector: None,
         adapters: vec![],
+        draft_model: None,
+        thread_choices: vec![],
+        thread_profiles: None,
+        locks_memory: false,
     }
 }
 
@@ -107,7 +111,7 @@ impl TestWorker {
     /// When it does not.
     pub fn loaded_as(load: Load) -> (Self, Loaded) {
         let mut worker = Self::start();
-        worker.send(&ToWorker::Load(load));
+        worker.send(&ToWorker::Load(Box::new(load)));
         match worker.until_loaded() {
             FromWorker::Loaded(facts) => (worker, *facts),
             other => panic!("not loaded: {other:?}"),
@@ -134,7 +138,7 @@ impl TestWorker {
 
     /// Asks for the load of a file.
     pub fn order_load(&mut self, model: &Path, context_length: u32, parallel: u32) {
-        self.send(&ToWorker::Load(load_of(model, context_length, parallel)));
+        self.send(&ToWorker::Load(Box::new(load_of(model, context_length, parallel))));
     }
 
     /// Has the process end by itself, and waits for it.

@@ -6,7 +6,7 @@ use crate::{
 };
 use cortex_engine::{Engines, KeepAlive, LoadSettings, Shutdown, Tasks, tasks};
 use cortex_hardware::Monitor;
-use cortex_models::{Homes, Migrations, ModelStore, Outbound, Pulls, Sources, write_atomically};
+use cortex_models::{Homes, Migrations, ModelStore, Outbound, OutboundConfig, Pulls, Sources, write_atomically};
 use cortex_server::App;
 use std::{
     fs::{File, TryLockError},
@@ -129,6 +129,15 @@ impl Daemon {
             migrations,
             sources,
             engines: engines.clone(),
+            images: (!settings.allowed_image_hosts.is_empty()).then(|| {
+                // The hub's token is for the hub.
+                Outbound::new(OutboundConfig {
+                    endpoint: OutboundConfig::default().endpoint,
+                    token: None,
+                    allowed_hosts: settings.allowed_image_hosts.clone(),
+                    ..settings.outbound.clone()
+                })
+            }),
             hardware: Monitor::start(&settings.data_folder),
             metrics: cortex_server::Metrics::default(),
             config: Arc::new(cortex_server::Config {
@@ -221,6 +230,7 @@ fn engine_config(settings: &Settings) -> cortex_engine::Config {
             ..LoadSettings::default()
         },
         prompt_cache_bytes: settings.prompt_cache_bytes,
+        locks_memory: settings.memory_lock,
         batch: 512,
         variant_trial: settings.variant_trial,
     }

@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) cors: bool,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) allowed_hosts: Vec<String>,
+    /// Hosts that images may be fetched from.
+    pub(crate) allowed_image_hosts: Vec<String>,
     pub(crate) log: String,
     pub(crate) worker_program: PathBuf,
     /// 0 is as many as fit into memory.
@@ -45,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) memory_limit: Option<u64>,
     /// Bytes on disk that beginnings of prompts may take.
     pub(crate) prompt_cache_bytes: u64,
+    pub(crate) memory_lock: bool,
     pub(crate) max_queued: usize,
     pub(crate) patience: Duration,
     pub(crate) preload: Vec<String>,
@@ -151,11 +154,13 @@ pub(crate) const OUR_KEYS: &[&str] = &[
     "enableCors",
     "allowedOrigins",
     "allowedHosts",
+    "allowedImageHosts",
     "apiKeys",
     "workerPath",
     "maxLoadedModels",
     "memoryLimitBytes",
     "promptCacheBytes",
+    "memoryLock",
     "maxQueuedRequests",
     "swapAfterSeconds",
     "preloadModels",
@@ -208,9 +213,11 @@ impl Settings {
             _ => data_folder.clone(),
         };
         let mut warnings = file.warnings();
-        for host in file.texts("allowedDownloadHosts")?.unwrap_or_default() {
-            if !cortex_models::is_allowed_host(&host) {
-                warnings.push(format!("`{host}` in allowedDownloadHosts is no host; it allows nothing"));
+        for key in ["allowedDownloadHosts", "allowedImageHosts"] {
+            for host in file.texts(key)?.unwrap_or_default() {
+                if !cortex_models::is_allowed_host(&host) {
+                    warnings.push(format!("`{host}` in {key} is no host; it allows nothing"));
+                }
             }
         }
         let allowed_origins = overrides.allowed_origins.clone().or(file.texts("allowedOrigins")?).unwrap_or_default();
@@ -227,12 +234,14 @@ impl Settings {
             cors: overrides.cors.or(file.truth("enableCors")?).unwrap_or(true),
             allowed_origins,
             allowed_hosts: file.texts("allowedHosts")?.unwrap_or_default(),
+            allowed_image_hosts: file.texts("allowedImageHosts")?.unwrap_or_default(),
             log: overrides.log.clone().or_else(|| env::text(env::CORTEX_LOG)).unwrap_or_else(|| "info".into()),
             worker_program: env::path(env::CORTEX_WORKER)
                 .or(file.text("workerPath")?.filter(|path| !path.is_empty()).map(PathBuf::from))
                 .unwrap_or_else(worker_beside_us),
             max_loaded: usize::try_from(file.number("maxLoadedModels", 0, (0, 1024))?).unwrap_or(0),
             prompt_cache_bytes: file.number("promptCacheBytes", 4 << 30, (0, 1 << 50))?,
+            memory_lock: file.truth("memoryLock")?.unwrap_or(false),
             memory_limit: Some(file.number("memoryLimitBytes", 0, (0, 1 << 50))?).filter(|&bytes| bytes > 0),
             max_queued: usize::try_from(file.number("maxQueuedRequests", 512, (1, 1 << 20))?).unwrap_or(512),
             patience: Duration::from_secs(file.number("swapAfterSeconds", 5, (0, 86_400))?),

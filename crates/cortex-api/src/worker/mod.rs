@@ -21,7 +21,7 @@ pub type RequestId = u64;
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToWorker {
     /// Loads the one model of this process. Must come first; again after [`ToWorker::Rest`] only, and of the same model.
-    Load(Load),
+    Load(Box<Load>),
     /// Starts a generation. Answered by `accepted` or `rejected`, then `text`, then `finished`.
     Generate(Box<Generate>),
     /// Ends a generation within one token or one prefill chunk. Unknown ids are ignored.
@@ -77,6 +77,13 @@ pub struct Load {
     pub threads: u32,
     /// Threads for prompts.
     pub threads_batch: u32,
+    /// Numbers of threads of which the fastest are taken, for tokens and for prompts, in place of those; the first one wins unless
+    /// another is clearly faster. Fewer than two leave no choice.
+    pub thread_choices: Vec<u32>,
+    /// The folder where what was measured for that is kept.
+    pub thread_profiles: Option<String>,
+    /// The weights stay in memory, where the system allows that.
+    pub locks_memory: bool,
     /// Most prompt tokens computed in one step.
     pub batch: u32,
     /// How keys and values are stored.
@@ -91,6 +98,8 @@ pub struct Load {
     pub projector: Option<String>,
     /// GGUF files of LoRA adapters, which requests name by their number here.
     pub adapters: Vec<String>,
+    /// The GGUF file of a small model with the same tokens, which guesses what this one will say.
+    pub draft_model: Option<String>,
 }
 
 /// How much a LoRA adapter counts.
@@ -368,6 +377,10 @@ pub struct Loaded {
     pub embeds: Option<Embeds>,
     /// It takes images.
     pub sees_images: bool,
+    /// Threads that compute single tokens.
+    pub threads: u32,
+    /// Threads that compute prompts.
+    pub threads_batch: u32,
 }
 
 /// The tokens around a gap that a model fills.

@@ -39,7 +39,7 @@ fn no_text_of_a_user_or_a_tool_becomes_a_control_token() {
                     let mut turns = vec![turn("user", "Look."), turn("assistant", "I see.")];
                     turns.push(turn(role, content));
                     let chat = Chat { turns, allows_control, ..Chat::default() };
-                    tokens(&mut worker, template.render(&chat, false).expect("renders").segments)
+                    tokens(&mut worker, template.render(&chat, None).expect("renders").segments)
                 };
                 let count = |(tokens, _): &(Vec<i32>, String)| tokens.iter().filter(|&&token| token == id).count();
                 let without = count(&render("one two", false));

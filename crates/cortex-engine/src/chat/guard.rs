@@ -53,6 +53,8 @@ pub(crate) fn mark<'text>(text: &'text str, controls: &[String]) -> Cow<'text, s
 pub(crate) fn split(rendered: &str, controls: &[String], images: &[String]) -> Vec<Segment> {
     let segment = |text: &str, special: bool| Segment::Text { text: text.to_owned(), special };
     let mut segments = Vec::new();
+    // Each stands once, whatever a template or a text makes of its mark.
+    let mut left: Vec<Option<&String>> = images.iter().map(Some).collect();
     let mut pieces = rendered.split(OPEN);
     segments.extend(pieces.next().filter(|text| !text.is_empty()).map(|text| segment(text, true)));
     for piece in pieces {
@@ -60,7 +62,7 @@ pub(crate) fn split(rendered: &str, controls: &[String], images: &[String]) -> V
         let (number, rest) = piece.split_once(CLOSE).unwrap_or(("", piece));
         let control = number.parse::<usize>().ok().and_then(|number| controls.get(number));
         segments.extend(control.map(|control| segment(control, false)));
-        let image = number.strip_prefix(IMAGE).and_then(|number| images.get(number.parse::<usize>().ok()?));
+        let image = number.strip_prefix(IMAGE).and_then(|number| left.get_mut(number.parse::<usize>().ok()?)?.take());
         segments.extend(image.map(|data| Segment::Image { data: data.clone() }));
         segments.extend(Some(rest).filter(|text| !text.is_empty()).map(|text| segment(text, true)));
     }
@@ -108,7 +110,7 @@ mod tests {
     fn images_stand_where_their_marks_were() {
         let text = |text: &str| Segment::Text { text: text.into(), special: true };
         let image = |data: &str| Segment::Image { data: data.into() };
-        let rendered = format!("a{}b{}{}", image_mark(1), image_mark(0), image_mark(2));
+        let rendered = format!("a{}b{}{}{}", image_mark(1), image_mark(0), image_mark(2), image_mark(1));
         let images = ["x", "y"].map(str::to_owned);
         assert_eq!(split(&rendered, &[], &images), [text("a"), image("y"), text("b"), image("x")]);
     }

@@ -156,15 +156,15 @@ impl Prompt {
         matches!(self, Self::Chat(chat) if !chat.images.is_empty())
     }
 
-    /// What a worker gets; `is_constrained` says that the answer must be something that the request says.
+    /// What a worker gets; `own` is what the answer must be by the request.
     pub(crate) fn render(
         &self,
         template: &ChatTemplate,
         infill: Option<InfillTokens>,
-        is_constrained: bool,
+        own: Option<&Constraint>,
     ) -> Result<Rendered, EngineError> {
         match self {
-            Self::Chat(chat) => template.render(chat, is_constrained),
+            Self::Chat(chat) => template.render(chat, own),
             Self::Text(text) => Ok(Rendered::plain(vec![Segment::Text { text: text.clone(), special: true }])),
             Self::Tokens(tokens) => Ok(Rendered::plain(vec![Segment::Tokens { tokens: tokens.clone() }])),
             Self::Infill(gap) => Ok(Rendered::plain(gap.segments(infill.ok_or(EngineError::NoInfill)?))),
@@ -185,10 +185,10 @@ mod tests {
         let token = |token| Segment::Tokens { tokens: vec![token] };
         let text = |text: &str| Segment::Text { text: text.into(), special: false };
         assert_eq!(
-            prompt.render(&template, Some(tokens), false).expect("renders").segments,
+            prompt.render(&template, Some(tokens), None).expect("renders").segments,
             [token(7), text("fn main() {"), token(8), text("}"), token(9)]
         );
-        assert_eq!(prompt.render(&template, None, false).err(), Some(EngineError::NoInfill));
+        assert_eq!(prompt.render(&template, None, None).err(), Some(EngineError::NoInfill));
         // Other files come first, as the model was trained with them.
         let gap = Infill { others: vec![("a.rs".into(), "fn a() {}".into())], ..gap };
         let first = |tokens| gap.segments(tokens).into_iter().take(6).collect::<Vec<_>>();

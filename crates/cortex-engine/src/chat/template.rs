@@ -3,7 +3,7 @@
 use super::{
     Chat, ChatTurn, Rendered, ToolChoice, ToolUse, guard,
     legacy::LegacyTemplate,
-    reply::{ReplyFormat, ReplyParser, grammar},
+    reply::{Beside, ReplyFormat, ReplyParser, answer_rule, grammar},
     tools::{self, Abilities},
 };
 use crate::EngineError;
@@ -146,9 +146,9 @@ impl ChatTemplate {
     }
 
     /// The prompt for an assistant's next message, and how its answer is read. A template of the model's settings from the
-    /// time before chat templates counts where it says something else than the model's own. `is_constrained` says that the
-    /// answer must be something that the request says.
-    pub(crate) fn render(&self, chat: &Chat, is_constrained: bool) -> Result<Rendered, EngineError> {
+    /// time before chat templates counts where it says something else than the model's own. `own` is what the
+    /// answer must be by the request.
+    pub(crate) fn render(&self, chat: &Chat, own: Option<&Constraint>) -> Result<Rendered, EngineError> {
         let marked: Vec<ChatTurn> = chat.turns.iter().map(|turn| self.marked(turn, chat.allows_control)).collect();
         if let Some(legacy) =
             chat.legacy.as_deref().filter(|_| chat.tools.is_none() && !chat.extra.contains_key("tools"))
@@ -192,8 +192,12 @@ impl ChatTemplate {
             // What it thinks is told as its template says it, also where calls are not.
             format.reasoning = ReplyFormat::detect(&self.source, &text, false).reasoning;
         }
-        let constraint = chat.tools.as_ref().and_then(|tools| self.call_constraint(tools, format));
-        if is_constrained || constraint.is_some() {
+        let (constraint, beside) = match &chat.tools {
+            Some(tools) => self.call_constraint(tools, format, own)?,
+            None => (None, Beside::Text),
+        };
+        let is_constrained = own.is_some() && constraint.is_none();
+        if is_constrained || constraint.is_some() && beside != Beside::Text {
             // An answer that must be something has no room for thoughts before it.
             text.push_str(format.end_of_thoughts(constraint.is_none()));
             format.reasoning = None;
@@ -208,25 +212,46 @@ impl ChatTemplate {
             let is_single = chat.tools.as_ref().is_some_and(|tools| !tools.parallel);
             ReplyParser::new(format, functions, is_single)
         });
-        let has_calls_only = constraint.is_some();
+        let has_calls_only = constraint.is_some() && beside == Beside::Nothing;
         let segments = guard::split(&text, &self.control_tokens, &chat.images);
         with_all_images(&segments, chat)?;
         Ok(Rendered { segments, constraint, parser, has_calls_only, shows_control })
     }
 
-    /// What the answer must be when something has to be called.
-    fn call_constraint(&self, tools: &ToolUse, format: ReplyFormat) -> Option<Constraint> {
+    /// What the answer must be when something has to be called, when calls have to follow their schemas, or when what is no call
+    /// must be something; and what may stand beside calls.
+    fn call_constraint(
+        &self,
+        tools: &ToolUse,
+        format: ReplyFormat,
+        own: Option<&Constraint>,
+    ) -> Result<(Option<Constraint>, Beside), EngineError> {
+        let Some(tool_format) = format.tools else { return Ok((None, Beside::Text)) };
         let mut callable = tools::callable(tools);
-        let is_single = match &tools.choice {
-            ToolChoice::Auto => return None,
-            ToolChoice::Required => !tools.parallel,
-            ToolChoice::Named(name) => {
+        let (is_single, beside) = match (&tools.choice, own) {
+            (ToolChoice::Named(name), _) => {
                 callable.retain(|tool| tool.name == *name);
-                true
+                (true, Beside::Nothing)
             }
+            (ToolChoice::Required, _) => (!tools.parallel, Beside::Nothing),
+            (ToolChoice::Auto, Some(own)) => {
+                let message = || "a grammar cannot be combined with tools".into();
+                let rule = answer_rule(own).ok_or_else(|| EngineError::Constraint { message: message() })?;
+                (!tools.parallel, Beside::Answer(rule))
+            }
+            (ToolChoice::Auto, None) if tools.functions.iter().any(|it| it.strict == Some(true)) => {
+                // Where nobody asked for it, arguments are what the model writes.
+                for (tool, function) in callable.iter_mut().zip(&tools.functions) {
+                    if function.strict != Some(true) {
+                        tool.parameters = serde_json::json!({"type": "object"});
+                    }
+                }
+                (!tools.parallel, Beside::Text)
+            }
+            (ToolChoice::Auto, None) => return Ok((None, Beside::Text)),
         };
-        let grammar = grammar(format.tools?, &callable, is_single, &self.control_tokens);
-        Some(Constraint::Lark { grammar })
+        let grammar = grammar(tool_format, &callable, is_single, &self.control_tokens, &beside);
+        Ok((grammar.map(|grammar| Constraint::Lark { grammar }), beside))
     }
 
     /// A message in which text of users and tools cannot spell control tokens, and images have their marks.
@@ -313,7 +338,7 @@ impl ChatTemplate {
     }
 }
 
-/// Fails when a template has left out an image, or shown it twice.
+/// Fails when a template has left out an image.
 fn with_all_images(segments: &[Segment], chat: &Chat) -> Result<(), EngineError> {
     let shown = segments.iter().filter(|segment| matches!(segment, Segment::Image { .. })).count();
     if shown == chat.images.len() {
@@ -411,7 +436,7 @@ mod tests {
 
     fn render(template: &ChatTemplate, turns: &[ChatTurn]) -> Vec<Segment> {
         let chat = Chat { turns: turns.to_vec(), ..Chat::default() };
-        template.render(&chat, false).expect("renders").segments
+        template.render(&chat, None).expect("renders").segments
     }
 
     #[track_caller]
@@ -478,7 +503,7 @@ mod tests {
             let (template, warning) = template(Some(source));
             assert_eq!(warning, None);
             let chat = Chat { turns: vec![turn("user", "hi")], ..Chat::default() };
-            let error = template.render(&chat, false).err().expect(source);
+            let error = template.render(&chat, None).err().expect(source);
             assert!(matches!(error, EngineError::Template { .. }), "{error}");
         }
     }
@@ -539,7 +564,7 @@ mod tests {
                 legacy: Some(legacy.to_owned()),
                 ..Chat::default()
             };
-            let segments = template.render(&chat, false).expect("renders").segments;
+            let segments = template.render(&chat, None).expect("renders").segments;
             let text = |segment: Segment| match segment {
                 Segment::Text { text, .. } => text,
                 Segment::Tokens { .. } | Segment::Image { .. } => String::new(),

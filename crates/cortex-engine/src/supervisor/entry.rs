@@ -229,6 +229,7 @@ impl Entry {
             cache_type: self.load.cache_type,
             parallel: facts.map_or(size.map_or(0, |size| size.parallel), |facts| facts.parallel),
             requested_parallel: self.load.parallel,
+            threads: facts.map_or((0, 0), |facts| (facts.threads, facts.threads_batch)),
             model_bytes: facts.map_or(0, |facts| facts.model_bytes),
             buffers: facts.map(|facts| facts.buffers.clone()).unwrap_or_default(),
             reserved: self.reserved,

@@ -83,7 +83,7 @@ impl Supervisor {
         let rested = self.resting.take(id, &files);
         let (config, commands, id) = (self.config.clone(), self.commands.clone(), id.clone());
         let (choice, tasks) = (Arc::clone(&self.modules), self.tasks.clone());
-        let cores = u32::try_from(self.cores).unwrap_or(1);
+        let choices = self.thread_choices.clone();
         let died = self.variant_died.take();
         let accelerators = self.accelerators.report();
         let used = if size.layers > 0 { accelerators.used() } else { vec![] };
@@ -99,7 +99,9 @@ impl Supervisor {
                 None if has_program => Err(EngineError::NoVariant),
                 None => Err(EngineError::WorkerMissing { program: config.worker_program.clone() }),
                 Some(backend) => {
-                    let threads = if load_settings.threads == 0 { cores } else { load_settings.threads };
+                    let is_told = load_settings.threads > 0;
+                    let first = choices.first().copied().unwrap_or(1);
+                    let threads = if is_told { load_settings.threads } else { first };
                     let launch = Launch {
                         program: config.worker_program,
                         model: id.clone(),
@@ -111,6 +113,9 @@ impl Supervisor {
                             is_exact: load_settings.fixed_context || load_settings.fixed_parallel,
                             threads,
                             threads_batch: threads,
+                            thread_choices: if is_told { vec![] } else { choices },
+                            thread_profiles: Some(text(&config.cache_folder.join("threads"))),
+                            locks_memory: config.locks_memory,
                             batch: config.batch,
                             cache_type: match load_settings.cache_type {
                                 CacheType::F16 => worker::CacheType::F16,
@@ -122,6 +127,7 @@ impl Supervisor {
                             prompt_cache: PromptCaches::new(&config.cache_folder, config.prompt_cache_bytes)
                                 .of(&files.weights),
                             projector: files.projector.as_deref().map(text),
+                            draft_model: files.draft_model.as_deref().map(text),
                             adapters: files.adapters.iter().map(|path| text(path)).collect(),
                         },
                         environment: config.driver_environment,
@@ -157,13 +163,11 @@ impl Supervisor {
 
 /// How a model is built, as far as its files say it.
 pub(super) fn shape(files: &ModelFiles) -> ModelShape {
-    let beside_bytes = files.beside_bytes();
-    if let Ok((architecture, weight_bytes)) = cortex_models::shape(&files.weights) {
-        return ModelShape { weight_bytes, architecture, beside_bytes, ..ModelShape::default() };
-    }
-    // The engine may understand it all the same; if not, it says why better than we could.
-    let weight_bytes = fs_err::metadata(&files.weights).map_or(0, |metadata| metadata.len());
-    ModelShape { weight_bytes, beside_bytes, ..ModelShape::default() }
+    files.shape().unwrap_or_else(|_| {
+        // The engine may understand it all the same; if not, it says why better than we could.
+        let weight_bytes = fs_err::metadata(&files.weights).map_or(0, |metadata| metadata.len());
+        ModelShape { weight_bytes, beside_bytes: files.beside_bytes(), ..ModelShape::default() }
+    })
 }
 
 /// Bytes that a worker has and will have, of the machine's memory and of that which graphics processors have of their own;

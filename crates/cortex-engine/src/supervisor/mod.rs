@@ -23,7 +23,7 @@ use crate::{
     worker::{Session, clear_scratch},
 };
 use cortex_api::worker::Timings;
-use cortex_hardware::{Cpu, Memory, ModelShape};
+use cortex_hardware::{Cpu, Memory, ModelShape, Topology};
 use cortex_models::{KeepAlive, ModelFiles, ModelId};
 use entry::{Entry, Measure};
 use loading::reported;
@@ -112,7 +112,8 @@ pub(crate) type Waiter = oneshot::Sender<Result<Lease, EngineError>>;
 pub(crate) struct Supervisor {
     config: Config,
     tasks: Tasks,
-    cores: usize,
+    /// Numbers of threads that may be the best ones.
+    thread_choices: Vec<u32>,
     commands: mpsc::UnboundedSender<Command>,
     entries: HashMap<ModelId, Entry>,
     /// Outlive the worker: they hold until the model is stopped, or was not used for long enough.
@@ -152,13 +153,22 @@ impl Supervisor {
         let (commands, mut inbox) = mpsc::unbounded_channel();
         let (loaded, loaded_view) = watch::channel(Arc::default());
         let cores = Cpu::probe().cores;
+        let topology = Topology::probe();
+        let mut thread_choices: Vec<u32> = Vec::new();
+        // One for each core is what is taken where nothing else is clearly faster.
+        for count in [cores, topology.threads, topology.performance_cores] {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            if count > 0 && !thread_choices.contains(&count) {
+                thread_choices.push(count);
+            }
+        }
         clear_scratch(&config.cache_folder);
         let mut supervisor = Self {
             modules: Arc::new(ModuleChoice::new(&config)),
             accelerators: Arc::new(Accelerators::new(&config)),
             speeds: Arc::new(Speeds::new(&config, cores)),
             shapes: Arc::default(),
-            cores,
+            thread_choices,
             config,
             tasks: tasks.child(),
             commands: commands.clone(),

@@ -20,8 +20,11 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// That of the weights; nothing when several files make a model.
+    /// That of the weights; nothing when several files make a model, or what was loaded beside it would stay.
     pub(super) fn of(files: &ModelFiles) -> Option<Self> {
+        if !files.adapters.is_empty() || files.draft_model.is_some() {
+            return None;
+        }
         let weights = &files.weights;
         let name = weights.file_stem()?.to_string_lossy();
         if name.contains("-of-") {

@@ -31,6 +31,8 @@ pub struct LoadedModel {
     pub parallel: u32,
     /// Requests at the same time that were asked for.
     pub requested_parallel: u32,
+    /// Threads that compute single tokens, and prompts; 0 before it is loaded.
+    pub threads: (u32, u32),
     /// Bytes of weights.
     pub model_bytes: u64,
     /// What its worker has allocated.

@@ -280,7 +280,7 @@ impl Watched {
 
     async fn until_loaded(&mut self, mut greeted: bool) -> Result<Loaded, EngineError> {
         let model = self.launch.model.to_string();
-        self.process.tell(&ToWorker::Load(self.launch.load.clone()));
+        self.process.tell(&ToWorker::Load(Box::new(self.launch.load.clone())));
         loop {
             match self.see().await {
                 Seen::Message(FromWorker::Hello { protocol, build }) => {

@@ -4,6 +4,7 @@ mod steps;
 
 use crate::{
     constraint::{Compiler, Guide},
+    draft_model::Drafter,
     drafting::StepTimes,
     generation::{Generation, Speculation},
     images::{self, Images, TokenisedPrompt, Told, positions},
@@ -58,6 +59,8 @@ pub(crate) struct Worker<'model> {
     compiling: HashMap<u64, (Generate, TokenisedPrompt)>,
     /// Makes vectors of images, where the model takes them.
     images: Option<Images>,
+    /// A small model that guesses.
+    drafter: Option<Drafter>,
     /// Requests with images that are not tokenised yet.
     with_images: HashMap<u64, Generate>,
     /// All that has a slot waits for vectors of images.
@@ -74,7 +77,7 @@ impl<'model> Worker<'model> {
         vocabulary: &'model Vocabulary<'model>,
         context: Context<'model>,
         saved: Option<SavedPrompts>,
-        images: Option<Images>,
+        (images, drafter): (Option<Images>, Option<Drafter>),
     ) -> Self {
         let slots = (0..context.sequences).map(|_| Slot::default()).collect();
         Self {
@@ -87,6 +90,7 @@ impl<'model> Worker<'model> {
             compiler: None,
             compiling: HashMap::new(),
             images,
+            drafter,
             with_images: HashMap::new(),
             is_stalled: false,
             pace: Pace::default(),
@@ -205,7 +209,7 @@ impl<'model> Worker<'model> {
                 (Some(parts), Some(images)) => {
                     let message = || "too many images are being read; try again later".into();
                     images
-                        .ask_prompt(id, parts)
+                        .ask_prompt(id, parts, self.context.sequence_length as usize)
                         .then_some(None)
                         .ok_or_else(|| Rejection::Invalid { message: message() })
                 }
@@ -256,7 +260,7 @@ impl<'model> Worker<'model> {
                     let Some(slot) = self.slot_of(id) else { continue };
                     let image = self.slots[slot].generation.as_mut().and_then(|it| it.images.get_mut(number));
                     match (vectors, image) {
-                        (Ok(vectors), Some(image)) => image.vectors = Some(vectors),
+                        (Ok(vectors), Some(image)) => image.take(vectors),
                         (Ok(_), None) => {}
                         (Err(LlamaError(why)), _) => {
                             stdio::warn(&format!("an image could not be computed: {why}"));
@@ -327,14 +331,17 @@ impl<'model> Worker<'model> {
             return Err(Rejection::ContextExceeded { needed, available });
         }
         let most = self.context.longest_image();
-        if let Some(image) = prompt.images.iter().find(|it| it.chunk.look_at_each_other && it.chunk.length > most) {
-            let message = format!("an image takes {} tokens in one piece; {most} are possible", image.chunk.length);
+        if let Some(image) = prompt.images.iter().find(|it| it.layout.look_at_each_other && it.layout.length > most) {
+            let message = format!("an image takes {} tokens in one piece; {most} are possible", image.layout.length);
             return Err(Rejection::Invalid { message });
         }
         Ok(())
     }
 
     fn cancel(&mut self, id: u64, lines: &mut Lines) {
+        if let Some(images) = &mut self.images {
+            images.cancel(id);
+        }
         let waits = self.waiting.iter().position(|waiting| waiting.generate.id == id);
         if waits.and_then(|at| self.waiting.remove(at)).is_some()
             || self.compiling.remove(&id).is_some()

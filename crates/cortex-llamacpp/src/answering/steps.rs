@@ -2,6 +2,7 @@
 
 use super::Worker;
 use crate::{
+    draft_model::Wish,
     drafting::{self, Candidate},
     generation::Next,
     images::positions,
@@ -26,13 +27,15 @@ impl Worker<'_> {
             }
         }
         self.is_stalled = true;
+        let amid_answers =
+            self.slots.iter().filter_map(|slot| slot.generation.as_ref()).any(|it| it.next() == Next::Answer);
         for set in sets {
-            self.step_with(&set, lines);
+            self.step_with(&set, amid_answers, lines);
         }
     }
 
-    /// One step for the requests with these adapters.
-    fn step_with(&mut self, set: &AdapterSet, lines: &mut Lines) {
+    /// One step for the requests with these adapters; `amid_answers` is whether any request is answered.
+    fn step_with(&mut self, set: &AdapterSet, amid_answers: bool, lines: &mut Lines) {
         let of_set = |(slot, held): (usize, &Slot)| {
             let generation = held.generation.as_ref().filter(|generation| generation.adapters == *set)?;
             Some((slot, generation.next(), generation.deterministic, generation.admitted))
@@ -59,13 +62,12 @@ impl Worker<'_> {
         }
         // Beside a chunk of a prompt, which takes all that the processor has, nothing is won by guesses.
         if images.is_empty() && wants.iter().all(|want| want.prompt == 0 && !want.deterministic) {
-            self.draft(wants.iter().map(|want| want.slot).collect());
+            self.draft(&wants.iter().map(|want| want.slot).collect::<Vec<_>>());
         }
-        for batch in schedule::plan(&wants, self.context.batch_size(), &self.pace) {
+        for batch in schedule::plan(&wants, self.context.batch_size(), &self.pace, amid_answers) {
             self.compute(&batch, lines);
         }
         if let Some((_, slot, number)) = images.into_iter().min() {
-            let amid_answers = wants.iter().any(|want| want.prompt == 0);
             self.compute_image(slot, number, amid_answers, lines);
         }
     }
@@ -92,7 +94,7 @@ impl Worker<'_> {
         let Some(vectors) = &image.vectors else { return };
         let (begin, offset) = (image.range.start, generation.computed - image.range.start);
         let left = image.range.len() - offset;
-        let most = match (image.chunk.look_at_each_other, generation.deterministic) {
+        let most = match (image.layout.look_at_each_other, generation.deterministic) {
             (true, _) => left,
             (false, true) => schedule::DETERMINISTIC_CHUNK.min(self.context.batch_size()),
             (false, false) => self.pace.chunk(self.context.batch_size(), amid_answers),
@@ -102,12 +104,12 @@ impl Worker<'_> {
         let is_complete = generation.computed + count == generation.prompt.len();
         let placed = Placed {
             vectors: &vectors[offset * width..(offset + count) * width],
-            grid: image.chunk.grid.as_deref(),
+            grid: image.layout.grid.as_deref(),
             position: u32::try_from(positions(&generation.prompt[..begin])).unwrap_or(u32::MAX),
             offset,
             sequence: u32::try_from(index).unwrap_or(u32::MAX),
             wants_logits: is_complete,
-            look_at_each_other: image.chunk.look_at_each_other,
+            look_at_each_other: image.layout.look_at_each_other,
         };
         let started = Instant::now();
         let result = self.context.compute_image(&placed);
@@ -131,12 +133,11 @@ impl Worker<'_> {
     }
 
     /// Decides which guesses are computed with the next tokens of these answers.
-    fn draft(&mut self, answers: Vec<usize>) {
+    fn draft(&mut self, answers: &[usize]) {
         let count = answers.len();
-        let guesses: Vec<(usize, Candidate)> = answers
-            .into_iter()
-            .filter_map(|slot| Some((slot, self.slots[slot].generation.as_mut()?.guess()?)))
-            .collect();
+        let mut guesses: Vec<(usize, Candidate)> =
+            answers.iter().filter_map(|&slot| Some((slot, self.slots[slot].generation.as_mut()?.guess()?))).collect();
+        guesses.extend(self.ask_model(answers));
         let candidates: Vec<Candidate> = guesses.iter().map(|(_, candidate)| *candidate).collect();
         let lengths = drafting::lengths(&candidates, count, &self.step_times);
         for ((slot, _), tokens) in guesses.into_iter().zip(lengths) {
@@ -144,6 +145,43 @@ impl Worker<'_> {
                 generation.draft(tokens);
             }
         }
+    }
+
+    /// What a small model guesses for those answers that nothing else is guessed for, if there is one and it pays.
+    fn ask_model(&mut self, answers: &[usize]) -> Vec<(usize, Candidate)> {
+        let Some(drafter) = &mut self.drafter else { return vec![] };
+        let wants: Vec<(usize, usize, f64)> = answers
+            .iter()
+            .filter_map(|&slot| {
+                let (most, probability) = self.slots[slot].generation.as_ref()?.wants_model()?;
+                Some((slot, most, probability))
+            })
+            .collect();
+        let Some(likeliest) = wants.iter().map(|(.., probability)| *probability).max_by(f64::total_cmp) else {
+            return vec![];
+        };
+        // A first guess tells how long it takes.
+        let depth = match drafter.seconds() {
+            None => 2,
+            Some(seconds) => drafting::depth(likeliest, wants.len(), seconds, &self.step_times),
+        };
+        if depth == 0 {
+            return vec![];
+        }
+        let wishes: Vec<Wish> = wants
+            .into_iter()
+            .map(|(slot, most, _)| {
+                let held = &self.slots[slot];
+                let pending = held.generation.as_ref().and_then(|generation| generation.pending);
+                let tokens = held.cells.iter().copied().chain(pending).collect();
+                Wish { slot, tokens, most: most.min(depth) }
+            })
+            .collect();
+        let guesses = drafter.guess(&wishes);
+        guesses
+            .into_iter()
+            .filter_map(|(slot, tokens)| Some((slot, self.slots[slot].generation.as_mut()?.guessed(tokens)?)))
+            .collect()
     }
 
     fn compute(&mut self, batch: &[Share], lines: &mut Lines) {

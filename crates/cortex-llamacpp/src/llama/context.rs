@@ -229,6 +229,13 @@ impl<'model> Context<'model> {
         })
     }
 
+    /// Computes with so many threads from now on: single tokens, and prompts.
+    pub(crate) fn set_threads(&mut self, answer: u32, prompt: u32) {
+        let threads = |count: u32| signed(count.clamp(1, 512));
+        // SAFETY: the context lives.
+        unsafe { sys::llama_set_n_threads(self.inner.0.as_ptr(), threads(answer), threads(prompt)) }
+    }
+
     /// Adapters that requests may name by their number here.
     pub(crate) fn with_adapters(mut self, adapters: Vec<Adapter<'model>>) -> Self {
         self.adapters = adapters;

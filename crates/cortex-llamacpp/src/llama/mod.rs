@@ -9,7 +9,7 @@ mod context;
 mod projector;
 
 pub(crate) use context::{Adapter, AdapterSet, Context, Entry, LONGEST_EMBEDDED, Placed};
-pub(crate) use projector::{ImageChunk, Projector, TokenisedImage};
+pub(crate) use projector::{ImageChunk, ImageLayout, Projector, TokenisedImage};
 
 use crate::load_log;
 use cortex_api::worker::{Buffer, BufferKind, Device, Load, PlacedLayers};
@@ -148,6 +148,19 @@ impl LoadLog {
         told.buffers.retain(|buffer| buffer.kind == BufferKind::Weights);
     }
 
+    /// How much was heard of so far.
+    pub(crate) fn mark(&self) -> (usize, Vec<PlacedLayers>) {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (told.buffers.len(), told.placement.clone())
+    }
+
+    /// What was heard of since is of something else.
+    pub(crate) fn back_to(&self, (buffers, placement): (usize, Vec<PlacedLayers>)) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.buffers.truncate(buffers);
+        told.placement = placement;
+    }
+
     /// The buffers that were heard of so far.
     pub(crate) fn buffers(&self) -> Vec<Buffer> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).buffers.clone()
@@ -197,6 +210,10 @@ pub(crate) fn load_model(
             progress(fraction);
             true
         });
+    if load.locks_memory {
+        // llama.cpp goes on without it where the system refuses.
+        params = params.with_use_mlock(true);
+    }
     if !load.devices.is_empty() {
         let known = list_llama_ggml_backend_devices();
         let mut places = Vec::new();

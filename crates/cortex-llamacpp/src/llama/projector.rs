@@ -31,14 +31,19 @@ impl Drop for Projector {
 pub(crate) enum TokenisedImage {
     /// Tokens that the model wants around images.
     Text(Vec<Token>),
-    /// What becomes vectors.
-    Image(ImageChunk),
+    /// What becomes vectors, and how these stand to each other.
+    Image(ImageChunk, ImageLayout),
 }
 
-/// A piece of an image that can become vectors.
+/// A piece of an image that can become vectors: its pixels, as the projector takes them.
 pub(crate) struct ImageChunk {
     chunk: NonNull<sys::mtmd_input_chunk>,
-    /// Vectors that it becomes.
+    length: usize,
+}
+
+/// How the vectors of a piece of an image stand to each other.
+pub(crate) struct ImageLayout {
+    /// How many they are.
     pub(crate) length: usize,
     /// Positions that it takes.
     pub(crate) positions: usize,
@@ -166,16 +171,21 @@ impl Projector {
                 return error(format!("an image became {length} vectors at {positions} positions"));
             }
             let image = sys::mtmd_input_chunk_get_tokens_image(chunk);
-            let grid = (self.has_grid && !image.is_null()).then(|| {
+            let grid: Option<Vec<[u32; 3]>> = (self.has_grid && !image.is_null()).then(|| {
                 (0..length)
                     .map(|at| sys::mtmd_image_tokens_get_decoder_pos(image, 0, at))
                     .map(|place| [place.t, place.y, place.x])
                     .collect()
             });
+            // Of an image that stands still, all is at one time; some models count in a way of their own.
+            if grid.iter().flatten().any(|[time, ..]| *time != 0) {
+                return error("images of models of this kind are not supported");
+            }
             let look_at_each_other = sys::mtmd_decode_use_non_causal(self.context.as_ptr(), chunk);
             let copy = NonNull::new(sys::mtmd_input_chunk_copy(chunk));
             let Some(chunk) = copy else { return error("no memory for an image") };
-            Ok(TokenisedImage::Image(ImageChunk { chunk, length, positions, grid, look_at_each_other }))
+            let layout = ImageLayout { length, positions, grid, look_at_each_other };
+            Ok(TokenisedImage::Image(ImageChunk { chunk, length }, layout))
         }
     }
 

@@ -209,6 +209,21 @@ impl Outbound {
         Err(OutboundError::Redirect { host: host_of(&url), why: "again and again" })
     }
 
+    /// What an address gives, of bounded length.
+    ///
+    /// # Errors
+    /// When the address may not be asked, or does not answer, or gives more.
+    pub async fn bytes(&self, address: &str, most: usize) -> Result<Vec<u8>, OutboundError> {
+        let url = Url::parse(address).map_err(|error| OutboundError::Nonsense {
+            host: address.chars().take(80).collect(),
+            reason: format!("it is no address: {error}"),
+        })?;
+        let mut received = self.get(&url, &Ask::default()).await?;
+        let host = host_of(&received.url);
+        let bytes = self.body(&mut received, most).await?;
+        if bytes.len() > most { Err(OutboundError::TooLong { host, limit: most }) } else { Ok(bytes) }
+    }
+
     /// An answer of bounded length.
     pub(crate) async fn text(&self, url: &Url) -> Result<(String, Received), OutboundError> {
         let mut received = self.get(url, &Ask::default()).await?;

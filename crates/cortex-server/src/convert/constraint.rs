@@ -1,5 +1,6 @@
 //! What an answer must be, as a request says it.
 
+use super::gbnf;
 use crate::error::ApiError;
 use cortex_api::{
     openai::{ResponseFormat, SharedFields},
@@ -62,14 +63,16 @@ pub(super) fn constraint(fields: &SharedFields) -> Result<Option<Constraint>, Ap
         check_size("lark", grammar.len())?;
         found.push(Constraint::Lark { grammar });
     }
-    if fields.grammar.as_ref().is_some_and(|grammar| !grammar.is_empty()) {
-        return Err(ApiError::field(
-            "grammar",
-            "grammar (GBNF) is not supported; use `json_schema`, `regex` or `lark`",
-        ));
+    // Some clients always send one.
+    if let Some(grammar) = fields.grammar.as_ref().filter(|grammar| !grammar.is_empty()) {
+        check_size("grammar", grammar.len())?;
+        let made = gbnf::constraint(grammar);
+        found.push(
+            made.map_err(|why| ApiError::field("grammar", format!("grammar is no GBNF that can be followed: {why}")))?,
+        );
     }
     if found.len() > 1 {
-        return Err(ApiError::field("json_schema", "only one of json_schema, regex and lark is possible"));
+        return Err(ApiError::field("json_schema", "only one of json_schema, regex, lark and grammar is possible"));
     }
     Ok(found.pop())
 }
@@ -80,6 +83,7 @@ pub(super) fn constraint_field(fields: &SharedFields) -> Option<&'static str> {
         ("json_schema", fields.json_schema.is_some()),
         ("regex", fields.regex.is_some()),
         ("lark", fields.lark.is_some()),
+        ("grammar", fields.grammar.as_ref().is_some_and(|grammar| !grammar.is_empty())),
     ];
     given.into_iter().find(|(_, is_given)| *is_given).map(|(field, _)| field)
 }

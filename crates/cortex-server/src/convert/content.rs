@@ -59,7 +59,9 @@ pub(super) fn content(
 /// The content of an image that is given as a data URL. Source: RFC 2397.
 fn base64_of(url: &str) -> Result<&str, &'static str> {
     let Some(rest) = url.strip_prefix("data:") else {
-        return Err("has an image that is no data URL; images are not fetched, send them as data:image/png;base64,…");
+        return Err(
+            "has an image that is no data URL; send it as data:image/png;base64,…, or name its host in `allowedImageHosts` of the settings",
+        );
     };
     match rest.split_once(',') {
         Some((kind, data)) if kind.ends_with(";base64") => Ok(data),
@@ -121,7 +123,7 @@ mod tests {
     #[test]
     fn what_is_no_image_is_told() {
         for (part, why) in [
-            (json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}), "not fetched"),
+            (json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}), "allowedImageHosts"),
             (json!({"type": "image_url", "image_url": {"url": "data:image/png,xx"}}), ";base64,"),
             (json!({"type": "image_url"}), "without `image_url`"),
             (json!({"type": "input_audio"}), "input_audio"),

@@ -2,6 +2,7 @@
 
 mod constraint;
 mod content;
+mod gbnf;
 mod sampling;
 mod tools;
 
@@ -65,8 +66,8 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     let tools = tools(&request)?;
     let format = response_format(request.response_format)?;
     let own = format.is_some().then_some("response_format").or(constraint_field(&shared));
-    if let (Some(_), Some(field)) = (&tools, own) {
-        let message = format!("{field} and tools cannot be combined yet; leave one out, or set `tool_choice` to none");
+    if let (Some(_), Some(field @ ("lark" | "grammar"))) = (&tools, own) {
+        let message = format!("{field} and tools cannot be combined; leave one out, or set `tool_choice` to none");
         return Err(ApiError::field(field, message));
     }
     let constraint = own.or(tools.is_some().then_some("tools"));
@@ -117,7 +118,7 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     if format.is_some() && job.constraint.is_some() {
         return Err(ApiError::field(
             "response_format",
-            "only one of response_format, json_schema, regex and lark is possible",
+            "only one of response_format, json_schema, regex, lark and grammar is possible",
         ));
     }
     job.constraint = job.constraint.or(format);
@@ -484,7 +485,7 @@ mod tests {
             (r#""logit_bias":"no""#, "logit_bias"),
             (r#""samplers":["top_k","magic"]"#, "samplers"),
             (r#""mirostat":-1"#, "mirostat"),
-            (r#""grammar":"root ::= [a-z]""#, "grammar"),
+            (r#""grammar":"root ::= [z-a]""#, "grammar"),
             (r#""regex":"a","lark":"start: b""#, "json_schema"),
             (r#""response_format":{"type":"yaml"}"#, "response_format.type"),
             (r#""response_format":{"type":"json_schema"}"#, "response_format.json_schema.schema"),
@@ -495,7 +496,7 @@ mod tests {
             (r#""tool_choice":"required""#, "tool_choice"),
             (&format!(r#"{tool},"tool_choice":"always""#), "tool_choice"),
             (&format!(r#"{tool},"tool_choice":{{"type":"function","function":{{"name":"g"}}}}"#), "tool_choice"),
-            (&format!(r#"{tool},"response_format":{{"type":"json_object"}}"#), "response_format"),
+            (&format!(r#"{tool},"lark":"start: \"a\"""#), "lark"),
             (r#""functions":[]"#, "functions"),
             (r#""audio":{}"#, "audio"),
             (r#""wishes":3,"strict_parameters":true"#, "wishes"),
@@ -540,6 +541,11 @@ mod tests {
             any_object
         );
         assert_eq!(job(r#""regex":"a+""#).constraint, Some(Constraint::Regex { pattern: "a+".into() }));
+        assert_eq!(
+            job(r#""grammar":"root ::= [a-c]""#).constraint,
+            Some(Constraint::Regex { pattern: "[a-c]".into() })
+        );
+        assert_eq!(job(r#""grammar":"""#).constraint, None);
         assert_eq!(job(r#""logprobs":true"#).probabilities, Some(0));
         assert_eq!(job(r#""n_probs":4"#).probabilities, Some(4));
         let Prompt::Chat(chat) = job(r#""reasoning_effort":"none""#).prompt else { panic!("a chat") };

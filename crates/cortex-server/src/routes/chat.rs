@@ -1,6 +1,9 @@
 //! `POST /v1/chat/completions`.
 
-use super::run::{self, Started, Total, Whole, fingerprint, finish_reason, fresh_id, now, wire_timings};
+use super::{
+    images,
+    run::{self, Started, Total, Whole, fingerprint, finish_reason, fresh_id, now, wire_timings},
+};
 use crate::{
     App, convert,
     error::ApiError,
@@ -25,7 +28,8 @@ use cortex_engine::AnswerEvent;
 
 /// Answers a chat, whole or as a stream.
 pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
-    let request: ChatCompletionRequest = json::required(&headers, &body)?;
+    let mut request: ChatCompletionRequest = json::required(&headers, &body)?;
+    images::fetch(&app, &mut request).await?;
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);
     let with_usage = request.stream_options.is_some_and(|options| options.include_usage);

@@ -45,11 +45,8 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
     };
     let load = ordered(&order, load_settings(&yaml, app.engines.load_settings()))?;
     let (engines, id, path) = (app.engines.clone(), model.id.clone(), files.weights.clone());
-    let (shape, beside_bytes, room) =
-        blocking(move || (cortex_models::shape(&files.weights), files.beside_bytes(), Room::of(&engines, &id))).await?;
-    let (architecture, weight_bytes) =
-        shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
-    let shape = ModelShape { weight_bytes, architecture, beside_bytes, ..ModelShape::default() };
+    let (shape, room) = blocking(move || (files.shape(), Room::of(&engines, &id))).await?;
+    let shape = shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
     app.engines.remember_shape(&model.id, &path, &shape);
     Ok(Json(of_shape(&app, &model.id, &shape, load, &room)))
 }

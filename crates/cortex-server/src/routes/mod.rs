@@ -6,6 +6,7 @@ pub(crate) mod embeddings;
 pub(crate) mod events;
 pub(crate) mod fit;
 pub(crate) mod hardware;
+pub(crate) mod images;
 pub(crate) mod infill;
 pub(crate) mod list;
 pub(crate) mod metrics;

@@ -219,6 +219,8 @@ fn wire(model: &cortex_engine::LoadedModel) -> LoadedModel {
         cache_type: model.cache_type.name().into(),
         parallel: model.parallel,
         requested_parallel: model.requested_parallel,
+        threads: model.threads.0,
+        prompt_threads: model.threads.1,
         pid: model.pid,
         memory: memory_use(&model.buffers),
         reserved: model.reserved,

@@ -2,7 +2,7 @@
 
 use crate::http::{MODEL, client, import, post, question};
 use cortex_test::{
-    daemon::TestDaemon,
+    daemon::{Options, TestDaemon},
     dist,
     made::{self, Projector, picture},
 };
@@ -80,7 +80,7 @@ async fn a_model_with_a_projector_beside_it_sees() {
     for (wrong, why) in [
         ("data:image/png;base64,AAAA", "image 1: it cannot be read"),
         ("data:image/png;base64,%%", "image 1: it is not base64"),
-        ("https://example.com/ship.png", "images are not fetched"),
+        ("https://example.com/ship.png", "allowedImageHosts"),
     ] {
         let (status, body) = post(&daemon, "/v1/chat/completions", &seeing(&[wrong.to_owned()])).await;
         assert_eq!(status, 400, "{body}");
@@ -91,6 +91,51 @@ async fn a_model_with_a_projector_beside_it_sees() {
     let (_, of_file) = post(&daemon, "/v1/models/fit", &json!({"model": dist::model()})).await;
     let needed = |fit: &Value| fit["process"].as_u64().unwrap();
     assert!(needed(&fit) > needed(&of_file) + 150_000, "{fit} {of_file}");
+}
+
+/// A server that gives one image, whatever it is asked for.
+fn serve_image() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // The request ends with an empty line.
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(&stream));
+            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            let image = made::png(BLUE, (64, 48));
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", image.len());
+            std::io::Write::write_all(&mut stream, &[head.into_bytes(), image].concat()).unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn images_are_fetched_from_hosts_that_the_settings_name() {
+    let address = serve_image();
+    let settings = format!("allowedImageHosts: [\"http://{address}\"]\n");
+    let daemon = TestDaemon::with(Options { settings: Some(settings), ..Options::default() });
+    let folder = tempfile::tempdir().unwrap();
+    import_from(&daemon, folder.path(), Some(&made::projector(Projector::Llava, 576))).await;
+    let ask = async |url: String| post(&daemon, "/v1/chat/completions", &seeing(&[url])).await;
+    let (status, fetched) = ask(format!("http://{address}/ship.png?size=1")).await;
+    assert_eq!(status, 200, "{fetched}");
+    let (_, sent) = ask(url(BLUE)).await;
+    assert_eq!(sent["usage"]["prompt_tokens"], fetched["usage"]["prompt_tokens"]);
+    assert_eq!(
+        sent["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() + 1,
+        sent["usage"]["prompt_tokens"].as_u64().unwrap(),
+        "the same image: {sent}"
+    );
+    // Others are not asked, whatever they are called.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    other.set_nonblocking(true).unwrap();
+    for wrong in [format!("http://{}/a.png", other.local_addr().unwrap()), "http://169.254.169.254/latest".to_owned()] {
+        let (status, body) = ask(wrong).await;
+        assert_eq!((status, body["error"]["code"].as_str()), (400, Some("image_not_fetched")), "{body}");
+    }
+    assert!(other.accept().is_err(), "nobody came");
 }
 
 #[tokio::test]

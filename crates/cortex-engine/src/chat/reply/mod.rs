@@ -19,7 +19,7 @@ mod tests;
 mod think;
 mod tool;
 
-pub(crate) use grammar::grammar;
+pub(crate) use grammar::{Beside, answer_rule, grammar};
 pub(crate) use instructions::hermes_instructions;
 pub(crate) use pieces::Piece;
 pub(crate) use tool::Tool;

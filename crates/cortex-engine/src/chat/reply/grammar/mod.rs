@@ -6,36 +6,143 @@ mod sequence;
 use super::{
     Tool, ToolFormat,
     formats::{
-        CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, END_CALL, ESCAPE, GEMMA_CALL, GEMMA_CALL_END, GEMMA_QUOTE,
-        SEPARATOR, START_CALL, TOOL_CALLS,
+        CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, END_CALL, ESCAPE, FUNCTION, GEMMA_CALL, GEMMA_CALL_END,
+        GEMMA_QUOTE, SEPARATOR, START_CALL, TOOL_CALL, TOOL_CALLS,
     },
     tool::Kind,
 };
-use cortex_api::worker::JSON_WHITE_SPACE;
+use cortex_api::worker::{Constraint, JSON_WHITE_SPACE, control_token_name};
 use gemma::GemmaRules;
 use sequence::Sequence;
 use serde_json::{Value, json};
 
+/// What a reply may be beside calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Nothing: something has to be called.
+    Nothing,
+    /// Text, also before, between and behind calls.
+    Text,
+    /// Something that this rule describes, in the place of calls.
+    Answer(String),
+}
+
 /// A grammar in llguidance's Lark dialect for calls in this format: one or more (exactly one when `single`), of these
-/// tools only, with arguments that match their schemas, and no other text. `controls` are the texts of the control
+/// tools only, with arguments that match their schemas, and what may stand beside them. `controls` are the texts of the control
 /// tokens of the vocabulary: where a marker is one of them, that token has to stand, by [`cortex_api::worker::control_token_name`].
+/// `None` when the format does not tell where in a text a call begins.
 ///
 /// Keywords of a schema that llguidance does not know are ignored.
-pub(crate) fn grammar(format: ToolFormat, tools: &[Tool], single: bool, controls: &[String]) -> String {
+pub(crate) fn grammar(
+    format: ToolFormat,
+    tools: &[Tool],
+    single: bool,
+    controls: &[String],
+    beside: &Beside,
+) -> Option<String> {
     if tools.is_empty() {
-        return "start: \"\"\n".to_owned();
+        return Some("start: \"\"\n".to_owned());
     }
-    let mut writer = Writer { controls, rules: Vec::new(), has_text: false };
+    let opener = if *beside == Beside::Text { Some(opener(format)?) } else { None };
+    // Where the beginning of a call is text, it ends the text before it.
+    let skipped = opener.filter(|opener| !controls.iter().any(|control| control == opener)).unwrap_or_default();
+    let mut writer = Writer { controls, rules: Vec::new(), has_text: false, skipped };
     let calls: Vec<String> = tools.iter().enumerate().map(|(index, tool)| writer.call(format, index, tool)).collect();
     let Frame { before, between, behind } = frame(format, writer.has_control("[ARGS]"));
     let marked = |text| Sequence::new(controls).marker(text).build();
-    let more = if single { String::new() } else { format!(" ({} call)*", marked(between)) };
+    // With text between them, each call begins anew.
+    let is_single = single || opener.is_some() && before.is_empty();
+    let more = if is_single { String::new() } else { format!(" ({} call)*", marked(between)) };
     // A token that ends the reply may take the place of the last marker, or be it.
     let optional = if format == ToolFormat::Harmony { "?" } else { "" };
-    let start = format!("start: {} call{more} ({}){optional}", marked(before), marked(behind));
+    let before = before.strip_prefix(skipped).unwrap_or(before);
+    let all = format!("{} call{more} ({}){optional}", marked(before), marked(behind));
+    let often = if single { "?" } else { "*" };
+    let start = match (beside, opener) {
+        (Beside::Nothing, _) | (Beside::Text, None) => vec![format!("start: {all}")],
+        (Beside::Answer(rule), _) => {
+            let before = match format {
+                ToolFormat::Harmony => "<|channel|>final<|message|>",
+                ToolFormat::Functionary => "all\n",
+                _ => "",
+            };
+            let answer = Sequence::new(controls).marker(before).rule("answer").build();
+            vec![format!("start: {all} | {answer}"), format!("answer: {rule}")]
+        }
+        (Beside::Text, Some(_)) if skipped.is_empty() => {
+            // A token that is not of calls is part of the text; one that ends the reply ends it here too.
+            let others = controls.iter().filter(|control| !control.is_empty() && opener != Some(control));
+            let parts: Vec<String> =
+                std::iter::once("/(?s:.)+/".to_owned()).chain(others.map(|it| control_token_name(it))).collect();
+            vec![format!("start: text ({all} text){often}"), format!("text: ({})*", parts.join(" | "))]
+        }
+        (Beside::Text, Some(opener)) => {
+            let quoted = Value::from(opener);
+            vec![
+                format!("start: (before {all}){often} REST?"),
+                format!("before[suffix={quoted}]: /(?s:.*)/"),
+                // The longest word is taken: this one must end where a call begins.
+                format!("REST: /(?s:.+)/ & ~/(?s:.*){}(?s:.*)/", escaped(opener)),
+            ]
+        }
+    };
     let call = format!("call: {}", calls.join(" | "));
-    let rules = [start, call].into_iter().chain(writer.rules);
-    rules.map(|rule| rule + "\n").collect()
+    let rules = start.into_iter().chain([call]).chain(writer.rules);
+    Some(rules.map(|rule| rule + "\n").collect())
+}
+
+/// What a call begins with, wherever in a text it stands; `None` where a reply is text or calls as a whole.
+fn opener(format: ToolFormat) -> Option<&'static str> {
+    match format {
+        ToolFormat::Hermes | ToolFormat::QwenCoder => Some(TOOL_CALL),
+        ToolFormat::Mistral => Some(TOOL_CALLS),
+        ToolFormat::DeepSeekR1 | ToolFormat::DeepSeekV3_1 => Some(CALLS_BEGIN),
+        ToolFormat::FunctionGemma => Some(START_CALL),
+        ToolFormat::Gemma4 => Some(GEMMA_CALL),
+        ToolFormat::FunctionTags => Some(FUNCTION),
+        ToolFormat::Llama3 | ToolFormat::Harmony | ToolFormat::Functionary => None,
+    }
+}
+
+/// An expression as it stands between slashes: one of its own would end it.
+fn between_slashes(pattern: &str) -> String {
+    let (mut text, mut is_escaped) = (String::new(), false);
+    for letter in pattern.chars() {
+        match letter {
+            '/' if is_escaped => {
+                text.pop();
+                text.push_str("\\x2f");
+            }
+            '/' => text.push_str("\\x2f"),
+            '\n' => text.push_str(if is_escaped { "n" } else { "\\n" }),
+            other => text.push(other),
+        }
+        is_escaped = letter == '\\' && !is_escaped;
+    }
+    text
+}
+
+/// A text as it stands in an expression.
+fn escaped(text: &str) -> String {
+    let one = |letter: char| {
+        if letter.is_ascii_alphanumeric() { letter.to_string() } else { format!("\\x{{{:x}}}", u32::from(letter)) }
+    };
+    text.chars().map(one).collect()
+}
+
+/// A rule for an answer that has to be something; `None` for what is a grammar itself.
+pub(crate) fn answer_rule(constraint: &Constraint) -> Option<String> {
+    match constraint {
+        Constraint::JsonSchema { schema } => {
+            let mut schema = if schema.is_object() { schema.clone() } else { json!({}) };
+            if let Some(schema) = schema.as_object_mut() {
+                schema.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": JSON_WHITE_SPACE}));
+            }
+            Some(format!("%json {schema}"))
+        }
+        Constraint::Regex { pattern } => Some(format!("/{}/", between_slashes(pattern))),
+        Constraint::Lark { .. } => None,
+    }
 }
 
 /// What stands around calls.
@@ -67,11 +174,18 @@ struct Writer<'controls> {
     rules: Vec<String>,
     /// There is a rule for text up to the end of a parameter.
     has_text: bool,
+    /// What the first marker of a call begins with and is there already.
+    skipped: &'static str,
 }
 
 impl<'controls> Writer<'controls> {
     fn has_control(&self, text: &str) -> bool {
         self.controls.iter().any(|control| control == text)
+    }
+
+    /// A marker that a call begins with, without what is there already.
+    fn begun(&self, marker: &'static str) -> &'static str {
+        marker.strip_prefix(self.skipped).unwrap_or(marker)
     }
 
     fn sequence(&self) -> Sequence<'controls> {
@@ -84,16 +198,18 @@ impl<'controls> Writer<'controls> {
         let name = tool.name.as_str();
         let sequence = self.sequence();
         let sequence = match format {
-            ToolFormat::Hermes => object(sequence.marker("<tool_call>\n"), tool, "arguments").marker("\n</tool_call>"),
+            ToolFormat::Hermes => {
+                object(sequence.marker(self.begun("<tool_call>\n")), tool, "arguments").marker("\n</tool_call>")
+            }
             ToolFormat::Llama3 => object(sequence, tool, "parameters"),
             ToolFormat::Mistral if self.has_control("[ARGS]") => {
-                sequence.marker(TOOL_CALLS).text(name).marker("[ARGS]").rule(&arguments(tool))
+                sequence.marker(self.begun(TOOL_CALLS)).text(name).marker("[ARGS]").rule(&arguments(tool))
             }
             ToolFormat::Mistral => object(sequence, tool, "arguments"),
             ToolFormat::QwenCoder => {
                 let parameters = self.parameters(tool);
                 sequence
-                    .marker("<tool_call>\n<function=")
+                    .marker(self.begun("<tool_call>\n<function="))
                     .text(name)
                     .marker(">\n")
                     .rule(&parameters)
@@ -118,15 +234,18 @@ impl<'controls> Writer<'controls> {
                 .rule(&arguments(tool)),
             ToolFormat::FunctionGemma => {
                 let arguments = GemmaRules::new(tool, ESCAPE, self.controls, &mut self.rules, index).arguments();
-                sequence.marker(START_CALL).text("call:").text(name).rule(&arguments).marker(END_CALL)
+                sequence.marker(self.begun(START_CALL)).text("call:").text(name).rule(&arguments).marker(END_CALL)
             }
             ToolFormat::Gemma4 => {
                 let arguments = GemmaRules::new(tool, GEMMA_QUOTE, self.controls, &mut self.rules, index).arguments();
-                sequence.marker(GEMMA_CALL).text("call:").text(name).rule(&arguments).marker(GEMMA_CALL_END)
+                sequence.marker(self.begun(GEMMA_CALL)).text("call:").text(name).rule(&arguments).marker(GEMMA_CALL_END)
             }
-            ToolFormat::FunctionTags => {
-                sequence.marker("<function=").text(name).text(">").rule(&arguments(tool)).marker("</function>")
-            }
+            ToolFormat::FunctionTags => sequence
+                .marker(self.begun("<function="))
+                .text(name)
+                .text(">")
+                .rule(&arguments(tool))
+                .marker("</function>"),
             ToolFormat::Functionary => sequence.text(name).text("\n").rule(&arguments(tool)),
         };
         self.rules.push(format!("{rule}: {}", sequence.build()));
@@ -233,7 +352,7 @@ mod tests {
     fn check(format: ToolFormat, single: bool, controls: &[&str], expected: &str) {
         let controls: Vec<String> = controls.iter().map(ToString::to_string).collect();
         let expected = expected.replace("$F", F).replace("$G", G);
-        assert_eq!(grammar(format, &tools(), single, &controls), expected);
+        assert_eq!(grammar(format, &tools(), single, &controls, &Beside::Nothing), Some(expected));
     }
 
     #[test]
@@ -291,6 +410,75 @@ call_1: "<tool_call>\n<function=g>\n" ("<parameter=" /[^<>\n]+/ ">\n" text_value
 
     #[test]
     fn without_tools_there_is_nothing_to_write() {
-        assert_eq!(grammar(ToolFormat::Hermes, &[], true, &[]), "start: \"\"\n");
+        let nothing = grammar(ToolFormat::Hermes, &[], true, &[], &Beside::Nothing);
+        assert_eq!(nothing.as_deref(), Some("start: \"\"\n"));
+    }
+
+    /// The first rules of a grammar for calls of one tool beside something else.
+    #[track_caller]
+    fn check_beside(format: ToolFormat, single: bool, controls: &[&str], beside: &Beside, expected: &[&str]) {
+        let controls: Vec<String> = controls.iter().map(ToString::to_string).collect();
+        let written = grammar(format, &tools()[1..], single, &controls, beside).expect("possible");
+        assert_eq!(written.lines().take(expected.len()).collect::<Vec<_>>(), expected, "{written}");
+    }
+
+    #[test]
+    fn text_ends_where_a_call_begins() {
+        check_beside(
+            ToolFormat::Hermes,
+            false,
+            &["<|im_end|>"],
+            &Beside::Text,
+            &[
+                r#"start: (before "" call (""))* REST?"#,
+                r#"before[suffix="<tool_call>"]: /(?s:.*)/"#,
+                r"REST: /(?s:.+)/ & ~/(?s:.*)\x{3c}tool\x{5f}call\x{3e}(?s:.*)/",
+                "call: call_0",
+                &format!(r#"call_0: "\n{{\"name\": \"g\", \"arguments\": " {G} "}}\n</tool_call>""#),
+            ],
+        );
+        check_beside(
+            ToolFormat::Mistral,
+            true,
+            &["[TOOL_CALLS]", "[ARGS]", "</s>"],
+            &Beside::Text,
+            &[
+                r#"start: text ("" call ("") text)?"#,
+                "text: (/(?s:.)+/ | <|[ARGS]|> | </s>)*",
+                "call: call_0",
+                &format!("call_0: <|[TOOL_CALLS]|> \"g\" <|[ARGS]|> {G}"),
+            ],
+        );
+        check_beside(
+            ToolFormat::DeepSeekV3_1,
+            false,
+            &[],
+            &Beside::Text,
+            &[&format!(r#"start: (before "" call ("" call)* ("{CALLS_END}"))* REST?"#)],
+        );
+        for format in [ToolFormat::Llama3, ToolFormat::Harmony, ToolFormat::Functionary] {
+            assert_eq!(grammar(format, &tools(), false, &[], &Beside::Text), None);
+        }
+    }
+
+    #[test]
+    fn an_answer_stands_in_the_place_of_calls() {
+        let schema = Constraint::JsonSchema { schema: json!({"type": "array"}) };
+        let rule = answer_rule(&schema).expect("a rule");
+        let answer = r#"answer: %json {"type":"array","x-guidance":{"whitespace_pattern":"( |\\n[ \\t]{0,20})?"}}"#;
+        let beside = Beside::Answer(rule);
+        check_beside(ToolFormat::Llama3, true, &[], &beside, &[r#"start: "" call ("") | answer"#, answer]);
+        let controls = ["<|channel|>", "<|message|>", "<|call|>"];
+        check_beside(
+            ToolFormat::Harmony,
+            true,
+            &controls,
+            &beside,
+            &[r#"start: "" call (<|call|>)? | <|channel|> "final" <|message|> answer"#],
+        );
+        for (pattern, expected) in [("a/b", r"/a\x2fb/"), (r"a\/b", r"/a\x2fb/"), (r"a\\/b", r"/a\\\x2fb/")] {
+            assert_eq!(answer_rule(&Constraint::Regex { pattern: pattern.into() }).as_deref(), Some(expected));
+        }
+        assert_eq!(answer_rule(&Constraint::Lark { grammar: "start: \"a\"".into() }), None);
     }
 }

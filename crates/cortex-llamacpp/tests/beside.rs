@@ -1,4 +1,4 @@
-//! Images and adapters, with a real worker: the weights of what makes vectors of images, and of the adapters, are random.
+//! What is loaded beside a model, with a real worker: the weights of what makes vectors of images, and of adapters, are random.
 
 use cortex_api::worker::{
     AdapterUse, FromWorker, Generate, Load, Rejection, Segment, Timings, ToWorker, TokenProbabilities,
@@ -181,10 +181,7 @@ fn what_is_no_projector_fails_the_load_with_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let other = written(folder.path(), "other.gguf", &made::projector(Projector::Llava, 64));
     for wrong in [other, dist::model(), folder.path().join("none.gguf")] {
-        let mut worker = TestWorker::start();
-        worker.send(&ToWorker::Load(load(&dist::model(), &wrong, 1)));
-        let ended = std::iter::from_fn(|| worker.receive()).find(|it| !matches!(it, FromWorker::Loading { .. }));
-        let Some(FromWorker::LoadFailed { message }) = ended else { panic!("{ended:?}") };
+        let message = failure(load(&dist::model(), &wrong, 1));
         assert!(message.contains(&wrong.display().to_string()), "{message}");
     }
 }
@@ -234,10 +231,80 @@ fn adapters_count_for_the_requests_that_name_them() {
 #[test]
 fn what_is_no_adapter_fails_the_load_with_its_name() {
     for wrong in [dist::model().display().to_string(), "/none.gguf".to_owned()] {
-        let mut worker = TestWorker::start();
-        worker.send(&ToWorker::Load(Load { adapters: vec![wrong.clone()], ..load_of(&dist::model(), 512, 1) }));
-        let ended = std::iter::from_fn(|| worker.receive()).find(|it| !matches!(it, FromWorker::Loading { .. }));
-        let Some(FromWorker::LoadFailed { message }) = ended else { panic!("{ended:?}") };
+        let message = failure(Load { adapters: vec![wrong.clone()], ..load_of(&dist::model(), 512, 1) });
         assert!(message.contains(&wrong), "{message}");
     }
+}
+
+/// What it says when the load fails.
+fn failure(load: Load) -> String {
+    let mut worker = TestWorker::start();
+    worker.send(&ToWorker::Load(Box::new(load)));
+    match std::iter::from_fn(|| worker.receive()).find(|it| !matches!(it, FromWorker::Loading { .. })) {
+        Some(FromWorker::LoadFailed { message }) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_model_that_guesses_is_asked_as_far_as_it_pays_and_changes_nothing() {
+    let draft_model = Some(dist::model().display().to_string());
+    // It guesses for itself: always right, and as slow.
+    let (mut worker, facts) = TestWorker::loaded_as(Load { draft_model, ..load_of(&dist::model(), 1024, 3) });
+    let (_, plain) = TestWorker::loaded(1024, 3);
+    assert_eq!(facts.buffers, plain.buffers, "what it takes is not counted as the model's");
+    let words =
+        |id, deterministic, text: &str| Generate { probabilities: Some(5), deterministic, ..generate(id, text, 40) };
+    let texts = ["The capital of France is", "Once upon a time there was a ship that", "def fibonacci(n):"];
+    let references: Vec<_> = (1u64..).zip(texts).map(|(id, text)| ask(&mut worker, words(id, true, text)).0).collect();
+    let (found, _, timings) = ask(&mut worker, words(10, false, texts[0]));
+    assert!(agree(&references[0], &found), "{:?} {found:?}", references[0]);
+    assert!(timings.accepted_tokens > 0 && timings.drafted_tokens < 30, "{timings:?}");
+    for (id, text) in (20u64..).zip(texts) {
+        worker.send(&ToWorker::Generate(Box::new(words(id, false, text))));
+    }
+    let messages = worker.until_all_finished(&[20, 21, 22]);
+    for (id, expected) in (20u64..).zip(&references) {
+        assert!(agree(expected, &told(&messages, id)), "{id}: {expected:?} {:?}", told(&messages, id));
+    }
+    let none = Generate { most_guesses: Some(0), ..words(30, false, texts[1]) };
+    assert_eq!(ask(&mut worker, none).2.drafted_tokens, 0);
+    worker.shut_down();
+}
+
+#[test]
+fn a_model_with_other_tokens_cannot_guess() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = written(folder.path(), "other.gguf", &made::qwen()).display().to_string();
+    for wrong in [other, folder.path().join("none.gguf").display().to_string()] {
+        let message = failure(Load { draft_model: Some(wrong.clone()), ..load_of(&dist::model(), 512, 1) });
+        assert!(message.contains(&wrong) && message.contains("cannot guess"), "{message}");
+    }
+}
+
+#[test]
+fn how_many_threads_are_best_is_measured_once_and_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let profiles = folder.path().join("threads");
+    let load = || Load {
+        thread_choices: vec![2, 1],
+        thread_profiles: Some(profiles.display().to_string()),
+        ..load_of(&dist::model(), 512, 1)
+    };
+    let (worker, facts) = TestWorker::loaded_as(load());
+    assert!([facts.threads, facts.threads_batch].iter().all(|it| [1, 2].contains(it)), "{facts:?}");
+    worker.shut_down();
+    let files: Vec<PathBuf> =
+        fs_err::read_dir(&profiles).expect("a folder").map(|it| it.expect("a file").path()).collect();
+    let [file] = files.as_slice() else { panic!("{files:?}") };
+    // What is there is taken as it is.
+    fs_err::write(file, r#"{"answer":1,"prompt":2}"#).expect("writes");
+    let (mut worker, facts) = TestWorker::loaded_as(load());
+    assert_eq!((facts.threads, facts.threads_batch), (1, 2));
+    assert_eq!(ask(&mut worker, generate(1, "The capital of France is", 4)).2.cached_tokens, 0);
+    worker.shut_down();
+    // One number is no choice, and nothing is measured for it.
+    let (worker, facts) = TestWorker::loaded_as(Load { thread_choices: vec![2], ..load() });
+    assert_eq!((facts.threads, facts.threads_batch), (1, 1), "as it was told");
+    worker.shut_down();
 }
