@@ -7,13 +7,11 @@ use std::time::Duration;
 
 /// How long a step may take while answers are running. Shorter steps make the prompt that comes late much
 /// slower: each step computes a token of every answer too, and small chunks use the processor badly.
-const STEP_AMID_ANSWERS: Duration = Duration::from_millis(400);
+const STEP_AMID_ANSWERS: Duration = Duration::from_millis(500);
 /// How long a step may take when only prompts are computed: a cancel waits no longer than this.
 const STEP_OF_PROMPTS: Duration = Duration::from_secs(2);
 /// Smaller chunks waste the machine.
 const SMALLEST_CHUNK: usize = 32;
-/// Chunks have a multiple of so many tokens.
-const GRAIN: usize = 16;
 /// The chunk of a deterministic request is always the same: its size changes the last bits of a sum.
 pub(crate) const DETERMINISTIC_CHUNK: usize = 128;
 
@@ -96,8 +94,8 @@ impl Pace {
         let wanted = self.tokens_per_second.map_or(unknown, |rate| {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast saturates")]
             let tokens = (rate * time.as_secs_f64()) as usize;
-            // The nearest multiple of 16, which suits the matrix kernels.
-            (tokens + GRAIN / 2) / GRAIN * GRAIN
+            // The nearest multiple of 32, which suits the matrix kernels.
+            (tokens + SMALLEST_CHUNK / 2) / SMALLEST_CHUNK * SMALLEST_CHUNK
         });
         wanted.max(SMALLEST_CHUNK).min(room)
     }
@@ -123,14 +121,14 @@ mod tests {
     #[test]
     fn answers_come_first_and_a_long_prompt_gets_a_chunk() {
         let pace = Pace { tokens_per_second: Some(1000.0) };
-        check(&[want(0, 1400), want(1, 0), want(2, 0)], &pace, &[&[(1, 1), (2, 1), (0, 400)]]);
+        check(&[want(0, 1400), want(1, 0), want(2, 0)], &pace, &[&[(1, 1), (2, 1), (0, 510)]]);
     }
 
     #[test]
     fn answers_elsewhere_keep_chunks_small() {
         let pace = Pace { tokens_per_second: Some(400.0) };
         let share = |others_answer| plan(&[want(0, 1400)], 512, &pace, others_answer)[0][0].tokens;
-        assert_eq!((share(true), share(false)), (160, 512));
+        assert_eq!((share(true), share(false)), (192, 512));
     }
 
     #[test]
