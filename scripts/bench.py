@@ -192,6 +192,15 @@ def decode(server, streams, salt, tokens=96, **more):
     return streams * (tokens - 1) / (together[-1] - together[0])
 
 
+def together(server, prompts, tokens, **more):
+    """Tokens per second of answers to these prompts together, from the first text to the last. The prompts are computed before: some servers
+    have answered the first ones by the time they come to the last. Tokens and not pieces of text are counted: not every token is one."""
+    read_together(server, [chat(server, prompt, 1, **more) for prompt in prompts])
+    stamps = read_together(server, [chat(server, prompt, tokens, **more) for prompt in prompts])
+    moments = sorted(moment for own in stamps for moment in own)
+    return len(prompts) * (tokens - 1) / (moments[-1] - moments[0])
+
+
 def long_prompt(server, salt):
     """Worst gap of four running streams while a long prompt arrives, and that prompt's first text; seconds."""
     words = " ".join(f"word{(index * 7919 + salt) % 9973}" for index in range(296))

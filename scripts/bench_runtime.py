@@ -10,7 +10,8 @@ import os
 import pathlib
 import time
 
-from bench import (CONTEXT, MODEL_ID, ROOT, Cortex, Peer, chat, check_shown, command_line, decode, described, line, publish, read_together, table)
+from bench import (CONTEXT, MODEL_ID, ROOT, Cortex, Peer, chat, check_shown, command_line, decode, described, line, publish, read_together, table,
+                   together)
 
 RESULTS = ROOT / "bench/results/runtime.json"
 BEGIN, END = "<!-- runtime:begin -->", "<!-- runtime:end -->"
@@ -40,16 +41,10 @@ def sharers(server, salt):
 
 
 def chats(server, streams, salt, words, tokens=48):
-    """Tokens per second of all streams together, each after a prompt of its own, from the moment when all are answered. The prompts are
-    computed before: some servers have answered the first ones by the time they come to the last."""
+    """Tokens per second of all streams together, each after a prompt of its own."""
     prompts = [" ".join(f"word{(index * 7919 + salt * 31 + number * 977) % 9973}" for index in range(words)) for number in range(streams)]
-    read_together(server, [chat(server, prompt, 1) for prompt in prompts])
     # Answers to such prompts repeat themselves, which guesses would gain from and real texts do not.
-    stamps = read_together(server, [chat(server, prompt, tokens, **{"speculative.n_max": 0}) for prompt in prompts])
-    all_run = max(own[0] for own in stamps)
-    first_ends = min(own[-1] for own in stamps)
-    counted = sum(1 for own in stamps for moment in own if all_run < moment <= first_ends)
-    return counted / (first_ends - all_run)
+    return together(server, prompts, tokens, **{"speculative.n_max": 0})
 
 
 def prefill(server, salt):
