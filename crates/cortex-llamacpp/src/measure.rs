@@ -7,7 +7,7 @@ use crate::{
     trial::print,
     trial_model::{self, Kind, Layers, MEASURED},
 };
-use cortex_api::worker::{CacheType, Load, Measured, MeasuredType};
+use cortex_api::worker::{Load, Measured, MeasuredType};
 use std::{
     process::ExitCode,
     time::{Duration, Instant},
@@ -67,16 +67,7 @@ fn measure(scratch: &str, backend: &str, threads: &str, memory: &str) -> Result<
         threads,
         threads_batch: threads,
         batch: BATCH,
-        cache_type: CacheType::F16,
-        devices: vec![],
-        device_layers: 0,
-        prompt_cache: None,
-        projector: None,
-        adapters: vec![],
-        draft_model: None,
-        thread_choices: vec![],
-        thread_profiles: None,
-        locks_memory: false,
+        ..Load::default()
     };
     let mut kinds = vec![
         (Layers::narrow(MORE_LAYERS, REFERENCE), 0),

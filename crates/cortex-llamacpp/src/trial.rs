@@ -8,7 +8,7 @@ use crate::{
     stdio::{self, Lines},
     trial_model,
 };
-use cortex_api::worker::{CacheType, Load, TrialResult};
+use cortex_api::worker::{Load, TrialResult};
 use serde::Serialize;
 use std::{process::ExitCode, time::Instant};
 
@@ -70,16 +70,9 @@ fn measure(scratch: &str, backend: &str, graphics: Option<Graphics<'_>>) -> Resu
         threads_batch: 1,
         batch: 64,
         is_exact: true,
-        cache_type: CacheType::F16,
         devices: graphics.iter().map(|it| it.device.to_owned()).collect(),
         device_layers: if graphics.is_some() { ALL_LAYERS } else { 0 },
-        prompt_cache: None,
-        projector: None,
-        adapters: vec![],
-        draft_model: None,
-        thread_choices: vec![],
-        thread_profiles: None,
-        locks_memory: false,
+        ..Load::default()
     };
     for backend in &load.backends {
         llama::load_backend(backend)?;

@@ -1,9 +1,7 @@
 //! A real worker, spoken to directly.
 
 use crate::dist;
-use cortex_api::worker::{
-    CacheType, FromWorker, Generate, Load, Loaded, Sampling, Segment, ToWorker, TokenProbabilities, encode,
-};
+use cortex_api::worker::{FromWorker, Generate, Load, Loaded, Sampling, Segment, ToWorker, TokenProbabilities, encode};
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Write},
@@ -57,16 +55,7 @@ pub fn load_of(model: &Path, context_length: u32, parallel: u32) -> Load {
         threads_batch: 1,
         batch: 512,
         is_exact: true,
-        cache_type: CacheType::F16,
-        devices: vec![],
-        device_layers: 0,
-        prompt_cache: None,
-        projector: None,
-        adapters: vec![],
-        draft_model: None,
-        thread_choices: vec![],
-        thread_profiles: None,
-        locks_memory: false,
+        ..Load::default()
     }
 }
 

@@ -61,7 +61,7 @@ pub enum ToWorker {
 }
 
 /// What to load, and the room it gets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Load {
     /// The GGUF file; the first shard of a split one.
     pub model: String,
