@@ -134,17 +134,19 @@ def run(arguments):
         measures = [it for it in measures if is_wanted(it[0])]
         if not measures:
             continue
-        ours, peer = Cortex(model, streams, threads).ready(), Peer(arguments.peer, model, streams, threads).ready()
-        for server in (ours, peer):
-            decode(server, streams, 999, 8)
-        for entry, measure, alone in measures:
-            lines.append(entry)
-            for index in range(arguments.pairs):
+        lines += [entry for entry, _, _ in measures]
+        for index in range(arguments.pairs):
+            # Each pair has loads of its own: which pages of memory the weights get decides up to 10 % of the speed, for as long as
+            # they stay loaded.
+            ours, peer = Cortex(model, streams, threads).ready(), Peer(arguments.peer, model, streams, threads).ready()
+            for server in (ours, peer):
+                decode(server, streams, 999, 8)
+            for entry, measure, alone in measures:
                 entry["ours"].append(round(measure(ours, index), 5))
                 entry["peer"].append(round(alone() if alone else measure(peer, index), 5))
                 print(entry["name"], index, entry["ours"][-1], entry["peer"][-1], flush=True)
-        ours.stop()
-        peer.stop()
+            ours.stop()
+            peer.stop()
     result = described(f"scripts/bench_larger.py run --peer PATH/llama-server --pairs {arguments.pairs} --threads {threads}", model,
                        arguments.peer, {"cortex": f"threads={threads}, parallel=streams, contextLength={CONTEXT}, speculative.n_max=0",
                                         "llama-server": f"-t {threads} -np STREAMS -c {CONTEXT}*STREAMS"}, lines)

@@ -26,12 +26,15 @@ const GRACE: Duration = Duration::from_millis(1500);
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What each worker finds in its environment.
-pub(crate) const ENVIRONMENT: [(&str, &str); 2] = [
+pub(crate) const ENVIRONMENT: [(&str, &str); 3] = [
     // Threads that wait for each other spin for a while and then sleep. Spinning for milliseconds,
     // the default, makes two workers on the same cores several times slower.
     ("GOMP_SPINCOUNT", "100000"),
     // Without it ggml starts a debugger before it aborts, whose output buries the reason.
     ("GGML_NO_BACKTRACE", "1"),
+    // Each token reads all weights. Where the kernel gives huge pages to those who ask, glibc asks
+    // for what it allocates: fewer pages have to be looked up (docs/performance.md).
+    ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
 ];
 
 /// What to start.
