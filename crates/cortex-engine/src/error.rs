@@ -116,6 +116,12 @@ pub enum EngineError {
         /// How many.
         waiting: usize,
     },
+    /// A worker has too much of one kind under way.
+    #[error("{message}")]
+    TooMany {
+        /// Of what.
+        message: String,
+    },
     /// There is no room for the model, and there will be none.
     #[error(
         "the model `{model}` does not fit into memory: {parallel} × {context} tokens need {}, and it can have {}{}",
@@ -171,7 +177,7 @@ impl EngineError {
             | Self::NoInfill
             | Self::NoImages
             | Self::Template { .. } => ErrorKind::Invalid,
-            Self::Overloaded { .. } | Self::QueueFull { .. } => ErrorKind::Busy,
+            Self::Overloaded { .. } | Self::QueueFull { .. } | Self::TooMany { .. } => ErrorKind::Busy,
             Self::DoesNotFit { .. } => ErrorKind::DoesNotFit,
             Self::FailedBefore { error, .. } => error.kind(),
             Self::WorkerMissing { .. }
@@ -207,7 +213,7 @@ impl EngineError {
             Self::NoImages => "images_not_supported",
             Self::Template { .. } => "template_failed",
             Self::Overloaded { .. } => "overloaded",
-            Self::QueueFull { .. } => "queue_full",
+            Self::QueueFull { .. } | Self::TooMany { .. } => "queue_full",
             Self::DoesNotFit { .. } => "does_not_fit",
             Self::FailedBefore { error, .. } => error.code(),
             Self::ShuttingDown => "shutting_down",
@@ -233,6 +239,7 @@ impl EngineError {
             Self::QueueFull { .. } => {
                 Some("try again later; `maxQueuedRequests` in the settings is how many may wait".into())
             }
+            Self::TooMany { .. } => Some("try again later".into()),
             Self::DoesNotFit { pinned, .. } => Some(format!(
                 "{}choose a smaller quantisation or context (`cortex fit` says what fits), or close other programs, for which some memory is kept free",
                 if pinned.is_empty() { "" } else { "stop a pinned model with `cortex models stop ID`, or " }

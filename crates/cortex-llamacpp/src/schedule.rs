@@ -15,6 +15,9 @@ const SMALLEST_CHUNK: usize = 32;
 /// The chunk of a deterministic request is always the same: its size changes the last bits of a sum.
 pub(crate) const DETERMINISTIC_CHUNK: usize = 128;
 
+/// Sequences that are added to a batch at most, in one place, so that it is computed in one piece.
+const LARGEST_GAP: usize = 3;
+
 /// What a slot wants from the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Want {
@@ -57,12 +60,27 @@ pub(crate) fn plan(wants: &[Want], room: usize, pace: &Pace, others_answer: bool
         left -= tokens;
         batch.push(Share { slot: want.slot, tokens });
     }
+    // llama.cpp computes together only sequences whose numbers follow each other, in this order
+    // (`llama_batch_allocr::split_equal`): in another one, all weights are read again for each of them.
+    batch.sort_by_key(|share| share.slot);
     let mut batches = if batch.is_empty() { vec![] } else { vec![batch] };
     for want in alone {
         let tokens = want.prompt.clamp(1, DETERMINISTIC_CHUNK.min(room));
         batches.push(vec![Share { slot: want.slot, tokens }]);
     }
     batches
+}
+
+/// Slots whose sequences stand between those of a batch that is in order. With a token for each of them, llama.cpp computes the
+/// batch in one piece and reads all weights once. Where they are more than a few side by side, or one of them cannot take
+/// a token, the gap stays.
+pub(crate) fn gaps(batch: &[Share], can_take: impl Fn(usize) -> bool) -> Vec<usize> {
+    batch
+        .windows(2)
+        .map(|pair| pair[0].slot + 1..pair[1].slot)
+        .filter(|gap| gap.len() <= LARGEST_GAP && gap.clone().all(&can_take))
+        .flatten()
+        .collect()
 }
 
 /// How fast this machine computes prompts, learned while it does.
@@ -121,7 +139,27 @@ mod tests {
     #[test]
     fn answers_come_first_and_a_long_prompt_gets_a_chunk() {
         let pace = Pace { tokens_per_second: Some(1000.0) };
-        check(&[want(0, 1400), want(1, 0), want(2, 0)], &pace, &[&[(1, 1), (2, 1), (0, 510)]]);
+        check(&[want(0, 1400), want(1, 0), want(2, 0)], &pace, &[&[(0, 510), (1, 1), (2, 1)]]);
+    }
+
+    #[test]
+    fn a_batch_is_in_the_order_of_its_sequences() {
+        let late = Want { admitted: 9, ..want(0, 0) };
+        check(&[want(2, 0), want(1, 0), late], &Pace::default(), &[&[(0, 1), (1, 1), (2, 1)]]);
+    }
+
+    #[test]
+    fn small_gaps_are_filled() {
+        let gaps = |slots: &[usize], busy: &[usize]| {
+            let batch: Vec<Share> = slots.iter().map(|&slot| Share { slot, tokens: 1 }).collect();
+            gaps(&batch, |slot| !busy.contains(&slot))
+        };
+        assert!(gaps(&[0, 1, 2], &[]).is_empty());
+        assert_eq!(gaps(&[1, 3, 7], &[]), [2, 4, 5, 6]);
+        assert!(gaps(&[0, 5], &[]).is_empty());
+        assert_eq!(gaps(&[0, 3, 5], &[2]), [4]);
+        assert!(gaps(&[4], &[]).is_empty());
+        assert!(gaps(&[], &[]).is_empty());
     }
 
     #[test]
@@ -141,7 +179,7 @@ mod tests {
     #[test]
     fn a_slow_machine_still_moves() {
         let pace = Pace { tokens_per_second: Some(3.0) };
-        check(&[want(0, 1400), want(1, 0)], &pace, &[&[(1, 1), (0, 32)]]);
+        check(&[want(0, 1400), want(1, 0)], &pace, &[&[(0, 32), (1, 1)]]);
     }
 
     #[test]

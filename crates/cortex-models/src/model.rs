@@ -71,6 +71,12 @@ impl ModelFiles {
         Self { weights, projector: None, adapters: vec![], draft_model: None }
     }
 
+    /// Each of them.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        let beside = self.projector.iter().chain(&self.adapters).chain(&self.draft_model);
+        std::iter::once(&self.weights).chain(beside).map(PathBuf::as_path)
+    }
+
     /// How the model is built, with what is loaded beside it. Reads headers.
     ///
     /// # Errors

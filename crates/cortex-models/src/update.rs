@@ -1,6 +1,9 @@
 //! Changes of a model's settings: which fields there are, and what each may be.
 
-use crate::{DescribeError, ErrorKind, KeepAlive, Model, ModelId, ModelStore, ModelYaml, ResolveError, StoreError};
+use crate::{
+    DescribeError, ErrorKind, KeepAlive, Model, ModelId, ModelStore, ModelYaml, ResolveError, StoreError, WeightsError,
+    weights,
+};
 use cortex_hardware::CacheType;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -330,11 +333,36 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// The files that changes name must be there, and GGUF files: else the model could not be loaded any more. Reads their headers.
+fn check_files(changes: &[(&str, Value)]) -> Result<(), UpdateError> {
+    let mut wrong = Vec::new();
+    for (name, value) in changes {
+        let paths: Vec<&str> = match (FIELDS.iter().find(|(known, _)| known == name), value) {
+            (Some((_, Field::Path)), Value::String(path)) if !path.is_empty() => vec![path],
+            (Some((_, Field::Adapters)), Value::Array(items)) => {
+                items.iter().filter_map(|item| item["path"].as_str()).collect()
+            }
+            _ => continue,
+        };
+        for path in paths {
+            if let Err(error) = weights::read(std::path::Path::new(path)) {
+                let named = match error {
+                    WeightsError::Header { source } => format!("{path}: {source}"),
+                    error => error.to_string(),
+                };
+                wrong.push(((*name).to_owned(), format!("{name}: {named}")));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(UpdateError::Fields { wrong }) }
+}
+
 impl ModelStore {
     /// Merges fields into the settings of a model. All or none are taken; `null` removes one; unknown ones
     /// are ignored, as clients send more than they mean.
     pub fn update(&self, name: &str, given: &Map<String, Value>) -> Result<Arc<Model>, UpdateError> {
         let changes = changes(given)?;
+        check_files(&changes)?;
         let model = self.current(name)?;
         if changes.is_empty() {
             return Ok(model);

@@ -181,16 +181,46 @@ pub struct ContentPart {
     /// The image of an `image_url` part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_url: Option<ImageUrl>,
+    /// What is none of these.
+    #[serde(flatten)]
+    pub rest: serde_json::Map<String, Value>,
 }
 
-/// Where an image is.
+/// Where an image is: an object, or, as some clients send it, the address alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "GivenImageUrl")]
 pub struct ImageUrl {
     /// `data:image/png;base64,…`.
     pub url: String,
     /// OpenAI's word for how closely it is looked at; the model decides that here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// What is none of these.
+    #[serde(flatten)]
+    pub rest: serde_json::Map<String, Value>,
+}
+
+/// The two forms of it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "an address, or an object with the address as `url`")]
+enum GivenImageUrl {
+    Address(String),
+    Object {
+        url: String,
+        #[serde(default)]
+        detail: Option<String>,
+        #[serde(flatten)]
+        rest: serde_json::Map<String, Value>,
+    },
+}
+
+impl From<GivenImageUrl> for ImageUrl {
+    fn from(given: GivenImageUrl) -> Self {
+        match given {
+            GivenImageUrl::Address(url) => Self { url, detail: None, rest: serde_json::Map::new() },
+            GivenImageUrl::Object { url, detail, rest } => Self { url, detail, rest },
+        }
+    }
 }
 
 /// The answer in one piece.

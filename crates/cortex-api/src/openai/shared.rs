@@ -311,6 +311,7 @@ pub struct SharedFields {
 
 /// How much a LoRA adapter counts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LoraScale {
     /// Its number in the model's settings, from 0.
     pub id: i64,

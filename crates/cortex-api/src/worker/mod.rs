@@ -11,7 +11,7 @@ pub use sampling::{Sampling, SamplingStep};
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 8;
+pub const PROTOCOL: u32 = 9;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -465,6 +465,11 @@ pub enum Rejection {
     /// A value is out of its range.
     Invalid {
         /// What and why.
+        message: String,
+    },
+    /// Too much of this kind is under way; later it may be taken.
+    Busy {
+        /// Of what.
         message: String,
     },
 }

@@ -12,7 +12,7 @@ pub use view::{ContextOrigin, Count, Counts, LoadedModel, Phase};
 use crate::{
     Config, EngineError, LoadSettings, Tasks,
     accelerators::Accelerators,
-    failures::Failures,
+    failures::{Attempt, Failures},
     fits::KnownShapes,
     lease::Lease,
     ledger,
@@ -331,7 +331,7 @@ impl Supervisor {
         if matches!(wanted.purpose, Purpose::Order { .. }) {
             self.failures.forget(&wanted.id);
         } else if entry.is_none()
-            && let Some(error) = self.failures.refusal(&wanted.id, &wanted.files.weights, Instant::now())
+            && let Some(error) = self.failures.refusal(&wanted.id, &wanted.files, wanted.load, Instant::now())
         {
             return Err(error);
         }
@@ -379,7 +379,7 @@ impl Supervisor {
                 let is_ours = matches!(error, EngineError::Stopped { .. } | EngineError::ShuttingDown);
                 if !is_ours && let Some(entry) = self.entries.get(id) {
                     self.counts.failed_loads.add();
-                    self.failures.failed(id, &entry.files.weights, &error, Instant::now());
+                    self.failures.failed(id, Attempt::now(&entry.files, entry.load), &error, Instant::now());
                 }
                 self.exited(id, generation, Some(error));
             }

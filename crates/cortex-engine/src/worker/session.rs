@@ -130,6 +130,7 @@ fn rejection(reason: Rejection, model: &ModelId) -> EngineError {
         Rejection::ContextExceeded { needed, available } => EngineError::ContextExceeded { needed, available },
         Rejection::EmptyPrompt => EngineError::EmptyPrompt,
         Rejection::Constraint { message } => EngineError::Constraint { message },
+        Rejection::Busy { message } => EngineError::TooMany { message },
         Rejection::Invalid { message } => EngineError::InvalidRequest { message },
     }
 }

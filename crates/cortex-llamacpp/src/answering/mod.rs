@@ -207,11 +207,11 @@ impl<'model> Worker<'model> {
                 (None, _) => self.vocabulary.tokenize(&generate.prompt, true).map(Some).map_err(invalid),
                 (Some(_), None) => Err(Rejection::Invalid { message: "the model takes no images".into() }),
                 (Some(parts), Some(images)) => {
-                    let message = || "too many images are being read; try again later".into();
+                    let message = || "too many images are being read".into();
                     images
                         .ask_prompt(id, parts, self.context.sequence_length as usize)
                         .then_some(None)
-                        .ok_or_else(|| Rejection::Invalid { message: message() })
+                        .ok_or_else(|| Rejection::Busy { message: message() })
                 }
             }
         });
@@ -237,8 +237,8 @@ impl<'model> Worker<'model> {
         if compiler.begin(id, constraint) {
             self.compiling.insert(id, (generate, prompt));
         } else {
-            let message = "too many constraints are being compiled; try again later".into();
-            lines.push(&FromWorker::Rejected { id, reason: Rejection::Constraint { message } });
+            let message = "too many constraints are being compiled".into();
+            lines.push(&FromWorker::Rejected { id, reason: Rejection::Busy { message } });
         }
     }
 

@@ -185,12 +185,16 @@ impl Worker<'_> {
     }
 
     fn compute(&mut self, batch: &[Share], lines: &mut Lines) {
-        let (entries, ready) = self.entries(batch);
+        let fillers = self.fillers(batch);
+        let (entries, ready) = self.entries(batch, &fillers);
         let answering = ready.iter().filter(|ready| ready.answering).map(|ready| 1 + ready.drafted).sum::<usize>();
-        let prompt_tokens = entries.len() - answering;
+        let prompt_tokens = entries.len() - answering - fillers.len();
         let started = Instant::now();
         let result = self.context.compute(&entries);
         self.stats.steps += 1;
+        for &slot in &fillers {
+            self.truncate(slot, self.slots[slot].cells.len());
+        }
         if let Err(LlamaError(message)) = result {
             stdio::warn(&format!("a batch of {} tokens failed: {message}", entries.len()));
             for share in batch {
@@ -202,12 +206,14 @@ impl Worker<'_> {
         let took = started.elapsed();
         self.pace.learn(prompt_tokens, took);
         if prompt_tokens == 0 {
-            self.step_times.learn(answering, took);
+            self.step_times.learn(entries.len(), took);
         }
         self.stats.prompt_tokens += prompt_tokens as u64;
         for entry in &entries {
             let slot = entry.sequence as usize;
-            self.slots[slot].cells.push(entry.token);
+            if !fillers.contains(&slot) {
+                self.slots[slot].cells.push(entry.token);
+            }
         }
         for ready in ready {
             self.next_tokens(&ready, lines);
@@ -239,11 +245,34 @@ impl Worker<'_> {
         }
     }
 
-    /// The entries of a batch, and which of them choose a token.
-    fn entries(&mut self, batch: &[Share]) -> (Vec<Entry>, Vec<Ready>) {
+    /// The free slots whose sequences are computed with a batch so that it has no gaps.
+    fn fillers(&self, batch: &[Share]) -> Vec<usize> {
+        // What is added could not be taken back, or would push something out of the window.
+        if self.vocabulary.is_recurrent() || self.vocabulary.sliding_window() > 0 {
+            return vec![];
+        }
+        let is_free = |slot: usize| {
+            let slot = &self.slots[slot];
+            slot.generation.is_none() && positions(&slot.cells) < self.context.sequence_length as usize
+        };
+        let fillers = schedule::gaps(batch, is_free);
+        let drafted = |share: &Share| self.slots[share.slot].generation.as_ref().map_or(0, |it| it.drafted().len());
+        let entries: usize = batch.iter().map(|share| share.tokens + drafted(share)).sum();
+        if entries + fillers.len() > self.context.batch_size() { vec![] } else { fillers }
+    }
+
+    /// The entries of a batch, and which of them choose a token. The sequences of `fillers` get a token that means nothing, in
+    /// the order of the others.
+    fn entries(&mut self, batch: &[Share], fillers: &[usize]) -> (Vec<Entry>, Vec<Ready>) {
         let mut entries = Vec::new();
         let mut ready = Vec::new();
+        let mut fillers = fillers.iter().copied().peekable();
         for share in batch {
+            while let Some(slot) = fillers.next_if(|&slot| slot < share.slot) {
+                let position = u32::try_from(positions(&self.slots[slot].cells)).unwrap_or(u32::MAX);
+                let sequence = u32::try_from(slot).unwrap_or(u32::MAX);
+                entries.push(Entry { token: 0, position, sequence, wants_logits: false });
+            }
             let slot = &mut self.slots[share.slot];
             let Some(generation) = slot.generation.as_mut() else { continue };
             let sequence = u32::try_from(share.slot).unwrap_or(u32::MAX);

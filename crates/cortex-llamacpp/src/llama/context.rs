@@ -62,6 +62,9 @@ impl<'model> Adapter<'model> {
     /// Loads the adapter of a file.
     pub(crate) fn load(model: &'model LlamaModel, path: &str) -> Result<Self, LlamaError> {
         let Ok(c_path) = CString::new(path) else { return error("the path of the adapter holds a NUL byte") };
+        if !std::path::Path::new(path).is_file() {
+            return error(format!("there is no file {path}, which the model's `lora_adapters` name"));
+        }
         // SAFETY: the model lives, and the path is a C string that outlives the call. The model frees its adapters.
         let adapter = unsafe { sys::llama_adapter_lora_init(raw(model), c_path.as_ptr()) };
         let Some(adapter) = NonNull::new(adapter) else {

@@ -2,13 +2,31 @@
 
 use crate::error::ApiError;
 use cortex_api::{
-    openai::{Content, ContentPart, LoraScale},
+    openai::{ChatMessage, Content, ContentPart, LoraScale},
     worker::AdapterUse,
 };
 use cortex_models::ModelYaml;
 
 /// Images of one request at most.
 const MOST_IMAGES: usize = 64;
+
+/// How much an adapter may count at most; what is far from 1 is no language any more.
+const LARGEST_SCALE: f32 = 1e3;
+
+/// The fields inside messages that nobody knows.
+pub(super) fn unknown_fields(messages: &[ChatMessage]) -> Vec<String> {
+    let mut unknown = Vec::new();
+    for (index, message) in messages.iter().enumerate() {
+        let Some(Content::Parts(parts)) = &message.content else { continue };
+        for (number, part) in parts.iter().enumerate() {
+            let place = format!("messages[{index}].content[{number}]");
+            unknown.extend(part.rest.keys().map(|field| format!("{place}.{field}")));
+            let image = part.image_url.iter().flat_map(|image| image.rest.keys());
+            unknown.extend(image.map(|field| format!("{place}.image_url.{field}")));
+        }
+    }
+    unknown
+}
 
 /// The text of a message, and where in it the images stand, which are added to those of the messages before it.
 pub(super) fn content(
@@ -58,13 +76,14 @@ pub(super) fn content(
 
 /// The content of an image that is given as a data URL. Source: RFC 2397.
 fn base64_of(url: &str) -> Result<&str, &'static str> {
-    let Some(rest) = url.strip_prefix("data:") else {
+    let scheme = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:"));
+    let Some(rest) = scheme.and_then(|scheme| url.get(scheme.len()..)) else {
         return Err(
             "has an image that is no data URL; send it as data:image/png;base64,…, or name its host in `allowedImageHosts` of the settings",
         );
     };
     match rest.split_once(',') {
-        Some((kind, data)) if kind.ends_with(";base64") => Ok(data),
+        Some((kind, data)) if kind.to_ascii_lowercase().ends_with(";base64") => Ok(data),
         _ => Err("has a data URL without `;base64,`"),
     }
 }
@@ -88,8 +107,10 @@ pub(super) fn adapters(given: Option<&Vec<LoraScale>>, yaml: &ModelYaml) -> Resu
                 known.len()
             )));
         };
-        if !scale.is_finite() {
-            return Err(wrong(format!("has a scale that is no number for adapter {id}")));
+        // The same range as in the settings of a model.
+        if !(-LARGEST_SCALE..=LARGEST_SCALE).contains(&scale) {
+            let range = format!("it must be between -{LARGEST_SCALE} and {LARGEST_SCALE}");
+            return Err(wrong(format!("has the scale {scale} for adapter {id}; {range}")));
         }
         if uses.iter().any(|used| used.adapter == adapter) {
             return Err(wrong(format!("names adapter {id} twice")));
@@ -121,6 +142,26 @@ mod tests {
     }
 
     #[test]
+    fn an_image_may_be_its_address_and_unknown_fields_are_found() {
+        let parts = json!([
+            {"type": "image_url", "image_url": "DATA:image/png;BASE64,xx"},
+            {"type": "text", "text": "a", "cache_control": {}},
+            {"type": "image_url", "image_url": {"url": "data:;base64,yy", "quality": 1}},
+        ]);
+        let message: ChatMessage =
+            serde_json::from_value(json!({"role": "user", "content": parts})).expect("a message");
+        assert_eq!(
+            unknown_fields(std::slice::from_ref(&message)),
+            ["messages[0].content[1].cache_control", "messages[0].content[2].image_url.quality"]
+        );
+        let mut images = vec![];
+        content(0, message.content, &mut images).expect("fits");
+        assert_eq!(images, ["xx", "yy"]);
+        let wrong = json!({"role": "user", "content": [{"type": "image_url", "image_url": 1}]});
+        assert!(serde_json::from_value::<ChatMessage>(wrong).is_err());
+    }
+
+    #[test]
     fn what_is_no_image_is_told() {
         for (part, why) in [
             (json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}), "allowedImageHosts"),
@@ -147,7 +188,7 @@ mod tests {
         assert_eq!(of(None).expect("fits"), [(0, 0.5), (1, 1.0)]);
         assert_eq!(of(Some(&[])).expect("fits"), []);
         assert_eq!(of(Some(&[(2, 1.0), (0, -2.0), (1, 0.0)])).expect("fits"), [(0, -2.0), (2, 1.0)]);
-        for wrong in [&[(3, 1.0)][..], &[(-1, 1.0)], &[(0, f32::NAN)], &[(0, 1.0), (0, 1.0)]] {
+        for wrong in [&[(3, 1.0)][..], &[(-1, 1.0)], &[(0, f32::NAN)], &[(0, 1e30)], &[(0, 1.0), (0, 1.0)]] {
             assert_eq!(of(Some(wrong)).expect_err("wrong").body.error.param.as_deref(), Some("lora"));
         }
     }

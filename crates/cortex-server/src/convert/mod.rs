@@ -8,7 +8,7 @@ mod tools;
 
 use crate::error::ApiError;
 use constraint::{constraint, constraint_field, response_format};
-use content::{adapters, content};
+use content::{adapters, content, unknown_fields};
 use cortex_api::openai::{
     ChatCompletionRequest, ChatMessage, CompletionRequest, InfillRequest, Prompt as WirePrompt, SharedFields,
 };
@@ -58,7 +58,10 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     if request.messages.is_empty() {
         return Err(ApiError::field("messages", "messages is empty; a chat needs at least one message"));
     }
-    let warnings = warnings(&request.rest, request.strict_parameters)?;
+    let mut warnings = warnings(&request.rest, request.strict_parameters)?;
+    for field in unknown_fields(&request.messages) {
+        warnings.push(without_effect(&field, request.strict_parameters)?);
+    }
     let mut shared = request.shared();
     if request.max_completion_tokens.is_some() {
         (shared.max_tokens, shared.max_tokens_field) = (request.max_completion_tokens, Some("max_completion_tokens"));
@@ -237,19 +240,21 @@ fn warnings(rest: &Map<String, Value>, is_strict: Option<bool>) -> Result<Vec<St
             "audio" | "web_search_options" => return Err(unsupported(field)),
             "modalities" if value != &serde_json::json!(["text"]) => return Err(unsupported(field)),
             "modalities" => {}
-            _ if is_strict == Some(true) => {
-                return Err(ApiError::field(
-                    field,
-                    format!("{field} has no effect here, and strict_parameters is set"),
-                ));
-            }
-            "id_slot" => {
+            "id_slot" if is_strict != Some(true) => {
                 warnings.push("id_slot has no effect: the place of a request is chosen by what is in it".into());
             }
-            _ => warnings.push(format!("{field} is not known and has no effect")),
+            _ => warnings.push(without_effect(field, is_strict)?),
         }
     }
     Ok(warnings)
+}
+
+/// What is said of a field that nobody knows.
+fn without_effect(field: &str, is_strict: Option<bool>) -> Result<String, ApiError> {
+    if is_strict == Some(true) {
+        return Err(ApiError::field(field, format!("{field} has no effect here, and strict_parameters is set")));
+    }
+    Ok(format!("{field} is not known and has no effect"))
 }
 
 fn count(wanted: Option<i64>) -> Result<usize, ApiError> {

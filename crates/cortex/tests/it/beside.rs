@@ -194,6 +194,13 @@ async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     assert!((probability(&as_set) - seen[1]).abs() < 0.2, "{as_set} {seen:?}");
     let (status, body) = post(&daemon, "/v1/chat/completions", &asked(Some(json!([{"id": 2, "scale": 1}])))).await;
     assert_eq!((status, body["error"]["param"].as_str()), (400, Some("lora")), "{body}");
+    for path in ["/nowhere/a.gguf", "/etc/passwd", "/dev/zero"] {
+        let refused = patch(json!({"lora_adapters": [path]})).await.unwrap();
+        assert_eq!(refused.status(), 400, "{path}");
+        let refused: Value = refused.json().await.unwrap();
+        assert_eq!(refused["error"]["param"], "lora_adapters", "{refused}");
+        assert!(refused["error"]["message"].as_str().unwrap().contains(path), "{refused}");
+    }
     let refused = patch(json!({"lora_adapters": ["relative.gguf"]})).await.unwrap();
     assert_eq!(refused.status(), 400, "{}", refused.text().await.unwrap());
     // A file that is no adapter is named, and the model answers again without it.
