@@ -84,10 +84,18 @@ pub(crate) fn place(
 ) -> Option<Place> {
     let Wanted { prompt, is_whole, .. } = wanted;
     let free = || slots.iter().enumerate().filter(|(_, slot)| slot.generation.is_none());
-    let (own, own_common) = free()
-        .map(|(index, slot)| (index, slot.last_used, slot.usable(wanted)))
-        .max_by(|left, right| left.2.cmp(&right.2).then(right.1.cmp(&left.1)).then(right.0.cmp(&left.0)))
-        .map(|(index, _, common)| (index, common))?;
+    // The slot whose loss is the least: the one that was unused for longest.
+    let oldest = |but: Option<usize>| {
+        free().filter(|(index, _)| Some(*index) != but).min_by_key(|(index, slot)| (slot.last_used, *index))
+    };
+    let (least, _) = oldest(None)?;
+    // Where the fewest tokens are computed, now and later: what another slot than the oldest loses may be wanted again.
+    let cost = |(index, slot): (usize, &Slot)| {
+        let common = slot.usable(wanted);
+        let lost = if index == least { 0 } else { slot.cells.len() - common };
+        (prompt.len().saturating_sub(common) + lost, slot.last_used, index, common)
+    };
+    let (_, _, own, own_common) = free().map(cost).min()?;
     // What is there, wherever; at least so much of it that the copy is worth it.
     let best = slots
         .iter()
@@ -110,10 +118,6 @@ pub(crate) fn place(
     if !is_whole && slots.iter().any(is_being_computed) {
         return Some(Place::Later);
     }
-    // The slot whose loss is the least: the one that was unused for longest.
-    let oldest = |but: Option<usize>| {
-        free().filter(|(index, _)| Some(*index) != but).min_by_key(|(index, slot)| (slot.last_used, *index))
-    };
     if let Some((saved, common)) = saved {
         let (slot, _) = oldest(None)?;
         return Some(Place::Restored { slot, saved, common });
@@ -220,6 +224,10 @@ mod tests {
         let slots = [free(vec![1, 2, 9], 1), free(vec![1, 2, 3], 5), free(vec![], 0)];
         check(&slots, &[1, 2, 3, 4], Some(Place::Here { slot: 1, common: 3 }));
         check(&slots, &[7], Some(Place::Here { slot: 2, common: 0 }));
+        // A little more in common is not worth the end of what another one holds.
+        let recent: Vec<Token> = tokens(0..28).into_iter().chain(vec![9; 14]).collect();
+        let old: Vec<Token> = tokens(0..26).into_iter().chain(vec![8; 30]).collect();
+        check(&[free(recent, 7), free(old, 3)], &tokens(0..42), Some(Place::Here { slot: 1, common: 26 }));
         check(&[], &[7], None);
         check(&[busy(tokens(0..9), 9)], &[7], None);
     }
