@@ -63,6 +63,25 @@ fn many_requests_run_together_and_one_can_be_cancelled() {
 }
 
 #[test]
+fn a_conversation_between_two_that_run_goes_on_as_it_was() {
+    let (mut worker, _) = TestWorker::loaded(1024, 3);
+    let ask = |id, text: &str, most| Generate { probabilities: Some(5), ..generate(id, text, most) };
+    // The second one ends early; its place is computed with the others from then on, and keeps nothing of that.
+    for (id, text, most) in [(1, "Once upon a time", 60), (2, QUESTION, 4), (3, "In the beginning", 60)] {
+        worker.send(&ToWorker::Generate(Box::new(ask(id, text, most))));
+    }
+    let messages = worker.until_all_finished(&[1, 2, 3]);
+    let next = format!("{QUESTION}{} and then", text_of(&messages, 2));
+    worker.send(&ToWorker::Generate(Box::new(ask(4, &next, 12))));
+    let messages = worker.until_finished(4);
+    let timings = finished(&messages).1;
+    assert!(timings.cached_tokens > 10, "{timings:?}");
+    worker.send(&ToWorker::Generate(Box::new(Generate { deterministic: true, ..ask(5, &next, 12) })));
+    let reference = worker.until_finished(5);
+    assert!(agree(&told(&reference, 5), &told(&messages, 4)), "{reference:?} {messages:?}");
+}
+
+#[test]
 fn a_long_prompt_does_not_stop_the_others() {
     let (mut worker, _) = TestWorker::loaded(2048, 2);
     worker.send(&ToWorker::Generate(Box::new(generate(1, "Once upon a time", 400))));
