@@ -71,6 +71,11 @@ fn a_conversation_between_two_that_run_goes_on_as_it_was() {
         worker.send(&ToWorker::Generate(Box::new(ask(id, text, most))));
     }
     let messages = worker.until_all_finished(&[1, 2, 3]);
+    for message in &messages {
+        if let FromWorker::Finished { id, reason, timings } = message {
+            assert_eq!((*reason, timings.answer_tokens), (FinishReason::Length, if *id == 2 { 4 } else { 60 }));
+        }
+    }
     let next = format!("{QUESTION}{} and then", text_of(&messages, 2));
     worker.send(&ToWorker::Generate(Box::new(ask(4, &next, 12))));
     let messages = worker.until_finished(4);
