@@ -292,15 +292,19 @@ impl Supervisor {
         entry.keep_alive = if matches!(purpose, Purpose::Order { .. }) { None } else { keep_alive };
         entry.demand.asked(self.began.elapsed());
         self.settle(&id);
+        // A request names adapters by their numbers among those that it knows.
+        let has_other_adapters = self.entries.get(&id).is_some_and(|entry| entry.files.adapters != files.adapters);
         match self.entries.get(&id).map(|entry| entry.state) {
             // What loads now may be another size: that is seen when it is there.
-            Some(State::Loading { .. }) if purpose != Purpose::Answer => {
+            Some(State::Loading { .. }) if purpose != Purpose::Answer || has_other_adapters => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.later.push((wanted, reply));
                 }
                 return;
             }
-            Some(State::Ready { .. }) if purpose != Purpose::Answer && self.has_other_size(&id, load) => {
+            Some(State::Ready { .. })
+                if has_other_adapters || purpose != Purpose::Answer && self.has_other_size(&id, load) =>
+            {
                 // What runs ends as it began, and then it is loaded anew.
                 self.apply(&id, Event::Unload, None);
             }

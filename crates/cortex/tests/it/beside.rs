@@ -176,8 +176,7 @@ async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     let shown = client().get(daemon.url(&format!("/v1/models/{MODEL}"))).send().await.unwrap();
     let shown: Value = shown.json().await.unwrap();
     assert_eq!(shown["lora_adapters"][1], json!({"path": paths[1], "scale": 1.0}), "{shown}");
-    // They count from the next load on.
-    post(&daemon, "/v1/models/stop", &json!({"model": MODEL})).await;
+    // They count from the next request on, for which the model is loaded anew.
     let mut seen = vec![plain];
     for lora in [None, Some(json!([{"id": 0, "scale": 1.0}])), Some(json!([{"id": 1, "scale": 1.0}]))] {
         let (status, body) = post(&daemon, "/v1/chat/completions", &asked(lora.clone())).await;
