@@ -99,6 +99,9 @@ const LONGEST_PATH: usize = 4096;
 /// Most texts in a list.
 const MOST_TEXTS: usize = 1024;
 
+/// How much an adapter may count at most, in settings and requests; what is far from 1 is no language any more.
+pub const LARGEST_SCALE: f32 = 1e3;
+
 /// The settings that [`ModelStore::update`] knows.
 pub fn settings() -> Vec<&'static str> {
     FIELDS.iter().map(|(name, _)| *name).collect()
@@ -298,7 +301,7 @@ fn adapters(value: &Value) -> Option<Value> {
         let path = item.as_str().or_else(|| item["path"].as_str())?;
         let scale = match &item["scale"] {
             Value::Null => 1.0,
-            scale => scale.as_f64().filter(|scale| scale.abs() <= 1e3)?,
+            scale => scale.as_f64().filter(|scale| scale.abs() <= f64::from(LARGEST_SCALE))?,
         };
         is_absolute(path).then(|| serde_json::json!({"path": path, "scale": scale}))
     };

@@ -5,13 +5,10 @@ use cortex_api::{
     openai::{ChatMessage, Content, ContentPart, LoraScale},
     worker::AdapterUse,
 };
-use cortex_models::ModelYaml;
+use cortex_models::{LARGEST_SCALE, ModelYaml};
 
 /// Images of one request at most.
 const MOST_IMAGES: usize = 64;
-
-/// How much an adapter may count at most; what is far from 1 is no language any more.
-const LARGEST_SCALE: f32 = 1e3;
 
 /// The fields inside messages that nobody knows.
 pub(super) fn unknown_fields(messages: &[ChatMessage]) -> Vec<String> {
@@ -107,7 +104,6 @@ pub(super) fn adapters(given: Option<&Vec<LoraScale>>, yaml: &ModelYaml) -> Resu
                 known.len()
             )));
         };
-        // The same range as in the settings of a model.
         if !(-LARGEST_SCALE..=LARGEST_SCALE).contains(&scale) {
             let range = format!("it must be between -{LARGEST_SCALE} and {LARGEST_SCALE}");
             return Err(wrong(format!("has the scale {scale} for adapter {id}; {range}")));
