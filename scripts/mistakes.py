@@ -30,6 +30,8 @@ MISTAKES = [
     ("a guess is never wrong", f"{WORKER}/drafting.rs", "rate.wrong += f64::from(u8::from(right < guess.tokens.len()));", "", WORKER, "drafting::tests"),
     ("the shortest repetition is followed", f"{WORKER}/lookup.rs", "same > longest ||", "same < longest ||", WORKER, "lookup::tests"),
     ("prompts come before answers", f"{WORKER}/schedule.rs", "(want.prompt > 0, want.admitted)", "(want.prompt == 0, want.admitted)", WORKER, "schedule::tests"),
+    ("a batch is in the order of the requests", f"{WORKER}/schedule.rs", "batch.sort_by_key(|share| share.slot);", "", WORKER, "schedule::tests"),
+    ("the end of a recent conversation gives way to a few tokens", f"{WORKER}/slot.rs", "slot.cells.len() - common };", "0 };", WORKER, "slot::tests"),
     ("half of a stop text is shown", f"{WORKER}/text.rs", "let keep = self.length_of_possible_stop();", "let keep = 0;", WORKER, "stop_text_across"),
     ("a user spells a control token", f"{ENGINE}/chat/guard.rs", "segment(control, false)", "segment(control, true)", ENGINE, "guard::tests"),
     ("text around a gap spells a control token", f"{ENGINE}/chat/mod.rs", "text: text.to_owned(), special: false }", "text: text.to_owned(), special: true }", ENGINE, "a_gap_stands"),
@@ -39,7 +41,10 @@ MISTAKES = [
     ("wrong guesses stay in the cells", f"{WORKER}/answering/steps.rs", "        if right < drafted {\n", "        if right > drafted {\n", "worker", "what_repeats"),
     ("guesses lie in the wrong places", f"{WORKER}/answering/steps.rs", "entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });", "entries.push(Entry { token, position: position(offset.min(1)), sequence, wants_logits: true });", "worker", "what_repeats"),
     ("the matcher does not hear of a token", f"{WORKER}/sampling.rs", "guide.accept(token).map_err(|LlamaError(why)| NoChoice::Constraint(why))?;", "let _ = guide;", "worker", "an_answer_is_what"),
+    ("what fills a gap stays", f"{WORKER}/answering/steps.rs", "self.truncate(slot, self.slots[slot].cells.len());", "let _ = slot;", "worker", "between_two_that_run"),
     ("what is nobody's is kept", f"{WORKER}/answering/mod.rs", "self.slots[index].scope = scope;", "self.slots[index].scope = Some(scope.unwrap_or(0));", "prompt_cache", "for_nobody"),
+    ("an image is taken for another one", f"{WORKER}/images.rs", "let content = Sha256::new().chain_update(size.0.to_le_bytes()).chain_update(&pixels).finalize();", "let content = Sha256::new().chain_update(size.0.to_le_bytes()).finalize();", "beside", "part_of_prompts"),
+    ("adapters of another request count", f"{WORKER}/answering/steps.rs", "self.context.use_adapters(set)", "self.context.use_adapters(&vec![])", "beside", "adapters_count"),
 ]
 
 
