@@ -254,6 +254,21 @@ def test_strict_tools_leave_text_free(client):
     assert answer.message.content or answer.message.tool_calls
 
 
+def test_what_of_a_strict_tool_cannot_be_followed_is_refused(client):
+    parameters = {"type": "object", "properties": {"city": {"not": {"type": "integer"}}}, "required": ["city"]}
+    for strict in (True, False):
+        tool = {"type": "function", "function": {"name": "find", "parameters": parameters, "strict": strict}}
+        if strict:
+            with pytest.raises(openai.BadRequestError) as error:
+                ask(client, "Find Paris", tools=[tool], max_tokens=40)
+            assert "not" in error.value.message and error.value.param == "tools", error.value
+        else:
+            ask(client, "Find Paris", tools=[tool], tool_choice="required", max_tokens=40)
+        with pytest.raises(openai.BadRequestError) as error:
+            ask(client, "Find Paris", tools=[tool, tool])
+        assert error.value.param == "tools[1].function.name", error.value
+
+
 def test_several_calls_at_once(client):
     grammar_forced = ask(client, "Call get_weather for Paris, then for Rome, then for Oslo.", tools=[WEATHER],
                          tool_choice="required", max_tokens=400)

@@ -234,7 +234,7 @@ impl EngineError {
             Self::NoImages => Some(
                 "take a model that sees, or add the path of its projector as `mmproj` to its model.yaml".into(),
             ),
-            Self::NoInfill => Some("leave `suffix` out, or use a model that was trained to fill in".into()),
+            Self::NoInfill => Some("take a model that was trained to fill gaps, or ask for a completion without `suffix`".into()),
             Self::Overloaded { .. } => Some("stop a model with `cortex models stop ID`, or try again later".into()),
             Self::QueueFull { .. } => {
                 Some("try again later; `maxQueuedRequests` in the settings is how many may wait".into())

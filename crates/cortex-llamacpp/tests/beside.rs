@@ -95,6 +95,16 @@ fn check(model: &Path, projector: &Path, (vectors, marks): (u32, u32)) {
     for (found, expected) in [(&again, &of_blue), (&once_more, &of_blue), (&other, &of_red)] {
         assert!(agree(expected, found), "{expected:?} {found:?}");
     }
+    // Of an image that a prompt ends with, nothing is of use without the rest: its last vector must be computed again.
+    let last = |id, deterministic| Generate {
+        deterministic,
+        ..seeing(id, vec![text("There is a ship in this harbour, and above it "), image(&green)])
+    };
+    let (expected, length, _) = ask(&mut worker, last(30, true));
+    ask(&mut worker, last(31, false));
+    let (found, _, timings) = ask(&mut worker, last(32, false));
+    assert_eq!(length - timings.cached_tokens, if marks == 0 { vectors } else { 1 });
+    assert!(agree(&expected, &found), "{expected:?} {found:?}");
     // Two images, in both orders, together with a text and with each other.
     let two =
         |one: &str, other: &str| vec![image(one), text(" and then "), image(other), text(" are the colours of the")];
@@ -220,6 +230,16 @@ fn adapters_count_for_the_requests_that_name_them() {
             assert!(agree(expected, &told(&messages, id)), "{id}: {expected:?} {:?}", told(&messages, id));
         }
     }
+    // Nor one that comes when another has just ended, whose place is free.
+    let other =
+        "A lighthouse stands on a rock by the sea, and every night its keeper climbs all of its stairs to see whether";
+    let same = |id, set: &[(u32, f32)]| Generate { prompt: vec![text(other)], ..with(id, set, false) };
+    ask(&mut worker, same(250, sets[0]));
+    assert_eq!(
+        [(251, sets[1]), (252, sets[2])].map(|(id, set)| ask(&mut worker, same(id, set)).2.cached_tokens),
+        [0, 0]
+    );
+    assert!(ask(&mut worker, same(253, sets[0])).2.cached_tokens > 0);
     // The same set takes it.
     let (again, length, timings) = ask(&mut worker, with(300, sets[3], false));
     assert!(timings.cached_tokens == length - 1 && agree(&alone[3], &again), "{timings:?}");

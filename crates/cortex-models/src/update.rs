@@ -267,11 +267,7 @@ fn fitting(field: Field, value: &Value) -> Result<Value, String> {
             Some(path) if path.is_empty() || is_absolute(path) => Ok(value.clone()),
             _ => Err("the absolute path of a file, or nothing".into()),
         },
-        Field::Adapters => adapters(value).ok_or_else(|| {
-            format!(
-                "a list of at most {MOST_ADAPTERS} adapters, each the absolute path of a file, or {{\"path\": …, \"scale\": 1.0}}"
-            )
-        }),
+        Field::Adapters => adapters(value),
         Field::KeepAlive => {
             if KeepAlive::parse(value).is_some() {
                 Ok(value.clone())
@@ -286,33 +282,44 @@ fn is_absolute(path: &str) -> bool {
     std::path::Path::new(path).is_absolute() && path.len() <= LONGEST_PATH
 }
 
-/// LoRA adapters as they are kept.
-fn adapters(value: &Value) -> Option<Value> {
+/// LoRA adapters as they are kept. The error is what they must be.
+fn adapters(value: &Value) -> Result<Value, String> {
     // A command line has text only.
     let parsed: Value;
     let value = match value.as_str().map(str::trim) {
         Some(text) if text.starts_with('[') => {
-            parsed = serde_json::from_str(text).ok()?;
+            parsed = serde_json::from_str(text).map_err(|why| format!("a list in JSON: {why}"))?;
             &parsed
         }
         _ => value,
     };
-    let one = |item: &Value| {
-        let path = item.as_str().or_else(|| item["path"].as_str())?;
-        let scale = match &item["scale"] {
-            Value::Null => 1.0,
-            scale => scale.as_f64().filter(|scale| scale.abs() <= f64::from(LARGEST_SCALE))?,
-        };
-        is_absolute(path).then(|| serde_json::json!({"path": path, "scale": scale}))
-    };
     match value {
-        Value::String(text) if text.is_empty() => Some(Value::Array(vec![])),
-        Value::String(_) => Some(Value::Array(vec![one(value)?])),
+        Value::String(text) if text.is_empty() => Ok(Value::Array(vec![])),
+        Value::String(_) => Ok(Value::Array(vec![adapter(value)?])),
         Value::Array(items) if items.len() <= MOST_ADAPTERS => {
-            items.iter().map(one).collect::<Option<Vec<_>>>().map(Value::Array)
+            items.iter().map(adapter).collect::<Result<Vec<_>, _>>().map(Value::Array)
         }
-        _ => None,
+        _ => Err(format!("a list of at most {MOST_ADAPTERS} adapters, {ONE_ADAPTER}")),
     }
+}
+
+/// What one adapter is.
+const ONE_ADAPTER: &str = "each the absolute path of a file, or {\"path\": …, \"scale\": 1.0}";
+
+/// One of them.
+fn adapter(item: &Value) -> Result<Value, String> {
+    if let Some(other) = item.as_object().and_then(|item| item.keys().find(|key| *key != "path" && *key != "scale")) {
+        return Err(format!("adapters with a `path` and a `scale`, and nothing else: `{other}` is not known"));
+    }
+    let path = item.as_str().or_else(|| item["path"].as_str());
+    let path = path.filter(|path| is_absolute(path)).ok_or_else(|| format!("a list of adapters, {ONE_ADAPTER}"))?;
+    let scale = match &item["scale"] {
+        Value::Null => 1.0,
+        scale => scale.as_f64().filter(|scale| scale.abs() <= f64::from(LARGEST_SCALE)).ok_or_else(|| {
+            format!("adapters with a scale from -{LARGEST_SCALE} to {LARGEST_SCALE}, and {scale} is none")
+        })?,
+    };
+    Ok(serde_json::json!({"path": path, "scale": scale}))
 }
 
 fn is_short_text(value: &Value) -> bool {
@@ -336,7 +343,8 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// The files that changes name must be there, and GGUF files: else the model could not be loaded any more. Reads their headers.
+/// The files that changes name must be there, and be what they are named as: else the model could not be loaded any more. Reads
+/// their headers.
 fn check_files(changes: &[(&str, Value)]) -> Result<(), UpdateError> {
     let mut wrong = Vec::new();
     for (name, value) in changes {
@@ -348,13 +356,16 @@ fn check_files(changes: &[(&str, Value)]) -> Result<(), UpdateError> {
             _ => continue,
         };
         for path in paths {
-            if let Err(error) = weights::read(std::path::Path::new(path)) {
-                let named = match error {
-                    WeightsError::Header { source } => format!("{path}: {source}"),
-                    error => error.to_string(),
-                };
-                wrong.push(((*name).to_owned(), format!("{name}: {named}")));
-            }
+            let why = match weights::read(std::path::Path::new(path)) {
+                Ok(read) => match (*name == "lora_adapters", read.header.text("general.type") == Some("adapter")) {
+                    (true, false) => format!("{path} is no LoRA adapter"),
+                    (false, true) => format!("{path} is a LoRA adapter, and no model"),
+                    (true, true) | (false, false) => continue,
+                },
+                Err(WeightsError::Header { source }) => format!("{path}: {source}"),
+                Err(error) => error.to_string(),
+            };
+            wrong.push(((*name).to_owned(), format!("{name}: {why}")));
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(UpdateError::Fields { wrong }) }

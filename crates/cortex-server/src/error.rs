@@ -71,8 +71,9 @@ impl From<EngineError> for ApiError {
         let mut answer = Self::told(error.kind(), error.code(), &error, error.hint());
         answer.retry_after = error.retry_after();
         if let EngineError::InvalidRequest { message } = &error {
-            // The worker's message begins with the name of the field.
-            answer.body.error.param = message.split_whitespace().next().map(str::to_owned);
+            // The worker's message begins with the name of the field, or the number of an image.
+            let field = message.split_whitespace().next();
+            answer.body.error.param = field.map(|field| if field == "image" { "messages" } else { field }.to_owned());
         }
         if matches!(error, EngineError::ContextExceeded { .. }) {
             answer.body.error.param = Some("messages".into());

@@ -26,6 +26,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
 /// The reader's words without the names of our types.
 fn plain_words(error: &serde_json::Error) -> String {
     let said = error.to_string();
+    if said.starts_with("recursion limit exceeded") {
+        return "it is nested more than 127 deep".into();
+    }
     let Some((found, expected)) = said.split_once(", expected ") else { return said };
     let (word, place) = expected
         .split_once(" at line ")
@@ -110,11 +113,13 @@ mod tests {
 
     #[test]
     fn errors_are_told_without_the_names_of_types() {
+        let deep: &'static str = format!(r#"{{"model":"m","json_schema":{}"#, "[".repeat(200)).leak();
         for (body, said) in [
             (r#"{"model":"m","temperature":"hot"}"#, "expected a number"),
             (r#"{"model":"m","max_tokens":"many"}"#, "expected a whole number"),
             (r#"{"model":"m","stop":3}"#, "stop: it must be a text, or a list of texts"),
             ("[]", "it must be a JSON object"),
+            (deep, "nested more than 127 deep"),
         ] {
             let message = read("application/json", body).expect_err(said).body.message;
             assert!(message.contains(said), "{message}");

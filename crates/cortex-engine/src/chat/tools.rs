@@ -18,7 +18,11 @@ pub(crate) struct Abilities {
 
 /// The tools as answers are read and constrained by them.
 pub(crate) fn callable(tools: &ToolUse) -> Vec<Tool> {
-    let one = |function: &Function| Tool { name: function.name.clone(), parameters: parameters(function) };
+    let one = |function: &Function| Tool {
+        name: function.name.clone(),
+        parameters: parameters(function),
+        is_strict: function.strict == Some(true),
+    };
     tools.functions.iter().map(one).collect()
 }
 

@@ -106,7 +106,7 @@ pub(super) fn adapters(given: Option<&Vec<LoraScale>>, yaml: &ModelYaml) -> Resu
         };
         if !(-LARGEST_SCALE..=LARGEST_SCALE).contains(&scale) {
             let range = format!("it must be between -{LARGEST_SCALE} and {LARGEST_SCALE}");
-            return Err(wrong(format!("has the scale {scale} for adapter {id}; {range}")));
+            return Err(wrong(format!("has a scale for adapter {id} that is not possible; {range}")));
         }
         if uses.iter().any(|used| used.adapter == adapter) {
             return Err(wrong(format!("names adapter {id} twice")));

@@ -66,6 +66,11 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     if request.max_completion_tokens.is_some() {
         (shared.max_tokens, shared.max_tokens_field) = (request.max_completion_tokens, Some("max_completion_tokens"));
     }
+    for field in shared.prediction.as_ref().and_then(Value::as_object).into_iter().flat_map(serde_json::Map::keys) {
+        if field != "type" && field != "content" {
+            warnings.push(without_effect(&format!("prediction.{field}"), request.strict_parameters)?);
+        }
+    }
     let tools = tools(&request)?;
     let format = response_format(request.response_format)?;
     let own = format.is_some().then_some("response_format").or(constraint_field(&shared));

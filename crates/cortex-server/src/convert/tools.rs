@@ -2,7 +2,7 @@
 
 use super::constraint::check_schema;
 use crate::error::ApiError;
-use cortex_api::openai::ChatCompletionRequest;
+use cortex_api::openai::{ChatCompletionRequest, Function};
 use cortex_engine::{ToolChoice, ToolUse};
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ pub(super) fn tools(request: &ChatCompletionRequest) -> Result<Option<ToolUse>, 
         let message = format!("tools has {} entries; at most {MOST_TOOLS} are possible", given.len());
         return Err(ApiError::field("tools", message));
     }
-    let mut functions = Vec::new();
+    let mut functions: Vec<Function> = Vec::new();
     for (index, tool) in given.iter().enumerate() {
         let field = format!("tools[{index}]");
         let Some(function) = tool.function.clone().filter(|_| tool.kind == "function") else {
@@ -48,6 +48,13 @@ pub(super) fn tools(request: &ChatCompletionRequest) -> Result<Option<ToolUse>, 
         if function.name.is_empty() || function.name.len() > 128 || !function.name.chars().all(is_name) {
             let message = format!(
                 "{field}.function.name is `{}`; it must be of 1 to 128 letters, digits, `_`, `-` and `.`",
+                function.name
+            );
+            return Err(ApiError::field(&format!("{field}.function.name"), message));
+        }
+        if let Some(other) = functions.iter().position(|other| other.name == function.name) {
+            let message = format!(
+                "{field}.function.name is `{}`, as that of tools[{other}]: calls could not be told apart",
                 function.name
             );
             return Err(ApiError::field(&format!("{field}.function.name"), message));

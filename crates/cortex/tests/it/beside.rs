@@ -193,17 +193,27 @@ async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     assert!((probability(&as_set) - seen[1]).abs() < 0.2, "{as_set} {seen:?}");
     let (status, body) = post(&daemon, "/v1/chat/completions", &asked(Some(json!([{"id": 2, "scale": 1}])))).await;
     assert_eq!((status, body["error"]["param"].as_str()), (400, Some("lora")), "{body}");
-    for path in ["/nowhere/a.gguf", "/etc/passwd", "/dev/zero"] {
+    let model = dist::model().display().to_string();
+    for path in ["/nowhere/a.gguf", "/etc/passwd", "/dev/zero", &model] {
         let refused = patch(json!({"lora_adapters": [path]})).await.unwrap();
         assert_eq!(refused.status(), 400, "{path}");
         let refused: Value = refused.json().await.unwrap();
         assert_eq!(refused["error"]["param"], "lora_adapters", "{refused}");
         assert!(refused["error"]["message"].as_str().unwrap().contains(path), "{refused}");
     }
-    let refused = patch(json!({"lora_adapters": ["relative.gguf"]})).await.unwrap();
-    assert_eq!(refused.status(), 400, "{}", refused.text().await.unwrap());
-    // A file that is no adapter is named, and the model answers again without it.
-    assert_eq!(patch(json!({"lora_adapters": [dist::model()]})).await.unwrap().status(), 200);
+    for (wrong, why) in [
+        (json!("relative.gguf"), "absolute path"),
+        (json!({"path": paths[0], "scales": 1}), "`scales` is not known"),
+        (json!({"path": paths[0], "scale": 1e300}), "1e+300 is none"),
+    ] {
+        let refused: Value = patch(json!({"lora_adapters": [wrong]})).await.unwrap().json().await.unwrap();
+        assert!(refused["error"]["message"].as_str().unwrap().contains(why), "{refused}");
+    }
+    let refused: Value = patch(json!({"draft_model": paths[0]})).await.unwrap().json().await.unwrap();
+    assert!(refused["error"]["message"].as_str().unwrap().contains("and no model"), "{refused}");
+    // A file that is no adapter any more is named, and the model answers again without it.
+    assert_eq!(patch(json!({"lora_adapters": [paths[0]]})).await.unwrap().status(), 200);
+    fs_err::write(&paths[0], made::qwen()).unwrap();
     post(&daemon, "/v1/models/stop", &json!({"model": MODEL})).await;
     let (status, body) = post(&daemon, "/v1/chat/completions", &asked(None)).await;
     assert_eq!(status, 503, "{body}");

@@ -17,7 +17,8 @@ fn tools() -> Vec<Tool> {
     let parameters = json!({"type": "object", "properties": {
         "a": {"type": "string"}, "b": {"type": "integer"}, "c": {"type": ["string", "null"]}, "d": {"type": "array"},
     }});
-    vec![Tool { name: "f".into(), parameters: parameters.clone() }, Tool { name: "g".into(), parameters }]
+    let tool = |name: &str| Tool { name: name.into(), parameters: parameters.clone(), is_strict: false };
+    vec![tool("f"), tool("g")]
 }
 
 fn text(text: &str) -> Piece {

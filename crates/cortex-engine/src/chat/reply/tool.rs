@@ -12,6 +12,8 @@ pub(crate) struct Tool {
     pub(crate) name: String,
     /// JSON schema of its arguments.
     pub(crate) parameters: Value,
+    /// What of the schema cannot be followed is an error, and not left out.
+    pub(crate) is_strict: bool,
 }
 
 /// What the schema of a parameter says about its value.
@@ -93,7 +95,7 @@ mod tests {
     #[track_caller]
     fn check(schema: &Value, expected: Kind) {
         let parameters = json!({"properties": {"a": schema}, "$defs": {"Text": {"type": "string"}}});
-        assert_eq!(Tool { name: "f".into(), parameters }.kind_of("a"), expected, "{schema}");
+        assert_eq!(Tool { name: "f".into(), parameters, is_strict: false }.kind_of("a"), expected, "{schema}");
     }
 
     #[test]

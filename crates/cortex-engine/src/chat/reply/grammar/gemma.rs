@@ -159,6 +159,7 @@ mod tests {
         let tool = Tool {
             name: "f".into(),
             parameters: json!({"$defs": {"Loop": {"items": {"$ref": "#/$defs/Loop"}, "type": "array"}}}),
+            is_strict: false,
         };
         let controls = ["<escape>".to_owned()];
         let mut rules = Vec::new();
@@ -190,8 +191,8 @@ mod tests {
     #[test]
     fn a_schema_that_holds_itself_ends() {
         let schema = json!({"$ref": "#/$defs/Loop"});
-        let tool =
-            Tool { name: "f".into(), parameters: json!({"$defs": {"Loop": {"type": "array", "items": schema}}}) };
+        let parameters = json!({"$defs": {"Loop": {"type": "array", "items": schema}}});
+        let tool = Tool { name: "f".into(), parameters, is_strict: false };
         let mut rules = Vec::new();
         assert!(GemmaRules::new(&tool, "<escape>", &[], &mut rules, 1).value(&schema, DEPTH).contains("any"));
     }

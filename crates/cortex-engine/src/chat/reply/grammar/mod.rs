@@ -287,7 +287,7 @@ impl<'controls> Writer<'controls> {
                         object.insert(key.to_owned(), shared.clone());
                     }
                 }
-                end(self.sequence().rule(&json_rule(schema)))
+                end(self.sequence().rule(&json_rule(schema, tool.is_strict)))
             }
         }
     }
@@ -321,13 +321,13 @@ fn arguments(tool: &Tool) -> String {
         }
         None => schema = json!({"type": "object"}),
     }
-    json_rule(schema)
+    json_rule(schema, tool.is_strict)
 }
 
-/// JSON that matches a schema.
-fn json_rule(mut schema: Value) -> String {
+/// JSON that matches a schema; unless it is strict, what of the schema cannot be followed is left out.
+fn json_rule(mut schema: Value, is_strict: bool) -> String {
     if let Some(object) = schema.as_object_mut() {
-        object.insert("x-guidance".into(), json!({"lenient": true, "whitespace_pattern": JSON_WHITE_SPACE}));
+        object.insert("x-guidance".into(), json!({"lenient": !is_strict, "whitespace_pattern": JSON_WHITE_SPACE}));
     }
     format!("%json {schema}")
 }
@@ -341,7 +341,8 @@ mod tests {
             "properties": {"a": {"type": "string"}, "b": {"type": "integer"}},
             "required": ["a"],
         });
-        vec![Tool { name: "f".into(), parameters }, Tool { name: "g".into(), parameters: Value::Null }]
+        let tool = |name: &str, parameters| Tool { name: name.into(), parameters, is_strict: false };
+        vec![tool("f", parameters), tool("g", Value::Null)]
     }
 
     const F: &str = r#"%json {"properties":{"a":{"type":"string"},"b":{"type":"integer"}},"required":["a"],"type":"object","x-guidance":{"lenient":true,"whitespace_pattern":"( |\\n[ \\t]{0,20})?"}}"#;
