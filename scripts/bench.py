@@ -418,9 +418,9 @@ def publish(result, results, marks, make_table):
     """Writes every run down, and the table that is made of them into the document. Lines that were left out this time stay as they
     were measured before."""
     results.parent.mkdir(parents=True, exist_ok=True)
-    for entry in result["lines"]:
+    for entry in result.get("lines", []):
         entry["commit"], entry["date"] = result["versions"]["cortex"], result["date"]
-    if results.exists():
+    if "lines" in result and results.exists():
         before = json.loads(results.read_text())
         measured = {entry["name"]: entry for entry in result["lines"]}
         kept = []

@@ -9,11 +9,12 @@ use std::{
 
 /// Which crates of ours a crate may use. `cortex-test` is for tests only.
 const EDGES: &[(&str, &[&str])] = &[
-    ("cortex", &["cortex-server", "cortex-engine", "cortex-models", "cortex-hardware", "cortex-api"]),
-    ("cortex-server", &["cortex-engine", "cortex-models", "cortex-hardware", "cortex-api"]),
+    ("cortex", &["cortex-server", "cortex-engine", "cortex-models", "cortex-hardware", "cortex-threads", "cortex-api"]),
+    ("cortex-server", &["cortex-engine", "cortex-models", "cortex-hardware", "cortex-threads", "cortex-api"]),
     ("cortex-engine", &["cortex-models", "cortex-hardware", "cortex-api"]),
     ("cortex-models", &["cortex-hardware"]),
     ("cortex-hardware", &[]),
+    ("cortex-threads", &[]),
     ("cortex-api", &[]),
     ("cortex-llamacpp", &["cortex-api"]),
     ("cortex-test", &["cortex-api"]),
@@ -45,6 +46,7 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
         "scripts/bench_batches.py",
         "scripts/bench_larger.py",
         "scripts/bench_runtime.py",
+        "scripts/bench_threads.py",
         "scripts/mistakes.py",
     ] {
         let bench = Command::new("python3").args([script, "check"]).current_dir(root).output()?;

@@ -4,6 +4,7 @@ use crate::Metrics;
 use cortex_engine::Engines;
 use cortex_hardware::Monitor;
 use cortex_models::{Migrations, ModelStore, Outbound, Pulls, Sources};
+use cortex_threads::Conversations;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,8 @@ pub struct App {
     pub images: Option<Outbound>,
     /// The machine.
     pub hardware: Monitor,
+    /// Threads, messages and assistants.
+    pub conversations: Conversations,
     /// What is counted.
     pub metrics: Metrics,
     /// What the settings say about the edge.

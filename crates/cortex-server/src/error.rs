@@ -9,6 +9,10 @@ use axum::{
 use cortex_api::openai::ErrorBody;
 use cortex_engine::EngineError;
 use cortex_models::ErrorKind;
+use cortex_threads::{Fault, ThreadsError};
+
+/// The code of what is not there among conversations.
+const MISSING: &str = "not_found";
 
 /// A failure on its way to a client.
 #[derive(Debug, Clone)]
@@ -30,6 +34,11 @@ impl ApiError {
         let mut error = Self::new(ErrorKind::Invalid, "invalid_value", message);
         error.body.error.param = Some(field.to_owned());
         error
+    }
+
+    /// Whether it says that a conversation, or something of one, is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.body.error.code.as_deref() == Some(MISSING)
     }
 
     /// With one more field, where a route's contract asks for it.
@@ -79,6 +88,21 @@ impl From<EngineError> for ApiError {
             answer.body.error.param = Some("messages".into());
         }
         answer
+    }
+}
+
+impl From<ThreadsError> for ApiError {
+    fn from(error: ThreadsError) -> Self {
+        if error.fault() == Fault::Disk {
+            tracing::error!(%error, "a conversation cannot be read or written");
+            let message = match error {
+                ThreadsError::Damaged { .. } => error.to_string(),
+                _ => "the disk failed; the log says more".into(),
+            };
+            return Self::new(ErrorKind::Internal, "conversation_unreadable", message);
+        }
+        // cortex.cpp answers 400 to all of these.
+        Self::new(ErrorKind::Invalid, if error.is_missing() { MISSING } else { "invalid_value" }, error.to_string())
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     error::ApiError,
     routes::{
         chat, completions, embeddings, events, fit, hardware, infill, list, metrics, migrations, models, pulls,
-        registry, sources, system, tokens,
+        registry, sources, system, threads, tokens,
     },
 };
 use axum::{
@@ -58,6 +58,27 @@ pub fn router(app: App) -> Router {
         .route("/v1/models/status", get(models::status_by_id))
         .route("/v1/models/status/{*id}", get(models::status))
         .route("/v1/models/{*id}", get(list::get).patch(registry::update).delete(registry::delete))
+        .route("/v1/threads", get(threads::list).post(threads::create))
+        .route(
+            "/v1/threads/{id}",
+            get(threads::get).patch(threads::update).post(threads::update).delete(threads::remove),
+        )
+        .route("/v1/threads/{id}/messages", get(threads::messages).post(threads::create_message))
+        .route(
+            "/v1/threads/{id}/messages/{message}",
+            get(threads::message)
+                .patch(threads::update_message)
+                .post(threads::update_message)
+                .delete(threads::remove_message),
+        )
+        .route("/v1/assistants", get(threads::assistants).post(threads::create_assistant))
+        .route(
+            "/v1/assistants/{id}",
+            get(threads::assistant)
+                .patch(threads::update_assistant)
+                .post(threads::post_assistant)
+                .delete(threads::remove_assistant),
+        )
         .route("/inferences/server/models", get(models::loaded))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
@@ -221,6 +242,8 @@ const FIXED: &[&str] = &[
     "/v1/models/start",
     "/v1/models/stop",
     "/v1/models/status",
+    "/v1/threads",
+    "/v1/assistants",
     "/inferences/server/models",
     "/v1/chat/completions",
     "/v1/completions",
@@ -238,6 +261,8 @@ const BEFORE_ID: &[(&str, &str)] = &[
     ("/models/sources/", "/v1/models/sources/"),
     ("/v1/models/status/", "/v1/models/status/"),
     ("/models/status/", "/v1/models/status/"),
+    ("/v1/threads/", "/v1/threads/"),
+    ("/v1/assistants/", "/v1/assistants/"),
     ("/v1/models/", "/v1/models/"),
     ("/models/", "/v1/models/"),
 ];

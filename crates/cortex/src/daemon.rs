@@ -8,6 +8,7 @@ use cortex_engine::{Engines, KeepAlive, LoadSettings, Shutdown, Tasks, tasks};
 use cortex_hardware::Monitor;
 use cortex_models::{Homes, Migrations, ModelStore, Outbound, OutboundConfig, Pulls, Sources, write_atomically};
 use cortex_server::App;
+use cortex_threads::Conversations;
 use std::{
     fs::{File, TryLockError},
     io,
@@ -139,6 +140,7 @@ impl Daemon {
                 })
             }),
             hardware: Monitor::start(&settings.data_folder),
+            conversations: Conversations::new(&settings.data_folder),
             metrics: cortex_server::Metrics::default(),
             config: Arc::new(cortex_server::Config {
                 address,

@@ -17,4 +17,5 @@ pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod sources;
 pub(crate) mod system;
+pub(crate) mod threads;
 pub(crate) mod tokens;

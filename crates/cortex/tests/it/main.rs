@@ -17,3 +17,4 @@ mod pulls;
 mod registry;
 mod soak;
 mod sources;
+mod threads;
