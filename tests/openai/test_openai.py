@@ -269,6 +269,22 @@ def test_what_of_a_strict_tool_cannot_be_followed_is_refused(client):
         assert error.value.param == "tools[1].function.name", error.value
 
 
+def test_what_cannot_have_an_effect_is_told(client):
+    prediction = {"type": "content", "content": "Hello"}
+    for more, field in [({"tools": [WEATHER], "tool_choice": "required", "response_format": {"type": "json_object"}}, "response_format"),
+                        ({"extra_body": {"deterministic": True, "prediction": prediction}}, "prediction")]:
+        answer = ask(client, "Hello", max_tokens=4, **more)
+        assert any(warning.startswith(field) for warning in answer.warnings), answer
+        strict = {**more, "extra_body": {**more.get("extra_body", {}), "strict_parameters": True}}
+        with pytest.raises(openai.BadRequestError) as error:
+            ask(client, "Hello", max_tokens=4, **strict)
+        assert error.value.param == field, error.value
+    array = {"type": "function", "function": {"name": "find", "parameters": {"type": "array"}}}
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(client, "Hello", tools=[array])
+    assert error.value.param == "tools[0].function.parameters", error.value
+
+
 def test_several_calls_at_once(client):
     grammar_forced = ask(client, "Call get_weather for Paris, then for Rome, then for Oslo.", tools=[WEATHER],
                          tool_choice="required", max_tokens=400)

@@ -38,10 +38,10 @@ impl Grammars {
         };
         let mut matcher = Matcher::new(self.0.create_parser(grammar));
         if let Some(why) = matcher.get_error() {
-            return Err(LlamaError(first_line(&why)));
+            return Err(LlamaError(reason(&why)));
         }
         // What is impossible from the start shows with the first step.
-        matcher.compute_mask().map_err(|why| LlamaError(first_line(&why.to_string())))?;
+        matcher.compute_mask().map_err(|why| LlamaError(reason(&why.to_string())))?;
         Ok(Guide(matcher))
     }
 }
@@ -95,10 +95,17 @@ fn with_bounded_white_space(schema: &Value) -> Value {
     Value::Object(schema)
 }
 
-/// The reason without the rest of the grammar; the library's own word for a grammar of nothing says little.
-fn first_line(text: &str) -> String {
+/// The reason without the rest of the grammar. That of an expression stands behind a picture of it; the library's own word for a
+/// grammar of nothing says little.
+fn reason(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
-    if line.contains("NoExtensionBias") { "it describes no text at all".into() } else { line.to_owned() }
+    if line.contains("NoExtensionBias") {
+        return "it describes no text at all".into();
+    }
+    match text.lines().find_map(|line| line.trim().strip_prefix("error: ")) {
+        Some(why) if line.ends_with(':') => format!("{line} {why}"),
+        _ => line.to_owned(),
+    }
 }
 
 /// A constraint on the way through one answer.
@@ -107,7 +114,7 @@ pub(crate) struct Guide(Matcher);
 impl Guide {
     /// The tokens that may come next; those that end an answer when it may end here.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob, LlamaError> {
-        self.0.compute_mask_or_eos().map_err(|why| LlamaError(first_line(&why.to_string())))
+        self.0.compute_mask_or_eos().map_err(|why| LlamaError(reason(&why.to_string())))
     }
 
     /// Takes the token that was chosen.
@@ -115,7 +122,7 @@ impl Guide {
         if self.0.is_stopped() {
             return Ok(());
         }
-        self.0.consume_token(token.cast_unsigned()).map_err(|why| LlamaError(first_line(&why.to_string())))
+        self.0.consume_token(token.cast_unsigned()).map_err(|why| LlamaError(reason(&why.to_string())))
     }
 
     /// Whether nothing can follow.
@@ -249,6 +256,13 @@ mod tests {
         ] {
             let why = grammars().compile(&constraint).err().expect("an error").0;
             assert!(!why.is_empty() && !why.contains('\n'), "{why}");
+        }
+        for (pattern, why) in [("(", "unclosed group"), ("(?=a)b", "look-around"), ("(a)\\1", "backreferences")] {
+            let schema = schema(json!({"type": "string", "pattern": pattern}));
+            for constraint in [Constraint::Regex { pattern: pattern.into() }, schema] {
+                let said = grammars().compile(&constraint).err().expect("an error").0;
+                assert!(said.contains(why) && !said.contains('\n'), "{said}");
+            }
         }
     }
 }

@@ -292,18 +292,20 @@ impl Supervisor {
         entry.keep_alive = if matches!(purpose, Purpose::Order { .. }) { None } else { keep_alive };
         entry.demand.asked(self.began.elapsed());
         self.settle(&id);
-        // A request names adapters by their numbers among those that it knows.
-        let has_other_adapters = self.entries.get(&id).is_some_and(|entry| entry.files.adapters != files.adapters);
+        // A request names adapters by their numbers among those that it knows; and who sets another model to guess means it.
+        let has_other_files = self.entries.get(&id).is_some_and(|entry| {
+            entry.files.adapters != files.adapters || entry.files.draft_model != files.draft_model
+        });
         match self.entries.get(&id).map(|entry| entry.state) {
             // What loads now may be another size: that is seen when it is there.
-            Some(State::Loading { .. }) if purpose != Purpose::Answer || has_other_adapters => {
+            Some(State::Loading { .. }) if purpose != Purpose::Answer || has_other_files => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.later.push((wanted, reply));
                 }
                 return;
             }
             Some(State::Ready { .. })
-                if has_other_adapters || purpose != Purpose::Answer && self.has_other_size(&id, load) =>
+                if has_other_files || purpose != Purpose::Answer && self.has_other_size(&id, load) =>
             {
                 // What runs ends as it began, and then it is loaded anew.
                 self.apply(&id, Event::Unload, None);

@@ -54,7 +54,19 @@ impl Tail {
 
     /// The last lines, on one line.
     pub(crate) fn shown(&self) -> String {
-        let lines: Vec<&str> = self.text.lines().filter(|line| !line.trim().is_empty()).collect();
+        self.last(|line| !line.trim().is_empty())
+    }
+
+    /// The last lines that tell of a failure: between them are many that do not.
+    pub(crate) fn failures(&self) -> String {
+        self.last(|line| {
+            let line = line.to_ascii_lowercase();
+            ["error", "fail", "cannot", "unable", "abort", "invalid", "unknown"].iter().any(|word| line.contains(word))
+        })
+    }
+
+    fn last(&self, is_told: impl Fn(&str) -> bool) -> String {
+        let lines: Vec<&str> = self.text.lines().filter(|line| is_told(line)).collect();
         lines[lines.len().saturating_sub(Self::SHOWN)..].join(" | ")
     }
 }

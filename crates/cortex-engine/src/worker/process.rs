@@ -298,7 +298,7 @@ impl Watched {
                 }
                 Seen::Message(FromWorker::Loaded(facts)) => return Ok(*facts),
                 Seen::Message(FromWorker::LoadFailed { message }) => {
-                    let said = self.last_words();
+                    let said = self.process.tail.lock().unwrap_or_else(PoisonError::into_inner).failures();
                     let reason = if said.is_empty() { message } else { format!("{message}; the engine said: {said}") };
                     return Err(EngineError::LoadFailed { model, reason });
                 }
@@ -364,10 +364,6 @@ impl Watched {
 
     fn stuck(&self) -> EngineError {
         EngineError::WorkerStuck { model: self.launch.model.to_string(), seconds: self.launch.silence_limit.as_secs() }
-    }
-
-    fn last_words(&self) -> String {
-        self.process.tail.lock().unwrap_or_else(PoisonError::into_inner).shown()
     }
 
     /// The error of a worker that ended by itself, or has to be ended because it talks nonsense.

@@ -12,7 +12,7 @@ use content::{adapters, content, unknown_fields};
 use cortex_api::openai::{
     ChatCompletionRequest, ChatMessage, CompletionRequest, InfillRequest, Prompt as WirePrompt, SharedFields,
 };
-use cortex_engine::{Chat, ChatTurn, EngineError, Infill, Job, LoadSettings, Prompt};
+use cortex_engine::{Chat, ChatTurn, EngineError, Infill, Job, LoadSettings, Prompt, ToolChoice, ToolUse};
 use cortex_hardware::CacheType;
 use cortex_models::{KeepAlive, ModelFiles, ModelId, ModelYaml};
 use sampling::sampling;
@@ -77,6 +77,19 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     if let (Some(_), Some(field @ ("lark" | "grammar"))) = (&tools, own) {
         let message = format!("{field} and tools cannot be combined; leave one out, or set `tool_choice` to none");
         return Err(ApiError::field(field, message));
+    }
+    if let (Some(ToolUse { choice: ToolChoice::Required | ToolChoice::Named(_), .. }), Some(field)) = (&tools, own) {
+        warnings.push(idle(field, "has no effect: tool_choice asks for a call", request.strict_parameters)?);
+    }
+    if shared.deterministic == Some(true) {
+        let guesses = [
+            ("prediction", shared.prediction.as_ref().is_some_and(|it| !it.is_null())),
+            ("speculative.n_max", shared.speculative_n_max.is_some_and(|most| most > 0)),
+        ];
+        for (field, _) in guesses.into_iter().filter(|(_, is_given)| *is_given) {
+            let why = "has no effect: a deterministic request guesses nothing";
+            warnings.push(idle(field, why, request.strict_parameters)?);
+        }
     }
     let constraint = own.or(tools.is_some().then_some("tools"));
     let probabilities = match (request.logprobs, request.top_logprobs) {
@@ -256,10 +269,15 @@ fn warnings(rest: &Map<String, Value>, is_strict: Option<bool>) -> Result<Vec<St
 
 /// What is said of a field that nobody knows.
 fn without_effect(field: &str, is_strict: Option<bool>) -> Result<String, ApiError> {
+    idle(field, "is not known and has no effect", is_strict)
+}
+
+/// What is said of a field that has no effect, and why: a warning, or a refusal where that is asked for.
+fn idle(field: &str, why: &str, is_strict: Option<bool>) -> Result<String, ApiError> {
     if is_strict == Some(true) {
         return Err(ApiError::field(field, format!("{field} has no effect here, and strict_parameters is set")));
     }
-    Ok(format!("{field} is not known and has no effect"))
+    Ok(format!("{field} {why}"))
 }
 
 fn count(wanted: Option<i64>) -> Result<usize, ApiError> {

@@ -60,7 +60,12 @@ pub(super) fn tools(request: &ChatCompletionRequest) -> Result<Option<ToolUse>, 
             return Err(ApiError::field(&format!("{field}.function.name"), message));
         }
         if let Some(parameters) = &function.parameters {
-            check_schema(&format!("{field}.function.parameters"), parameters)?;
+            let field = format!("{field}.function.parameters");
+            check_schema(&field, parameters)?;
+            if let Some(kind) = parameters.get("type").filter(|kind| *kind != "object") {
+                let message = format!("{field}.type is {kind}; the arguments of a function are an object");
+                return Err(ApiError::field(&field, message));
+            }
         }
         functions.push(function);
     }

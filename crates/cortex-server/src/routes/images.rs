@@ -3,7 +3,7 @@
 use crate::{App, error::ApiError};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cortex_api::openai::{ChatCompletionRequest, Content, ImageUrl};
-use cortex_models::OutboundError;
+use cortex_models::{ErrorKind, OutboundError};
 
 /// Bytes of a fetched image at most.
 const LARGEST: usize = 20 << 20;
@@ -19,7 +19,10 @@ pub(crate) async fn fetch(app: &App, request: &mut ChatCompletionRequest) -> Res
         _ => &mut [],
     }) {
         let Some(ImageUrl { url, .. }) = &mut image.image_url else { continue };
-        if !url.starts_with("http://") && !url.starts_with("https://") {
+        let is_elsewhere = url
+            .split_once("://")
+            .is_some_and(|(scheme, _)| ["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme)));
+        if !is_elsewhere {
             continue;
         }
         let content = images.bytes(url, LARGEST.min(left)).await.map_err(|error| refused(&error))?;
@@ -29,10 +32,17 @@ pub(crate) async fn fetch(app: &App, request: &mut ChatCompletionRequest) -> Res
     Ok(())
 }
 
+/// Always a 400: the address is the client's, and asking again with it would fail again.
 fn refused(error: &OutboundError) -> ApiError {
-    let hint = match error {
-        OutboundError::TooLong { .. } => None,
-        _ => Some("`allowedImageHosts` in the settings names the hosts that images may be fetched from".into()),
+    let (why, hint) = match error {
+        OutboundError::NotAllowed { host, .. } => (format!("images may not be fetched from `{host}`"), true),
+        OutboundError::Insecure { .. } | OutboundError::Private { .. } => (error.to_string(), true),
+        _ => (error.to_string(), false),
     };
-    ApiError::told(error.kind(), "image_not_fetched", &format!("an image could not be fetched: {error}"), hint)
+    let hint =
+        hint.then(|| "`allowedImageHosts` in the settings names the hosts that images may be fetched from".into());
+    let message = format!("an image could not be fetched: {why}");
+    let mut error = ApiError::told(ErrorKind::Invalid, "image_not_fetched", &message, hint);
+    error.body.error.param = Some("messages".into());
+    error
 }

@@ -134,7 +134,10 @@ async fn images_are_fetched_from_hosts_that_the_settings_name() {
     for wrong in [format!("http://{}/a.png", other.local_addr().unwrap()), "http://169.254.169.254/latest".to_owned()] {
         let (status, body) = ask(wrong).await;
         assert_eq!((status, body["error"]["code"].as_str()), (400, Some("image_not_fetched")), "{body}");
+        assert!(body["error"]["message"].as_str().unwrap().contains("images may not be fetched from"), "{body}");
     }
+    let (status, body) = ask(format!("HTTP://{address}/ship.png")).await;
+    assert_eq!(status, 200, "a scheme is the same in capitals: {body}");
     assert!(other.accept().is_err(), "nobody came");
 }
 
@@ -222,4 +225,18 @@ async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     post(&daemon, "/v1/models/start", &json!({"model": MODEL})).await;
     let (status, body) = post(&daemon, "/v1/chat/completions", &asked(None)).await;
     assert_eq!(status, 200, "{body}");
+    // Another model that guesses counts from the next request on too: this one for itself, and one that cannot.
+    let asked = || json!({"model": MODEL, "messages": [{"role": "user", "content": "Tell me a story"}], "max_tokens": 40, "temperature": 0});
+    assert_eq!(patch(json!({"draft_model": dist::model()})).await.unwrap().status(), 200);
+    let (_, body) = post(&daemon, "/v1/chat/completions", &asked()).await;
+    assert!(body["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0, "{body}");
+    let other = folder.path().join("other.gguf");
+    fs_err::write(&other, made::qwen()).unwrap();
+    assert_eq!(patch(json!({"draft_model": other})).await.unwrap().status(), 200);
+    let (status, body) = post(&daemon, "/v1/chat/completions", &asked()).await;
+    assert_eq!(status, 503, "{body}");
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("are not those of the model") && !message.contains("create_tensor"), "{message}");
+    assert_eq!(patch(json!({"draft_model": null})).await.unwrap().status(), 200);
+    assert_eq!(post(&daemon, "/v1/chat/completions", &asked()).await.0, 200);
 }
