@@ -146,6 +146,13 @@ impl Threads {
         disk::remove_folder(&folder, FILE)
     }
 
+    /// Reads the threads, so that the first list need not.
+    pub fn look(&self) {
+        if let Err(error) = self.list(&Page { limit: Some(0), ..Page::default() }) {
+            tracing::warn!(%error, "the threads cannot be read");
+        }
+    }
+
     /// The threads that are asked for, by when they were made. Each file is looked at, and read when it is another than before; one
     /// that is damaged is what it was before, or left out.
     pub fn list(&self, page: &Page) -> Result<Vec<ThreadEntry>, ThreadsError> {

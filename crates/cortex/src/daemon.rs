@@ -124,6 +124,7 @@ impl Daemon {
         let pulls = Pulls::start(settings.pulls.clone(), models.clone(), outbound, &tasks);
         let engines = Engines::start(engine_config(&settings), &tasks);
         let stop = CancellationToken::new();
+        let conversations = Conversations::new(&settings.data_folder);
         let app = App {
             models: models.clone(),
             pulls,
@@ -140,7 +141,7 @@ impl Daemon {
                 })
             }),
             hardware: Monitor::start(&settings.data_folder),
-            conversations: Conversations::new(&settings.data_folder),
+            conversations: conversations.clone(),
             metrics: cortex_server::Metrics::default(),
             config: Arc::new(cortex_server::Config {
                 address,
@@ -154,6 +155,10 @@ impl Daemon {
             stop: stop.clone(),
         };
         let accepting = tasks.child();
+        // An app asks for its threads as soon as it has started, and reading thousands for the first time takes a while.
+        accepting.spawn(async move {
+            let _ = tokio::task::spawn_blocking(move || conversations.threads.look()).await;
+        });
         accepting.spawn(cortex_server::preload(app.clone(), settings.preload.clone()));
         accepting.spawn(cortex_server::serve(listener, cortex_server::router(app), tasks.child()));
 
