@@ -349,18 +349,26 @@ def run(arguments):
     publish(result, RESULTS, (BEGIN, END), table)
 
 
-def described(command, model, peer, flags, lines):
-    """What was measured, with all that it was measured with."""
+def measured_here(command):
+    """When and on which machine something is measured."""
     cpu = next((text.split(":")[1].strip() for text in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
                 if text.startswith("model name")), platform.machine())
+    return {"command": command, "date": time.strftime("%Y-%m-%d"),
+            "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"}
+
+
+def commit():
+    """The commit that is measured."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def described(command, model, peer, flags, lines):
+    """What was measured, with all that it was measured with."""
     version = subprocess.run([peer, "--version"], capture_output=True, text=True).stderr.strip()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     return {
-        "command": command,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        **measured_here(command),
         "model": model.name,
-        "versions": {"cortex": commit.strip(), "llama-server": " ".join(version.split())},
+        "versions": {"cortex": commit(), "llama-server": " ".join(version.split())},
         "flags": flags,
         "lines": lines,
     }

@@ -11,18 +11,15 @@ warm. Somebody lists the models again and again meanwhile, as an app does while 
 import argparse
 import http.client
 import json
-import os
 import pathlib
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-from bench import ROOT, check_shown, interval, publish
+from bench import ROOT, check_shown, commit, interval, measured_here, publish
 from bench_registry import Daemon, gguf
 
 RESULTS = ROOT / "bench/results/migrate.json"
@@ -127,11 +124,7 @@ def run(arguments):
             print(number + 1, runs[-1], file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    cpu = next(line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
-    result = {"command": f"scripts/bench_migrate.py run --runs {arguments.runs}", "date": time.strftime("%Y-%m-%d"),
-              "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}", "cortex": commit.strip(),
-              "header": header, "runs": runs}
+    result = {**measured_here(f"scripts/bench_migrate.py run --runs {arguments.runs}"), "cortex": commit(), "header": header, "runs": runs}
     publish(result, RESULTS, (BEGIN, END), table)
 
 

@@ -15,7 +15,6 @@ import http.client
 import json
 import os
 import pathlib
-import platform
 import resource
 import shutil
 import statistics
@@ -25,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from bench import ROOT, Server, check_shown, free_port, interval, publish
+from bench import ROOT, Server, check_shown, commit, free_port, interval, measured_here, publish
 
 RESULTS = ROOT / "bench/results/pull.json"
 BEGIN, END = "<!-- pull:begin -->", "<!-- pull:end -->"
@@ -248,15 +247,11 @@ def run(arguments):
     finally:
         nginx.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    cpu = next(line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
     hub = subprocess.run([arguments.python, "-c", "import huggingface_hub as h; print(h.__version__)"], capture_output=True, text=True)
     nginx_version = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr.strip().rsplit("/", 1)[-1]
     result = {
-        "command": f"scripts/bench_pull.py run --rounds {arguments.rounds} --mebibytes {arguments.mebibytes}",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "cortex": commit.strip(),
+        **measured_here(f"scripts/bench_pull.py run --rounds {arguments.rounds} --mebibytes {arguments.mebibytes}"),
+        "cortex": commit(),
         "mebibytes": arguments.mebibytes,
         "versions": {"nginx": nginx_version, "curl": version(["curl", "--version"]).split()[1], "aria2c": version(["aria2c", "--version"]),
                      "openssl": version(["openssl", "version"]), "huggingface_hub": hub.stdout.strip()},

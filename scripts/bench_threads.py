@@ -9,17 +9,14 @@ Every run is written down, and has a daemon of its own. The table in docs/perfor
 
 import argparse
 import json
-import os
 import pathlib
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-from bench import ROOT, check_shown, interval, publish
+from bench import ROOT, check_shown, commit, interval, measured_here, publish
 from bench_registry import Daemon
 
 RESULTS = ROOT / "bench/results/threads.json"
@@ -70,10 +67,7 @@ def run(arguments):
             print(number + 1, runs[-1], file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    cpu = next(line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
-    result = {"command": f"scripts/bench_threads.py run --runs {arguments.runs}", "date": time.strftime("%Y-%m-%d"),
-              "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}", "cortex": commit.strip(), "runs": runs}
+    result = {**measured_here(f"scripts/bench_threads.py run --runs {arguments.runs}"), "cortex": commit(), "runs": runs}
     publish(result, RESULTS, (BEGIN, END), table)
 
 

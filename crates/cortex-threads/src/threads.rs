@@ -73,8 +73,9 @@ impl Threads {
     pub(crate) fn read(&self, thread: &str) -> Result<(PathBuf, Object), ThreadsError> {
         let folder = id::folder_of(&self.0.root, thread)?;
         let path = folder.join(FILE);
+        let written = Stamp::of(&path).map_or(0, |stamp| stamp.seconds());
         match disk::read_object(&path)? {
-            Some(object) => Ok((path, object)),
+            Some(object) => Ok((path, aged(object, written))),
             None => Err(ThreadsError::NoSuchPath { path: folder }),
         }
     }
@@ -108,13 +109,12 @@ impl Threads {
         // The messages first: a thread that is seen is whole.
         disk::replace(&folder.join(crate::messages::FILE), b"")?;
         disk::replace_object(&folder.join(FILE), &stored)?;
-        Ok(shown(&id, &stored, now / 1000))
+        Ok(shown(&id, &stored))
     }
 
     /// One thread.
     pub fn get(&self, thread: &str) -> Result<Value, ThreadsError> {
-        let (path, stored) = self.read(thread)?;
-        Ok(shown(thread, &stored, Stamp::of(&path).map_or(0, |stamp| stamp.seconds())))
+        self.read(thread).map(|(_, stored)| shown(thread, &stored))
     }
 
     /// Changes a thread: its metadata are replaced by those that are given, all else stays.
@@ -136,7 +136,7 @@ impl Threads {
             stored.insert("updated".into(), disk::now().into());
         }
         disk::replace_object(&path, &stored)?;
-        Ok(shown(thread, &stored, 0))
+        Ok(shown(thread, &stored))
     }
 
     /// Removes a thread with its messages and files. Where its folder is a link, what lies behind it stays.
@@ -193,7 +193,7 @@ fn not_an_object() -> ThreadsError {
 
 fn entry(id: &str, path: &Path, stamp: &Stamp) -> Result<ThreadEntry, ThreadsError> {
     let stored = disk::read_object(path)?.ok_or_else(|| ThreadsError::NoSuchPath { path: path.to_owned() })?;
-    let shown = shown(id, &stored, stamp.seconds());
+    let shown = shown(id, &aged(stored, stamp.seconds()));
     let created_at = shown["created_at"].as_u64().unwrap_or(0);
     let shown = serde_json::value::to_raw_value(&shown).map_err(|why| ThreadsError::Io(why.into()))?;
     Ok(ThreadEntry { id: id.into(), created_at, shown: shown.into() })
@@ -214,8 +214,16 @@ pub(crate) fn created_at(stored: &Object) -> Option<u64> {
     Some(seconds as u64)
 }
 
-/// A thread as clients see it. One that does not say when it was made is as old as its file.
-fn shown(id: &str, stored: &Object, written: u64) -> Value {
+/// What a file says. A thread that does not say when it was made is as old as its file, and stays so when that is written anew.
+fn aged(mut stored: Object, written: u64) -> Object {
+    if created_at(&stored).is_none() {
+        stored.insert("created_at".into(), written.into());
+    }
+    stored
+}
+
+/// A thread as clients see it.
+fn shown(id: &str, stored: &Object) -> Value {
     let mut metadata = stored.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
     if let Some(title) = stored.get("title").and_then(Value::as_str).filter(|title| !title.is_empty()) {
         metadata.entry("title").or_insert_with(|| title.into());
@@ -223,7 +231,7 @@ fn shown(id: &str, stored: &Object, written: u64) -> Value {
     let mut object = Object::new();
     object.insert("id".into(), id.into());
     object.insert("object".into(), "thread".into());
-    object.insert("created_at".into(), created_at(stored).unwrap_or(written).into());
+    object.insert("created_at".into(), created_at(stored).unwrap_or(0).into());
     object.insert("metadata".into(), metadata.into());
     if let Some(resources @ Value::Object(_)) = stored.get("tool_resources") {
         object.insert("tool_resources".into(), resources.clone());
@@ -341,6 +349,12 @@ mod tests {
         fs_err::create_dir(folder.path().join("threads")).unwrap();
         std::os::unix::fs::symlink(&elsewhere, folder.path().join("threads/link")).unwrap();
         assert_eq!(ids(&threads), ["link"]);
+        // One that does not say when it was made keeps the age that it had.
+        let file = fs_err::OpenOptions::new().write(true).open(elsewhere.join(FILE)).unwrap();
+        let written = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+        file.file().set_modified(written).unwrap();
+        let changed = threads.update("link", &object(json!({"metadata": {"a": 1}}))).unwrap();
+        assert_eq!((&changed["created_at"], &threads.get("link").unwrap()), (&json!(1_700_000_000), &changed));
         threads.remove("link").unwrap();
         assert_eq!(ids(&threads), [""; 0]);
         assert!(elsewhere.join(FILE).is_file());

@@ -9,7 +9,7 @@ use crate::{
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::{FromRequest, Path, Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -71,11 +71,21 @@ async fn with<T: Send + 'static>(
     Ok(blocking(move || work(&app.conversations)).await??)
 }
 
-fn body(headers: &HeaderMap, body: &Bytes) -> Answer<Object> {
-    if body.is_empty() {
-        return Err(ApiError::new(ErrorKind::Invalid, "empty_body", "Request body can't be empty"));
+/// The object that a request sends.
+pub(crate) struct Sent(Object);
+
+impl<S: Send + Sync> FromRequest<S> for Sent {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let headers = request.headers().clone();
+        let body = Bytes::from_request(request, state).await.map_err(IntoResponse::into_response)?;
+        if body.is_empty() {
+            let error = ApiError::new(ErrorKind::Invalid, "empty_body", "Request body can't be empty");
+            return Err(error.into_response());
+        }
+        json::required(&headers, &body).map(Self).map_err(IntoResponse::into_response)
     }
-    json::required(headers, body)
 }
 
 /// The same failure with what was tried in front of it, as cortex.cpp says it.
@@ -93,8 +103,7 @@ pub(crate) async fn list(State(app): State<App>, Asked(query): Asked<PageQuery>)
 }
 
 /// Makes a thread.
-pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, sent: Bytes) -> Answer<Json<Value>> {
-    let given = body(&headers, &sent)?;
+pub(crate) async fn create(State(app): State<App>, Sent(given): Sent) -> Answer<Json<Value>> {
     with(app, move |it| it.threads.create(&given)).await.map(Json)
 }
 
@@ -104,13 +113,7 @@ pub(crate) async fn get(State(app): State<App>, Path(id): Path<String>) -> Answe
 }
 
 /// Changes the metadata of a thread.
-pub(crate) async fn update(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    sent: Bytes,
-) -> Answer<Json<Value>> {
-    let given = body(&headers, &sent)?;
+pub(crate) async fn update(State(app): State<App>, Path(id): Path<String>, Sent(given): Sent) -> Answer<Json<Value>> {
     let changed = with(app, move |it| it.threads.update(&id, &given)).await;
     changed.map(Json).map_err(|error| if error.is_missing() { failed_to("retrieve thread")(error) } else { error })
 }
@@ -147,10 +150,8 @@ pub(crate) async fn messages(
 pub(crate) async fn create_message(
     State(app): State<App>,
     Path(thread): Path<String>,
-    headers: HeaderMap,
-    sent: Bytes,
+    Sent(given): Sent,
 ) -> Answer<Json<Value>> {
-    let given = body(&headers, &sent)?;
     with(app, move |it| it.messages.create(&thread, &given)).await.map(Json)
 }
 
@@ -163,10 +164,8 @@ pub(crate) async fn message(State(app): State<App>, Path((thread, id)): Path<(St
 pub(crate) async fn update_message(
     State(app): State<App>,
     Path((thread, id)): Path<(String, String)>,
-    headers: HeaderMap,
-    sent: Bytes,
+    Sent(given): Sent,
 ) -> Answer<Json<Value>> {
-    let given = body(&headers, &sent)?;
     let changed = with(app, move |it| it.messages.update(&thread, &id, &given)).await;
     changed.map(Json).map_err(|error| if error.is_missing() { failed_to("modify message")(error) } else { error })
 }
@@ -192,8 +191,7 @@ pub(crate) async fn assistants(State(app): State<App>, Asked(query): Asked<PageQ
 }
 
 /// Makes an assistant.
-pub(crate) async fn create_assistant(State(app): State<App>, headers: HeaderMap, sent: Bytes) -> Answer<Json<Value>> {
-    let given = body(&headers, &sent)?;
+pub(crate) async fn create_assistant(State(app): State<App>, Sent(given): Sent) -> Answer<Json<Value>> {
     with(app, move |it| it.assistants.create(&given)).await.map(Json)
 }
 
@@ -212,9 +210,8 @@ pub(crate) async fn update_assistant(
     State(app): State<App>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    sent: Bytes,
+    Sent(given): Sent,
 ) -> Answer<Json<Value>> {
-    let given = body(&headers, &sent)?;
     let is_own = is_second_version(&headers);
     let changed =
         with(
@@ -231,12 +228,11 @@ pub(crate) async fn post_assistant(
     State(app): State<App>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    sent: Bytes,
+    Sent(given): Sent,
 ) -> Answer<Response> {
     if is_second_version(&headers) {
-        return Ok(update_assistant(State(app), Path(id), headers, sent).await?.into_response());
+        return Ok(update_assistant(State(app), Path(id), headers, Sent(given)).await?.into_response());
     }
-    let given = body(&headers, &sent)?;
     let made = with(app, move |it| it.assistants.create_in_thread(&id, &given)).await?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
