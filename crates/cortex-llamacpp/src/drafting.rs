@@ -20,18 +20,27 @@ const HOPED: f64 = 0.1;
 
 /// How long steps take that only answer, by their entries.
 #[derive(Debug)]
-pub(crate) struct StepTimes([Option<f64>; ENTRIES + 1]);
+pub(crate) struct StepTimes {
+    measured: [Option<f64>; ENTRIES + 1],
+    /// What an entry costs beside the first, when that is not to be measured.
+    given: Option<f64>,
+}
 
 impl Default for StepTimes {
     fn default() -> Self {
-        Self([None; ENTRIES + 1])
+        Self { measured: [None; ENTRIES + 1], given: None }
     }
 }
 
 impl StepTimes {
+    /// Times that are measured, unless what an entry costs is given, in percent of the first one.
+    pub(crate) fn new(entry_cost: Option<u32>) -> Self {
+        Self { given: entry_cost.map(|percent| f64::from(percent) / 100.0), ..Self::default() }
+    }
+
     /// Learns from a step.
     pub(crate) fn learn(&mut self, entries: usize, took: Duration) {
-        if let Some(known) = self.0.get_mut(entries).filter(|_| entries > 0) {
+        if let Some(known) = self.measured.get_mut(entries).filter(|_| entries > 0) {
             let seen = took.as_secs_f64();
             // The system may have taken the processor away: a step is not ten times slower than the last ones.
             let seen = known.map_or(seen, |known| seen.min(known * 3.0));
@@ -39,13 +48,16 @@ impl StepTimes {
         }
     }
 
-    /// Seconds of a step; nothing before any was seen. Between known ones a straight line, beyond them what is hoped for.
+    /// Seconds of a step, or shares of the shortest one where the cost is given; nothing before any was seen. Between known ones a straight line, beyond them what is hoped for.
     fn of(&self, entries: usize) -> Option<f64> {
         let entries = entries.clamp(1, ENTRIES);
-        let below = (1..=entries).rev().find_map(|at| Some((at, self.0[at]?)));
-        let above = (entries..=ENTRIES).find_map(|at| Some((at, self.0[at]?)));
         #[expect(clippy::cast_precision_loss, reason = "less than a hundred")]
         let number = |count: usize| count as f64;
+        if let Some(cost) = self.given {
+            return Some(1.0 + cost * number(entries - 1));
+        }
+        let below = (1..=entries).rev().find_map(|at| Some((at, self.measured[at]?)));
+        let above = (entries..=ENTRIES).find_map(|at| Some((at, self.measured[at]?)));
         match (below, above) {
             (Some((low, seconds)), Some((high, more))) if high > low => {
                 Some(seconds + (more - seconds) * number(entries - low) / number(high - low))
@@ -262,6 +274,11 @@ mod tests {
         known.learn(0, Duration::from_secs(1));
         known.learn(ENTRIES + 1, Duration::from_secs(1));
         close(times(&[(8, 170)]).of(1), 0.1);
+        // What is given is not measured.
+        let mut given = StepTimes::new(Some(20));
+        given.learn(1, Duration::from_secs(100));
+        close(given.of(1), 1.0);
+        close(given.of(6), 2.0);
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn request(numbers: &mut Numbers, kind: Kind, id: u64) -> (Generate, String) {
 /// A worker that keeps beginnings of prompts in a folder.
 fn keeping(folder: &Path) -> TestWorker {
     let prompt_cache = Some(PromptCache { folder: folder.join("model").display().to_string(), bytes: 1 << 30 });
-    TestWorker::loaded_as(Load { prompt_cache, ..load_of(&dist::model(), 512, 4) }).0
+    TestWorker::loaded_as(Load { prompt_cache, entry_cost: Some(20), ..load_of(&dist::model(), 512, 4) }).0
 }
 
 /// How many mixes showed what.

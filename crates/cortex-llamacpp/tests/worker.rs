@@ -2,9 +2,12 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use cortex_api::worker::{
-    Constraint, FinishReason, FromWorker, Generate, Rejection, Sampling, Segment, ToWorker, TokenProbabilities,
+    Constraint, FinishReason, FromWorker, Generate, Load, Rejection, Sampling, Segment, ToWorker, TokenProbabilities,
 };
-use cortex_test::worker::{TestWorker, agree, generate, text_of, told};
+use cortex_test::{
+    dist,
+    worker::{TestWorker, agree, generate, load_of, text_of, told},
+};
 
 const QUESTION: &str = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
 
@@ -337,7 +340,9 @@ fn a_file_that_is_no_model_is_told() {
 
 #[test]
 fn what_repeats_is_guessed_and_the_answer_is_that_without_guesses() {
-    let (mut worker, _) = TestWorker::loaded(1024, 1);
+    // Whether guesses pay is measured otherwise, and other tests run beside this one.
+    let load = Load { entry_cost: Some(20), ..load_of(&dist::model(), 1024, 1) };
+    let (mut worker, _) = TestWorker::loaded_as(load);
     let lines: Vec<String> = ["apples", "candles", "drums", "engines", "flutes", "glasses", "hammers", "kettles"]
         .iter()
         .enumerate()

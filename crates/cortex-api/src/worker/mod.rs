@@ -100,6 +100,9 @@ pub struct Load {
     pub adapters: Vec<String>,
     /// The GGUF file of a small model with the same tokens, which guesses what this one will say.
     pub draft_model: Option<String>,
+    /// What each further entry of a step costs, in percent of the first. Without it that is measured while answers run, and whether
+    /// guesses pay depends on how busy the machine is.
+    pub entry_cost: Option<u32>,
 }
 
 /// How much a LoRA adapter counts.

@@ -78,6 +78,7 @@ impl<'model> Worker<'model> {
         context: Context<'model>,
         saved: Option<SavedPrompts>,
         (images, drafter): (Option<Images>, Option<Drafter>),
+        step_times: StepTimes,
     ) -> Self {
         let slots = (0..context.sequences).map(|_| Slot::default()).collect();
         Self {
@@ -94,7 +95,7 @@ impl<'model> Worker<'model> {
             with_images: HashMap::new(),
             is_stalled: false,
             pace: Pace::default(),
-            step_times: StepTimes::default(),
+            step_times,
             stats: Stats::default(),
             admitted: 0,
             last_sign: Instant::now(),

@@ -105,10 +105,16 @@ async fn what_an_answer_is_like_is_guessed_from() {
     let (_, plain) = post(&daemon, "/v1/chat/completions", &body).await;
     let text = plain["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
     body["prediction"] = json!({"type": "content", "content": text});
-    // Nothing is guessed before the time of a step is known, and a short answer may be over by then: the second one is the test.
-    post(&daemon, "/v1/chat/completions", &body).await;
-    let (status, guessed) = post(&daemon, "/v1/chat/completions", &body).await;
-    assert_eq!((status, &guessed["choices"][0]["message"]["content"]), (200, &json!(text)));
+    // Nothing is guessed before the time of a step is known, nor while a busy machine makes guesses dear: one of a few is the test.
+    let mut guessed = Value::Null;
+    for _ in 0..20 {
+        let (status, answer) = post(&daemon, "/v1/chat/completions", &body).await;
+        assert_eq!((status, &answer["choices"][0]["message"]["content"]), (200, &json!(text)));
+        guessed = answer;
+        if guessed["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0 {
+            break;
+        }
+    }
     assert!(guessed["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0, "{guessed}");
     let details = &guessed["usage"]["completion_tokens_details"];
     assert_eq!(details["accepted_prediction_tokens"], guessed["timings"]["draft_n_accepted"], "{guessed}");
