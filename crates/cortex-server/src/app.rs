@@ -1,6 +1,6 @@
 //! What every route can reach.
 
-use crate::Metrics;
+use crate::{ApiKey, Metrics, SettingsHandle};
 use cortex_engine::Engines;
 use cortex_hardware::Monitor;
 use cortex_models::{Migrations, ModelStore, Outbound, Pulls, Sources};
@@ -29,10 +29,17 @@ pub struct App {
     pub conversations: Conversations,
     /// What is counted.
     pub metrics: Metrics,
-    /// What the settings say about the edge.
-    pub config: Arc<Config>,
+    /// What can be set while the daemon runs.
+    pub settings: SettingsHandle,
     /// Cancelled to stop the daemon.
     pub stop: CancellationToken,
+}
+
+impl App {
+    /// What the settings say about the edge now.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.settings.config()
+    }
 }
 
 /// Settings of the HTTP edge.
@@ -47,7 +54,9 @@ pub struct Config {
     /// Whether answers carry CORS headers.
     pub cors: bool,
     /// Keys, one of which a request must carry; none means that no key is needed.
-    pub api_keys: Vec<String>,
+    pub api_keys: Vec<ApiKey>,
+    /// What programs of the same user on this machine may send instead, whatever the keys are; an empty one counts as none.
+    pub local_token: String,
     /// Bytes of a request body at most.
     pub body_limit: usize,
     /// Where the data lies, for `GET /health`.

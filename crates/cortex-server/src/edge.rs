@@ -3,7 +3,10 @@
 //! A page on the web can send requests to this machine. It cannot choose its Origin, and with DNS
 //! rebinding it can only reach us under its own Host. Both are checked here, for every route.
 
-use crate::Config;
+use crate::{
+    Config,
+    keys::{self, Scope},
+};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
@@ -24,6 +27,8 @@ pub(crate) enum Refusal {
     Origin(String),
     /// The key is missing or wrong.
     Key,
+    /// The key is not for this; one of these scopes is needed.
+    Scope(&'static [Scope]),
     /// Only programs on this machine may do this.
     NotLocal,
 }
@@ -48,8 +53,8 @@ pub(crate) fn admit(
     if path == "/processManager/destroy" && !preflight && !peer.to_canonical().is_loopback() {
         return Err(Refusal::NotLocal);
     }
-    if !preflight && !PUBLIC_PATHS.contains(&path) && !has_key(config, headers) {
-        return Err(Refusal::Key);
+    if !preflight && !PUBLIC_PATHS.contains(&path) {
+        check_key(config, peer, keys::needed(method, path), headers)?;
     }
     Ok(Admitted { origin })
 }
@@ -139,22 +144,32 @@ pub(crate) fn cache_scope(config: &Config, headers: &HeaderMap) -> u64 {
     cortex_engine::cache_scope(key)
 }
 
-fn has_key(config: &Config, headers: &HeaderMap) -> bool {
+/// Whether the key of a request is good for one of these.
+fn check_key(config: &Config, peer: IpAddr, needed: &'static [Scope], headers: &HeaderMap) -> Result<(), Refusal> {
     if config.api_keys.is_empty() {
-        return true;
+        return Ok(());
     }
     let given = given_key(headers);
+    let same = |key: &str| key.as_bytes().ct_eq(given.as_bytes()) & subtle::Choice::from(u8::from(!key.is_empty()));
     // Every key is compared, whatever the first ones gave, so that the time says nothing.
-    let mut found = subtle::Choice::from(0);
+    let (mut found, mut allows) = (subtle::Choice::from(0), subtle::Choice::from(0));
     for key in &config.api_keys {
-        found |= key.as_bytes().ct_eq(given.as_bytes());
+        let is_this = same(&key.key);
+        found |= is_this;
+        allows |= is_this & subtle::Choice::from(u8::from(needed.iter().any(|&scope| key.allows(scope))));
     }
-    bool::from(found) && !given.is_empty()
+    let local = same(&config.local_token) & subtle::Choice::from(u8::from(peer.to_canonical().is_loopback()));
+    match (bool::from(found | local), bool::from(allows | local)) {
+        (_, true) => Ok(()),
+        (true, false) => Err(Refusal::Scope(needed)),
+        (false, false) => Err(Refusal::Key),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ApiKey;
 
     fn config() -> Config {
         Config {
@@ -163,6 +178,7 @@ mod tests {
             allowed_origins: vec!["https://app.example".into(), "*".into()],
             cors: true,
             api_keys: vec![],
+            local_token: String::new(),
             body_limit: 1,
             data_folder: "/".into(),
         }
@@ -237,7 +253,7 @@ mod tests {
     #[test]
     fn each_of_several_keys_has_prompts_of_its_own() {
         let of = |keys: &[&str], key: &str| {
-            let config = Config { api_keys: keys.iter().map(|&key| key.to_owned()).collect(), ..config() };
+            let config = Config { api_keys: keys.iter().map(|&key| ApiKey::full(key)).collect(), ..config() };
             cache_scope(&config, &headers(&[("authorization", &format!("Bearer {key}"))]))
         };
         assert_eq!((of(&[], "any"), of(&["one"], "one")), (0, 0));
@@ -248,11 +264,29 @@ mod tests {
 
     #[test]
     fn a_key_is_needed_when_keys_are_set() {
-        let config = Config { api_keys: vec!["first".into(), "second".into()], ..config() };
-        assert!(has_key(&config, &headers(&[("authorization", "Bearer second")])));
-        assert!(!has_key(&config, &headers(&[("authorization", "Bearer secon")])));
-        assert!(!has_key(&config, &headers(&[("authorization", "second")])));
-        assert!(!has_key(&config, &headers(&[])));
+        let reader = ApiKey { key: "reader".into(), scopes: vec![Scope::Read] };
+        let config = Config {
+            api_keys: vec![ApiKey::full("first"), ApiKey::full("second"), reader],
+            local_token: "token".into(),
+            ..config()
+        };
+        let (here, elsewhere) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 168, 1, 9]));
+        let check = |config: &Config, peer, key: &str, needed| {
+            check_key(config, peer, needed, &headers(&[("authorization", key)]))
+        };
+        assert_eq!(check(&config, elsewhere, "Bearer second", &[Scope::Manage]), Ok(()));
+        assert_eq!(check(&config, here, "Bearer secon", &[Scope::Infer]), Err(Refusal::Key));
+        assert_eq!(check(&config, here, "second", &[Scope::Infer]), Err(Refusal::Key));
+        assert_eq!(check_key(&config, here, &[Scope::Infer], &headers(&[])), Err(Refusal::Key));
+        assert_eq!(check(&config, here, "Bearer ", &[Scope::Infer]), Err(Refusal::Key));
+        assert_eq!(check(&config, here, "Bearer reader", &[Scope::Infer, Scope::Read]), Ok(()));
+        assert_eq!(check(&config, here, "Bearer reader", &[Scope::Infer]), Err(Refusal::Scope(&[Scope::Infer])));
+        // The token of the machine is for the machine.
+        assert_eq!(check(&config, here, "Bearer token", &[Scope::Manage]), Ok(()));
+        assert_eq!(check(&config, elsewhere, "Bearer token", &[Scope::Infer]), Err(Refusal::Key));
+        let without = Config { local_token: String::new(), ..config.clone() };
+        assert_eq!(check(&without, here, "Bearer ", &[Scope::Infer]), Err(Refusal::Key));
+        assert_eq!(check(&Config { api_keys: vec![], ..config }, elsewhere, "", &[Scope::Manage]), Ok(()));
     }
 
     #[test]

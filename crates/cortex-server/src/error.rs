@@ -1,6 +1,6 @@
 //! The one place where a failure becomes a status and a body.
 
-use crate::edge::Refusal;
+use crate::{SettingsRefusal, edge::Refusal};
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -106,6 +106,16 @@ impl From<ThreadsError> for ApiError {
     }
 }
 
+impl From<SettingsRefusal> for ApiError {
+    fn from(refusal: SettingsRefusal) -> Self {
+        match refusal {
+            SettingsRefusal::Nothing(_) => Self::new(ErrorKind::Invalid, "nothing_updated", refusal.to_string()),
+            SettingsRefusal::Invalid(_) => Self::new(ErrorKind::Invalid, "invalid_value", refusal.to_string()),
+            SettingsRefusal::File(_) => Self::new(ErrorKind::Internal, "settings_file", refusal.to_string()),
+        }
+    }
+}
+
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let forbidden = |code: &str, message: String| {
@@ -123,6 +133,13 @@ impl From<Refusal> for ApiError {
                 ),
             ),
             Refusal::NotLocal => forbidden("not_local", "only programs on the daemon's own machine may stop it".into()),
+            Refusal::Scope(needed) => {
+                let names: Vec<&str> = needed.iter().map(|scope| scope.name()).collect();
+                forbidden(
+                    "insufficient_scope",
+                    format!("this API key is not for that: it needs the scope `{}` or `manage`", names.join("` or `")),
+                )
+            }
             Refusal::Key => {
                 let mut error = Self::new(ErrorKind::Invalid, "invalid_api_key", "Invalid API Key")
                     .with_status(StatusCode::UNAUTHORIZED);

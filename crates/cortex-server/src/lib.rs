@@ -8,14 +8,18 @@ mod convert;
 mod edge;
 mod error;
 mod json;
+mod keys;
 mod metrics;
 mod router;
 mod routes;
 mod serve;
+mod settings;
 mod sse;
 
 pub use app::{App, Config};
+pub use keys::{ApiKey, Scope};
 pub use metrics::Metrics;
 pub use router::router;
 pub use routes::models::preload;
 pub use serve::serve;
+pub use settings::{HIDDEN, SettingsHandle, SettingsRefusal, SettingsRequest, ShownSettings};

@@ -5,8 +5,8 @@ use crate::{
     edge::{self, Admitted},
     error::ApiError,
     routes::{
-        chat, completions, embeddings, events, fit, hardware, infill, list, metrics, migrations, models, pulls,
-        registry, sources, system, threads, tokens,
+        chat, completions, configs, embeddings, events, fit, hardware, infill, list, metrics, migrations, models,
+        pulls, registry, sources, system, threads, tokens,
     },
 };
 use axum::{
@@ -58,6 +58,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/models/status", get(models::status_by_id))
         .route("/v1/models/status/{*id}", get(models::status))
         .route("/v1/models/{*id}", get(list::get).patch(registry::update).delete(registry::delete))
+        .route("/v1/configs", get(configs::show).patch(configs::update))
         .route("/v1/threads", get(threads::list).post(threads::create))
         .route(
             "/v1/threads/{id}",
@@ -100,7 +101,7 @@ pub fn router(app: App) -> Router {
             )
             .with_status(StatusCode::METHOD_NOT_ALLOWED)
         })
-        .layer(DefaultBodyLimit::max(app.config.body_limit))
+        .layer(DefaultBodyLimit::max(app.config().body_limit))
         .with_state(app.clone());
     Router::new().fallback(move |request: Request| pass(app.clone(), routes.clone(), request))
 }
@@ -116,7 +117,8 @@ async fn pass(app: App, routes: Router, mut request: Request) -> Response {
         return ApiError::new(ErrorKind::Internal, "internal_error", "the peer is not known").into_response();
     };
     let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    let admitted = edge::admit(&app.config, peer.ip(), (&method, &path), (request.headers(), authority.as_deref()));
+    let config = app.config();
+    let admitted = edge::admit(&config, peer.ip(), (&method, &path), (request.headers(), authority.as_deref()));
     let admitted = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
@@ -137,7 +139,7 @@ async fn pass(app: App, routes: Router, mut request: Request) -> Response {
     if method == Method::OPTIONS {
         response = preflight(&asked, &response);
     }
-    if app.config.cors || method == Method::OPTIONS {
+    if config.cors || method == Method::OPTIONS {
         add_cors(&admitted, &asked, response.headers_mut());
     }
     tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
@@ -199,6 +201,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("/rerank", "/v1/rerank"),
     ("/hardware/hardware", "/v1/hardware"),
     ("/hardware/hardware/activate", "/v1/hardware/activate"),
+    ("/configs", "/v1/configs"),
     ("/models", "/v1/models"),
     ("/models/import", "/v1/models/import"),
     ("/models/fit", "/v1/models/fit"),
@@ -242,6 +245,7 @@ const FIXED: &[&str] = &[
     "/v1/models/start",
     "/v1/models/stop",
     "/v1/models/status",
+    "/v1/configs",
     "/v1/threads",
     "/v1/assistants",
     "/inferences/server/models",

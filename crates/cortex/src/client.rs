@@ -3,7 +3,7 @@
 use crate::{error::CliError, settings::Settings};
 use cortex_api::openai::ErrorBody;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ const SHORT: Duration = Duration::from_secs(10);
 pub(crate) struct Client {
     http: reqwest::Client,
     base_url: String,
-    key: Option<String>,
+    /// What a request may carry: the token that a daemon of this data folder wrote, and the key of the settings.
+    keys: Vec<String>,
 }
 
 impl Client {
@@ -26,7 +27,10 @@ impl Client {
             .tls_certs_only([])
             .build()
             .map_err(|error| CliError::Connection(error.to_string()))?;
-        Ok(Self { http, base_url: settings.base_url(), key: settings.api_keys.first().cloned() })
+        let is_here = settings.address.ip().to_canonical().is_loopback();
+        let token = fs_err::read_to_string(settings.token_file()).ok().filter(|token| is_here && !token.is_empty());
+        let keys = token.into_iter().chain(settings.api_keys.first().map(|key| key.key.clone())).collect();
+        Ok(Self { http, base_url: settings.base_url(), keys })
     }
 
     pub(crate) fn base_url(&self) -> &str {
@@ -79,20 +83,30 @@ impl Client {
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base_url));
-        match &self.key {
+        match self.keys.first() {
             Some(key) => request.bearer_auth(key),
             None => request,
         }
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
-        let answer = request.send().await.map_err(|error| {
+        let failed = |error: reqwest::Error| {
             if error.is_connect() {
                 CliError::NotRunning { url: self.base_url.clone() }
             } else {
                 CliError::Connection(error.to_string())
             }
-        })?;
+        };
+        let again = request.try_clone();
+        let mut answer = request.send().await.map_err(failed)?;
+        // The daemon there may be one of another data folder, which does not know our token.
+        if let (StatusCode::UNAUTHORIZED, Some(key), Some(again)) = (answer.status(), self.keys.get(1), again) {
+            let mut again = again.build().map_err(failed)?;
+            let value =
+                format!("Bearer {key}").parse().map_err(|_| CliError::Connection("the key cannot be sent".into()))?;
+            again.headers_mut().insert(header::AUTHORIZATION, value);
+            answer = self.http.execute(again).await.map_err(failed)?;
+        }
         if answer.status().is_success() {
             return Ok(answer);
         }

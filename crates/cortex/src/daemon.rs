@@ -2,12 +2,12 @@
 
 use crate::{
     env, logging,
-    settings::{Settings, SettingsError},
+    settings::{Live, Overrides, Settings, SettingsError, SettingsOwner},
 };
 use cortex_engine::{Engines, KeepAlive, LoadSettings, Shutdown, Tasks, tasks};
 use cortex_hardware::Monitor;
-use cortex_models::{Homes, Migrations, ModelStore, Outbound, OutboundConfig, Pulls, Sources, write_atomically};
-use cortex_server::App;
+use cortex_models::{Homes, Migrations, ModelStore, Outbound, Pulls, Sources, write_atomically};
+use cortex_server::{App, SettingsHandle};
 use cortex_threads::Conversations;
 use std::{
     fs::{File, TryLockError},
@@ -17,7 +17,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 /// What running streams get before they end with an error.
@@ -57,7 +60,7 @@ pub(crate) enum DaemonError {
 }
 
 /// Runs the daemon until it is told to stop.
-pub(crate) fn run(settings: Settings, parent: Parent) -> Result<(), DaemonError> {
+pub(crate) fn run(settings: Settings, overrides: &Overrides, parent: Parent) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One thread carries all tokens: waking a second one for each of them takes time from the
         // cores that compute. What blocks has threads of its own.
@@ -66,7 +69,7 @@ pub(crate) fn run(settings: Settings, parent: Parent) -> Result<(), DaemonError>
         .build()
         .map_err(|source| DaemonError::System { action: "cannot start", source })?;
     let result = runtime.block_on(async {
-        let daemon = Daemon::start(settings).await?;
+        let daemon = Daemon::start(settings, overrides).await?;
         let stop = daemon.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
@@ -99,7 +102,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(settings: Settings) -> Result<Self, DaemonError> {
+    async fn start(settings: Settings, overrides: &Overrides) -> Result<Self, DaemonError> {
         let system = |action: &'static str| move |source: io::Error| DaemonError::System { action, source };
         settings.check_exposure()?;
         fs_err::create_dir_all(&settings.data_folder).map_err(system("cannot make the data folder"))?;
@@ -119,41 +122,32 @@ impl Daemon {
         let (tasks, shutdown) = tasks();
         let models = ModelStore::open(cortex_models::Config::new(&settings.data_folder));
         let outbound = Outbound::new(settings.outbound.clone());
+        let images = (!settings.allowed_image_hosts.is_empty()).then(|| Outbound::new(settings.outbound_for_images()));
         let migrations = Migrations::start(models.clone(), homes(), &tasks);
         let sources = Sources::new(&models, outbound.clone(), &tasks, settings.pulls.resolve_limit);
-        let pulls = Pulls::start(settings.pulls.clone(), models.clone(), outbound, &tasks);
+        let pulls = Pulls::start(settings.pulls.clone(), models.clone(), outbound.clone(), &tasks);
         let engines = Engines::start(engine_config(&settings), &tasks);
         let stop = CancellationToken::new();
         let conversations = Conversations::new(&settings.data_folder);
+        let token = local_token(&settings).map_err(system("cannot write the token of the command line"))?;
+        let (edge, _) = watch::channel(Arc::new(settings.edge(address, token)));
+        let (owner, requests) = mpsc::channel(16);
         let app = App {
             models: models.clone(),
             pulls,
             migrations,
             sources,
             engines: engines.clone(),
-            images: (!settings.allowed_image_hosts.is_empty()).then(|| {
-                // The hub's token is for the hub.
-                Outbound::new(OutboundConfig {
-                    endpoint: OutboundConfig::default().endpoint,
-                    token: None,
-                    allowed_hosts: settings.allowed_image_hosts.clone(),
-                    ..settings.outbound.clone()
-                })
-            }),
+            images: images.clone(),
             hardware: Monitor::start(&settings.data_folder),
             conversations: conversations.clone(),
             metrics: cortex_server::Metrics::default(),
-            config: Arc::new(cortex_server::Config {
-                address,
-                allowed_hosts: settings.allowed_hosts.clone(),
-                allowed_origins: settings.allowed_origins.clone(),
-                cors: settings.cors,
-                api_keys: settings.api_keys.clone(),
-                body_limit: settings.body_limit,
-                data_folder: settings.data_folder.clone(),
-            }),
+            settings: SettingsHandle::new(edge.subscribe(), owner),
             stop: stop.clone(),
         };
+        let note = settings.data_folder.join("daemon.json");
+        let text = serde_json::json!({"pid": std::process::id(), "addr": address.to_string()}).to_string();
+        write_atomically(&note, text.as_bytes()).map_err(system("cannot write daemon.json"))?;
         let accepting = tasks.child();
         // An app asks for its threads as soon as it has started, and reading thousands for the first time takes a while.
         accepting.spawn(async move {
@@ -162,11 +156,11 @@ impl Daemon {
         accepting.spawn(cortex_server::preload(app.clone(), settings.preload.clone()));
         accepting.spawn(cortex_server::serve(listener, cortex_server::router(app), tasks.child()));
 
-        let note = settings.data_folder.join("daemon.json");
-        let text = serde_json::json!({"pid": std::process::id(), "addr": address.to_string()}).to_string();
-        write_atomically(&note, text.as_bytes()).map_err(system("cannot write daemon.json"))?;
+        let grace = settings.shutdown_grace;
+        let settings = SettingsOwner::new(overrides.clone(), settings, Live { edge, outbound, images });
+        accepting.spawn(settings.run(requests));
         crate::output::server_is_up(address);
-        Ok(Self { models, engines, accepting, shutdown, stop, note, grace: settings.shutdown_grace, _lock: lock })
+        Ok(Self { models, engines, accepting, shutdown, stop, note, grace, _lock: lock })
     }
 
     async fn shut_down(self) {
@@ -197,6 +191,13 @@ fn homes() -> Homes {
     let data = env::path(env::XDG_DATA_HOME).or_else(|| home.as_ref().map(|home| home.join(".local/share")));
     let hub_cache = env::path(env::HF_HUB_CACHE).or_else(|| env::path(env::HF_HOME).map(|home| home.join("hub")));
     Homes { home, settings, data, ollama: env::path(env::OLLAMA_MODELS), hub_cache }
+}
+
+/// Makes what the command line of the same user may send instead of a key: nobody else can read the file.
+fn local_token(settings: &Settings) -> io::Result<String> {
+    let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    write_atomically(&settings.token_file(), token.as_bytes())?;
+    Ok(token)
 }
 
 fn lock_folder(settings: &Settings) -> Result<File, DaemonError> {

@@ -27,9 +27,10 @@ pub fn cortex_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return output::usage(&error),
     };
     let printer = Printer::new(cli.global.json, cli.global.quiet);
-    let result = settings::Settings::load(&cli.global.overrides()).map_err(CliError::from).and_then(|settings| {
+    let overrides = cli.global.overrides();
+    let result = settings::Settings::load(&overrides).map_err(CliError::from).and_then(|settings| {
         match cli.command {
-            cli::Command::Serve => daemon::run(settings, daemon::Parent::Ignored).map_err(CliError::from),
+            cli::Command::Serve => daemon::run(settings, &overrides, daemon::Parent::Ignored).map_err(CliError::from),
             command => {
                 let runtime = runtime()?;
                 let result = runtime.block_on(commands::execute(command, &settings, printer));
@@ -50,7 +51,7 @@ pub fn server_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let result = settings::Settings::load(&arguments.overrides)
         .map_err(CliError::from)
-        .and_then(|settings| daemon::run(settings, arguments.parent).map_err(CliError::from));
+        .and_then(|settings| daemon::run(settings, &arguments.overrides, arguments.parent).map_err(CliError::from));
     finish(result)
 }
 

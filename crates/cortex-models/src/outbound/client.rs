@@ -11,7 +11,7 @@ use reqwest::{
 };
 use serde::de::DeserializeOwned;
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -101,35 +101,33 @@ struct Inner {
     client: OnceLock<Result<reqwest::Client, OutboundError>>,
 }
 
-/// The way out. Cheap to clone.
+/// The way out. Cheap to clone; all clones follow a change of the settings.
 #[derive(Clone)]
-pub struct Outbound(Arc<Inner>);
+pub struct Outbound(Arc<RwLock<Arc<Inner>>>);
 
 impl Outbound {
     /// Nothing is opened before the first request.
     pub fn new(config: OutboundConfig) -> Self {
-        let mut allowed: Vec<AllowedHost> =
-            config.allowed_hosts.iter().filter_map(|text| AllowedHost::parse(text)).collect();
-        // The hub itself, unless it is where everybody's is: that one must have a public address.
-        if Hosts::default().judge(&config.endpoint) != Verdict::Public {
-            allowed.extend(AllowedHost::of(&config.endpoint));
-        }
-        let proxy = config.proxy.as_ref().and_then(|proxy| Url::parse(&proxy.url).ok());
-        let proxy = proxy.and_then(|url| url.host_str().map(str::to_owned));
-        let proxy_name = config.proxy.as_ref().map(|proxy| {
-            Url::parse(&proxy.url).map_or_else(|_| "of the settings".into(), |url| super::error::without_query(&url))
-        });
-        Self(Arc::new(Inner { config, hosts: Arc::new(Hosts { allowed, proxy }), proxy_name, client: OnceLock::new() }))
+        Self(Arc::new(RwLock::new(Arc::new(Inner::new(config)))))
+    }
+
+    /// What is asked from now on follows these settings; what is under way ends as it began.
+    pub fn configure(&self, config: OutboundConfig) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Inner::new(config));
+    }
+
+    fn now(&self) -> Arc<Inner> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The address of the hub.
-    pub fn endpoint(&self) -> &Url {
-        &self.0.config.endpoint
+    pub fn endpoint(&self) -> Url {
+        self.now().config.endpoint.clone()
     }
 
     /// The URL of a path of the hub; its parts are encoded.
     pub(crate) fn hub_url(&self, parts: &[&str]) -> Url {
-        let mut url = self.0.config.endpoint.clone();
+        let mut url = self.endpoint();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(parts);
         }
@@ -138,7 +136,7 @@ impl Outbound {
 
     /// Whether a URL may be asked at all.
     pub(crate) fn check(&self, url: &Url, redirected: bool) -> Result<Verdict, OutboundError> {
-        let verdict = self.0.hosts.judge(url);
+        let verdict = self.now().hosts.judge(url);
         if let Some(error) = OutboundError::of_verdict(verdict, url, redirected) {
             return Err(error);
         }
@@ -157,10 +155,11 @@ impl Outbound {
     }
 
     async fn send(&self, method: Method, url: &Url, ask: &Ask) -> Result<Received, OutboundError> {
+        let now = self.now();
         let (mut url, mut linked_tag) = (url.clone(), None);
         for hop in 0..=REDIRECTS {
             self.check(&url, hop > 0)?;
-            let mut request = self.client()?.request(method.clone(), url.clone());
+            let mut request = now.client()?.request(method.clone(), url.clone());
             // What is packed would have to be unpacked, to any length.
             request = request.header(header::ACCEPT_ENCODING, "identity");
             if let Some(range) = &ask.range {
@@ -169,20 +168,20 @@ impl Outbound {
             if let Some(tag) = &ask.if_range {
                 request = request.header(header::IF_RANGE, tag);
             }
-            let token = self.token_for(&url);
+            let token = now.token_for(&url);
             if let Some(token) = token {
                 request = request.bearer_auth(token);
             }
             let failed = |error: reqwest::Error| {
-                let proxy = self.0.proxy_name.as_deref().filter(|_| !is_this_machine(&url));
+                let proxy = now.proxy_name.as_deref().filter(|_| !is_this_machine(&url));
                 OutboundError::of_failure(&error, &url, proxy, false)
             };
-            let response = tokio::time::timeout(self.0.config.silence_limit, request.send())
+            let response = tokio::time::timeout(now.config.silence_limit, request.send())
                 .await
                 .map_err(|_| OutboundError::Timeout { host: host_of(&url) })?
                 .map_err(failed)?;
             let status = response.status();
-            if let (StatusCode::PROXY_AUTHENTICATION_REQUIRED, Some(proxy)) = (status, &self.0.proxy_name) {
+            if let (StatusCode::PROXY_AUTHENTICATION_REQUIRED, Some(proxy)) = (status, &now.proxy_name) {
                 let reason = "it wants a user's name and a password, or others than it got".into();
                 return Err(OutboundError::Proxy { proxy: proxy.clone(), reason });
             }
@@ -262,39 +261,57 @@ impl Outbound {
     /// The next piece of an answer; `None` at its end.
     pub(crate) async fn chunk(&self, received: &mut Received) -> Result<Option<bytes::Bytes>, OutboundError> {
         let url = &received.url;
-        tokio::time::timeout(self.0.config.silence_limit, received.response.chunk())
+        let limit = self.now().config.silence_limit;
+        tokio::time::timeout(limit, received.response.chunk())
             .await
             .map_err(|_| OutboundError::Timeout { host: host_of(url) })?
             .map_err(|error| OutboundError::of_failure(&error, url, None, true))
     }
+}
+
+impl Inner {
+    fn new(config: OutboundConfig) -> Self {
+        let mut allowed: Vec<AllowedHost> =
+            config.allowed_hosts.iter().filter_map(|text| AllowedHost::parse(text)).collect();
+        // The hub itself, unless it is where everybody's is: that one must have a public address.
+        if Hosts::default().judge(&config.endpoint) != Verdict::Public {
+            allowed.extend(AllowedHost::of(&config.endpoint));
+        }
+        let proxy = config.proxy.as_ref().and_then(|proxy| Url::parse(&proxy.url).ok());
+        let proxy = proxy.and_then(|url| url.host_str().map(str::to_owned));
+        let proxy_name = config.proxy.as_ref().map(|proxy| {
+            Url::parse(&proxy.url).map_or_else(|_| "of the settings".into(), |url| super::error::without_query(&url))
+        });
+        Self { config, hosts: Arc::new(Hosts { allowed, proxy }), proxy_name, client: OnceLock::new() }
+    }
 
     /// The token is for the hub: the same scheme, host and port, and nobody else.
     fn token_for(&self, url: &Url) -> Option<&str> {
-        let hub = &self.0.config.endpoint;
+        let hub = &self.config.endpoint;
         let same = url.scheme() == hub.scheme()
             && url.host_str() == hub.host_str()
             && url.port_or_known_default() == hub.port_or_known_default();
-        self.0.config.token.as_deref().filter(|token| same && !token.is_empty())
+        self.config.token.as_deref().filter(|token| same && !token.is_empty())
     }
 
     fn client(&self) -> Result<&reqwest::Client, OutboundError> {
-        self.0.client.get_or_init(|| self.build()).as_ref().map_err(Clone::clone)
+        self.client.get_or_init(|| self.build()).as_ref().map_err(Clone::clone)
     }
 
     fn build(&self) -> Result<reqwest::Client, OutboundError> {
-        let config = &self.0.config;
+        let config = &self.config;
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("cortex/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT.min(config.silence_limit))
             .pool_max_idle_per_host(64)
-            .dns_resolver(Arc::new(CheckedNames(Arc::clone(&self.0.hosts))))
+            .dns_resolver(Arc::new(CheckedNames(Arc::clone(&self.hosts))))
             .tls_danger_accept_invalid_certs(!config.verify_certificates)
             // Only the proxy that the settings name.
             .no_proxy();
         if let Some(proxy) = &config.proxy {
             let wrong = |error: &reqwest::Error| OutboundError::Proxy {
-                proxy: self.0.proxy_name.clone().unwrap_or_default(),
+                proxy: self.proxy_name.clone().unwrap_or_default(),
                 reason: std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string),
             };
             let without = format!("localhost,127.0.0.0/8,::1,{}", proxy.no_proxy);

@@ -242,7 +242,7 @@ impl Resolver {
     /// The plan for a request. Asks the hub.
     pub(crate) async fn resolve(&self, request: &PullRequest, hardware: &Hardware) -> Result<Resolved, SourceError> {
         let given = request.id.as_deref().filter(|id| !id.is_empty()).map(ModelId::new).transpose()?;
-        let plan = match reference::parse(&request.model, self.outbound.endpoint())? {
+        let plan = match reference::parse(&request.model, &self.outbound.endpoint())? {
             Reference::LocalFile(path) => {
                 let id = given.map_or_else(|| ModelId::from_file(&path), Ok)?;
                 return Ok(Resolved::Local { id, path });
@@ -287,7 +287,7 @@ impl Resolver {
 
     /// What there is to choose from, for a person at a terminal. `None` when the name leaves nothing open.
     pub(crate) async fn offered(&self, model: &str, hardware: &Hardware) -> Result<Option<Offered>, SourceError> {
-        match reference::parse(model, self.outbound.endpoint())? {
+        match reference::parse(model, &self.outbound.endpoint())? {
             Reference::Repository { repository, revision, wanted: None } => {
                 let listing = self.listing(&repository, revision.as_deref().unwrap_or("main")).await?;
                 let offers = plan::offers(&listing.files);

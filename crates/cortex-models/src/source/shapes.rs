@@ -49,7 +49,7 @@ impl OfferedShapes {
 impl Resolver {
     /// What the headers say of the models that a name stands for. `None` when it is no name of something on the hub.
     pub(crate) async fn shapes(&self, model: &str) -> Result<Option<OfferedShapes>, SourceError> {
-        let (repository, revision, which) = match reference::parse(model, self.outbound.endpoint())? {
+        let (repository, revision, which) = match reference::parse(model, &self.outbound.endpoint())? {
             Reference::File { repository, revision, path } => (repository, revision, Some(path)),
             Reference::Repository { repository, revision, wanted } => (repository, revision, wanted),
             Reference::LocalFile(_) | Reference::Url(_) | Reference::Handle { .. } => return Ok(None),

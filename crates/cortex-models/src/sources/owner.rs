@@ -132,7 +132,7 @@ impl Sources {
     /// Adds the repository of a URL, or of `author/name`. The hub is asked what it offers, unless that is known
     /// since a few minutes, or the hub cannot be asked and something older is known.
     pub async fn add(&self, url: &str) -> Result<(), SourcesError> {
-        let repository = parse_repository(url, self.0.resolver.outbound.endpoint())?;
+        let repository = parse_repository(url, &self.0.resolver.outbound.endpoint())?;
         let path = self.0.layout.source_cache(&repository.to_string());
         let known: Option<HubAnswer<Catalog>> = in_background(move || cache::read(&path)).await;
         let catalog = match known {
@@ -174,7 +174,7 @@ impl Sources {
     /// Removes a source. Its models that were downloaded stay.
     pub async fn remove(&self, url: &str) -> Result<(), SourcesError> {
         let unknown = || SourcesError::Unknown(url.trim().to_owned());
-        let repository = parse_repository(url, self.0.resolver.outbound.endpoint()).map_err(|_| unknown())?;
+        let repository = parse_repository(url, &self.0.resolver.outbound.endpoint()).map_err(|_| unknown())?;
         let (sources, unknown) = (self.clone(), unknown());
         in_background(move || {
             let mut state = sources.lock();
@@ -208,7 +208,7 @@ impl Sources {
     /// One source.
     pub async fn get(&self, url: &str) -> Result<ModelSource, SourcesError> {
         let unknown = || SourcesError::Unknown(url.trim().to_owned());
-        let repository = parse_repository(url, self.0.resolver.outbound.endpoint()).map_err(|_| unknown())?;
+        let repository = parse_repository(url, &self.0.resolver.outbound.endpoint()).map_err(|_| unknown())?;
         let wanted = url_of(&repository);
         self.list().await?.into_iter().find(|source| source.url == wanted).ok_or_else(unknown)
     }
@@ -279,7 +279,7 @@ impl Sources {
             };
             let mut list = Vec::new();
             for source in written.sources {
-                let repository = parse_repository(&source.url, self.0.resolver.outbound.endpoint())
+                let repository = parse_repository(&source.url, &self.0.resolver.outbound.endpoint())
                     .map_err(|error| unreadable(error.to_string()))?;
                 let known = cache::read::<Catalog>(&self.0.layout.source_cache(&repository.to_string()));
                 let models = known.map(|known| downloadable(&repository, &known.answer)).unwrap_or_default();
@@ -350,7 +350,7 @@ impl Sources {
     }
 
     async fn refresh_one(&self, url: &str) -> Result<(), SourcesError> {
-        let repository = parse_repository(url, self.0.resolver.outbound.endpoint())?;
+        let repository = parse_repository(url, &self.0.resolver.outbound.endpoint())?;
         let catalog = match self.ask(&repository).await {
             // All of its models are gone.
             Err(SourcesError::NotUsable(why)) if matches!(*why, SourceError::NotGguf { .. }) => {

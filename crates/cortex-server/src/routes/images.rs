@@ -13,7 +13,7 @@ const LARGEST: usize = 20 << 20;
 pub(crate) async fn fetch(app: &App, request: &mut ChatCompletionRequest) -> Result<(), ApiError> {
     let Some(images) = &app.images else { return Ok(()) };
     // All together are no more than what a client may send itself.
-    let mut left = app.config.body_limit;
+    let mut left = app.config().body_limit;
     for image in request.messages.iter_mut().flat_map(|message| match &mut message.content {
         Some(Content::Parts(parts)) => parts.as_mut_slice(),
         _ => &mut [],

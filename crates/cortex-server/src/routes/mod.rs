@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod configs;
 pub(crate) mod embeddings;
 pub(crate) mod events;
 pub(crate) mod fit;

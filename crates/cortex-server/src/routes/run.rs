@@ -70,7 +70,7 @@ pub(crate) async fn start(
     let target = Target { id: &model.id, files, yaml: &yaml, load: app.engines.load_settings() };
     let Order { jobs, per_prompt, constraint, warnings, echoes } = make(target)?;
     let mut answers = Vec::new();
-    let scope = cache_scope(&app.config, headers);
+    let scope = cache_scope(&app.config(), headers);
     for mut job in jobs {
         job.cache_scope = job.cache_scope.map(|_| scope);
         let answer = app.engines.answer(job).await.map_err(|error| named(error, constraint))?;

@@ -19,7 +19,7 @@ pub(crate) async fn health(State(app): State<App>) -> Result<Json<Health>, ApiEr
         status: "ok".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
-        data_folder: app.config.data_folder.display().to_string(),
+        data_folder: app.config().data_folder.display().to_string(),
         models,
         loaded: app.engines.loaded().iter().filter(|model| model.phase == Phase::Ready).count(),
     }))

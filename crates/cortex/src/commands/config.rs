@@ -45,7 +45,7 @@ fn value(settings: &Settings, key: &str) -> Value {
         "allowedOrigins" => json!(settings.allowed_origins),
         "allowedHosts" => json!(settings.allowed_hosts),
         "allowedImageHosts" => json!(settings.allowed_image_hosts),
-        "apiKeys" => secret(settings.api_keys.iter().any(|key| !key.is_empty())),
+        "apiKeys" => secret(!settings.api_keys.is_empty()),
         "workerPath" => json!(settings.worker_program),
         "maxLoadedModels" => json!(settings.max_loaded),
         "promptCacheBytes" => json!(settings.prompt_cache_bytes),

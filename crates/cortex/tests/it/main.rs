@@ -4,6 +4,7 @@
 mod api;
 mod beside;
 mod cli;
+mod configs;
 mod edge;
 mod faults;
 mod fit;

@@ -1,9 +1,16 @@
 //! The settings: defaults, then the file, then the environment, then the command line.
 
+mod file;
+mod owner;
+
+pub(crate) use owner::{Live, SettingsOwner};
+
 use crate::env;
 use cortex_hardware::CacheType;
 use cortex_models::{OutboundConfig, ProxyConfig, PullsConfig};
-use serde_json::{Map, Value};
+use cortex_server::ApiKey;
+use file::File;
+use serde_json::Value;
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -34,7 +41,7 @@ pub(crate) struct Settings {
     pub(crate) data_folder: PathBuf,
     pub(crate) logs_folder: PathBuf,
     pub(crate) address: SocketAddr,
-    pub(crate) api_keys: Vec<String>,
+    pub(crate) api_keys: Vec<ApiKey>,
     pub(crate) cors: bool,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) allowed_hosts: Vec<String>,
@@ -188,18 +195,30 @@ pub(crate) const OUR_KEYS: &[&str] = &[
 impl Settings {
     /// Resolves the settings. Writes nothing.
     pub(crate) fn load(overrides: &Overrides) -> Result<Self, SettingsError> {
+        let config_file = Self::file(overrides)?;
+        let text = file::read_text(&config_file)?;
+        Self::resolve(overrides, &config_file, text.as_deref())
+    }
+
+    /// Where the settings file is, or would be.
+    fn file(overrides: &Overrides) -> Result<PathBuf, SettingsError> {
+        let folder = env::path(env::XDG_CONFIG_HOME).or_else(|| env::path(env::HOME).map(|home| home.join(".config")));
+        overrides
+            .config_file
+            .clone()
+            .or_else(|| env::path(env::CORTEX_CONFIG_FILE))
+            .or_else(|| folder.map(|folder| folder.join(FOLDER).join(".cortexrc")))
+            .ok_or(SettingsError::NoHome)
+    }
+
+    /// What the settings are with this text in the file.
+    fn resolve(overrides: &Overrides, config_file: &Path, text: Option<&str>) -> Result<Self, SettingsError> {
         let home = env::path(env::HOME);
         let below = |variable: &str, rest: &str| {
             env::path(variable).or_else(|| home.as_ref().map(|home| home.join(rest))).map(|folder| folder.join(FOLDER))
         };
-        let config_file = overrides
-            .config_file
-            .clone()
-            .or_else(|| env::path(env::CORTEX_CONFIG_FILE))
-            .or_else(|| below(env::XDG_CONFIG_HOME, ".config").map(|folder| folder.join(".cortexrc")))
-            .ok_or(SettingsError::NoHome)?;
-        let (file, fresh) = read_file(&config_file)?;
-        let file = File { path: &config_file, values: file };
+        let fresh = text.is_none();
+        let file = File { path: config_file, values: file::values(config_file, text)? };
         let data_folder = overrides
             .data_folder
             .clone()
@@ -230,7 +249,7 @@ impl Settings {
         let settings = Self {
             address: address(overrides, &file)?,
             logs_folder: logs.join("logs"),
-            api_keys: overrides.api_keys.clone().or(file.texts("apiKeys")?).unwrap_or_default(),
+            api_keys: api_keys(overrides, &file)?,
             cors: overrides.cors.or(file.truth("enableCors")?).unwrap_or(true),
             allowed_origins,
             allowed_hosts: file.texts("allowedHosts")?.unwrap_or_default(),
@@ -268,7 +287,7 @@ impl Settings {
             warnings,
             fresh,
             data_folder,
-            config_file: config_file.clone(),
+            config_file: config_file.to_owned(),
         };
         Ok(settings)
     }
@@ -281,7 +300,7 @@ impl Settings {
     /// What must hold before the daemon listens.
     pub(crate) fn check_exposure(&self) -> Result<(), SettingsError> {
         let local = self.address.ip().to_canonical().is_loopback();
-        if local || self.api_keys.iter().any(|key| !key.is_empty()) {
+        if local || !self.api_keys.is_empty() {
             return Ok(());
         }
         Err(SettingsError::Exposed { address: self.address })
@@ -311,6 +330,11 @@ impl Settings {
             Value::from("39281"),
         );
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(SettingsError::Io)
+    }
+
+    /// Where a running daemon tells the command line of the same user how to pass without a key.
+    pub(crate) fn token_file(&self) -> PathBuf {
+        self.data_folder.join("state/token")
     }
 
     /// The address as a URL.
@@ -381,6 +405,14 @@ fn address(overrides: &Overrides, file: &File<'_>) -> Result<SocketAddr, Setting
     Ok(SocketAddr::new(ip, port))
 }
 
+fn api_keys(overrides: &Overrides, file: &File<'_>) -> Result<Vec<ApiKey>, SettingsError> {
+    if let Some(keys) = &overrides.api_keys {
+        return Ok(keys.iter().filter(|key| !key.is_empty()).map(ApiKey::full).collect());
+    }
+    let Some(value) = file.get("apiKeys") else { return Ok(vec![]) };
+    owner::keys(value).map_or_else(|| file.wrong("apiKeys", format!("it must be {}", owner::KEYS)), Ok)
+}
+
 /// What other machines may be asked, and how.
 fn outbound(file: &File<'_>) -> Result<OutboundConfig, SettingsError> {
     let defaults = OutboundConfig::default();
@@ -398,7 +430,11 @@ fn outbound(file: &File<'_>) -> Result<OutboundConfig, SettingsError> {
             })?,
     };
     let first = |names: &[&str]| names.iter().find_map(|name| env::text(name));
-    let proxy = file.text("proxyUrl")?.filter(|url| !url.is_empty()).or_else(|| first(env::PROXIES));
+    let own_proxy = file.text("proxyUrl")?.filter(|url| !url.is_empty());
+    let allowed_hosts = file.texts("allowedDownloadHosts")?.unwrap_or_default();
+    // Jan says `verifyPeerSsl: false` whenever it has no proxy: it counts where something of the user's stands between.
+    let has_own_way = own_proxy.is_some() || endpoint != defaults.endpoint || !allowed_hosts.is_empty();
+    let proxy = own_proxy.or_else(|| first(env::PROXIES));
     let no_proxy = file.text("noProxy")?.into_iter().chain(first(env::NO_PROXY)).collect::<Vec<_>>().join(",");
     let proxy = match proxy {
         None => None,
@@ -422,9 +458,9 @@ fn outbound(file: &File<'_>) -> Result<OutboundConfig, SettingsError> {
     Ok(OutboundConfig {
         endpoint,
         token,
-        allowed_hosts: file.texts("allowedDownloadHosts")?.unwrap_or_default(),
+        allowed_hosts,
         proxy,
-        verify_certificates: file.truth("verifyPeerSsl")?.unwrap_or(true),
+        verify_certificates: file.truth("verifyPeerSsl")?.unwrap_or(true) || !has_own_way,
         ..defaults
     })
 }
@@ -472,105 +508,6 @@ fn worker_beside_us() -> PathBuf {
         .unwrap_or(Path::new("."))
         .join("worker")
         .join(format!("cortex-llamacpp{}", std::env::consts::EXE_SUFFIX))
-}
-
-fn read_file(path: &Path) -> Result<(Map<String, Value>, bool), SettingsError> {
-    let text = match fs_err::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Map::new(), true)),
-        Err(error) => return Err(SettingsError::Io(error)),
-    };
-    Ok((parse(&text).map_err(|reason| SettingsError::Syntax { path: path.to_owned(), reason })?, false))
-}
-
-/// A file with nothing but comments is an empty one.
-fn parse(text: &str) -> Result<Map<String, Value>, String> {
-    let text = text.trim_start_matches('\u{feff}');
-    let says_something = text.lines().any(|line| {
-        let line = line.trim();
-        !line.is_empty() && !line.starts_with('#') && line != "---"
-    });
-    if !says_something {
-        return Ok(Map::new());
-    }
-    // Only what is wrong and where: the lines around it may hold a secret.
-    let first_line = |why: String| why.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    serde_saphyr::from_str(text).map_err(|error| first_line(error.to_string()))
-}
-
-struct File<'path> {
-    path: &'path Path,
-    values: Map<String, Value>,
-}
-
-impl File<'_> {
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.values.get(key).filter(|value| !value.is_null())
-    }
-
-    fn wrong<T>(&self, key: &'static str, expected: impl Into<Cow<'static, str>>) -> Result<T, SettingsError> {
-        let value = match self.values.get(key) {
-            Some(_) if SECRET_KEYS.contains(&key) => "(not shown)".into(),
-            value => value.map(ToString::to_string).unwrap_or_default(),
-        };
-        Err(SettingsError::Value { key, value, expected: expected.into() })
-    }
-
-    fn text(&self, key: &'static str) -> Result<Option<String>, SettingsError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(_) => self.wrong(key, "it must be a text"),
-        }
-    }
-
-    fn texts(&self, key: &'static str) -> Result<Option<Vec<String>>, SettingsError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Array(items)) => {
-                let texts: Option<Vec<String>> = items
-                    .iter()
-                    .map(|item| match item {
-                        Value::String(text) => Some(text.clone()),
-                        Value::Number(number) => Some(number.to_string()),
-                        _ => None,
-                    })
-                    .collect();
-                texts.map_or_else(|| self.wrong(key, "it must be a list of texts"), |texts| Ok(Some(texts)))
-            }
-            Some(_) => self.wrong(key, "it must be a list of texts"),
-        }
-    }
-
-    fn truth(&self, key: &'static str) -> Result<Option<bool>, SettingsError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Bool(truth)) => Ok(Some(*truth)),
-            Some(_) => self.wrong(key, "it must be true or false"),
-        }
-    }
-
-    fn number(&self, key: &'static str, default: u64, (low, high): (u64, u64)) -> Result<u64, SettingsError> {
-        let number = match self.get(key) {
-            None => return Ok(default),
-            Some(Value::Number(number)) => number.as_u64(),
-            Some(Value::String(text)) => text.trim().parse().ok(),
-            Some(_) => None,
-        };
-        match number {
-            Some(number) if (low..=high).contains(&number) => Ok(number),
-            _ => self.wrong(key, format!("it must be a whole number from {low} to {high}")),
-        }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.values
-            .keys()
-            .filter(|key| !OUR_KEYS.contains(&key.as_str()) && !KEPT_KEYS.contains(&key.as_str()))
-            .map(|key| format!("the key `{key}` in {} is not known; it is kept and does nothing", self.path.display()))
-            .collect()
-    }
 }
 
 #[cfg(test)]
