@@ -9,8 +9,23 @@ use std::{
 
 /// Which crates of ours a crate may use. `cortex-test` is for tests only.
 const EDGES: &[(&str, &[&str])] = &[
-    ("cortex", &["cortex-server", "cortex-engine", "cortex-models", "cortex-hardware", "cortex-threads", "cortex-api"]),
-    ("cortex-server", &["cortex-engine", "cortex-models", "cortex-hardware", "cortex-threads", "cortex-api"]),
+    (
+        "cortex",
+        &[
+            "cortex-server",
+            "cortex-engine",
+            "cortex-models",
+            "cortex-remote",
+            "cortex-hardware",
+            "cortex-threads",
+            "cortex-api",
+        ],
+    ),
+    (
+        "cortex-server",
+        &["cortex-engine", "cortex-models", "cortex-remote", "cortex-hardware", "cortex-threads", "cortex-api"],
+    ),
+    ("cortex-remote", &["cortex-models"]),
     ("cortex-engine", &["cortex-models", "cortex-hardware", "cortex-api"]),
     ("cortex-models", &["cortex-hardware"]),
     ("cortex-hardware", &[]),

@@ -48,7 +48,7 @@ pub use model::{Model, ModelFiles, ModelState};
 pub use model_yaml::{ModelYaml, YamlError};
 pub use models_list::ListProblem;
 pub use name::{InvalidId, ModelId};
-pub use outbound::{Outbound, OutboundConfig, OutboundError, ProxyConfig, is_allowed_host};
+pub use outbound::{Exchange, Exchanged, Outbound, OutboundConfig, OutboundError, ProxyConfig, is_allowed_host};
 pub use pull::{
     DownloadError, Patience, PlannedFile, PullError, PullEvent, PullEventKind, PullPlan, PullSnapshot, PullState,
     Pulls, PullsConfig, Role,

@@ -208,6 +208,17 @@ impl Outbound {
         Err(OutboundError::Redirect { host: host_of(&url), why: "again and again" })
     }
 
+    pub(super) fn client(&self) -> Result<reqwest::Client, OutboundError> {
+        self.now().client().cloned()
+    }
+
+    /// Why a request failed.
+    pub(super) fn failure(&self, error: &reqwest::Error, url: &Url, amid_answer: bool) -> OutboundError {
+        let now = self.now();
+        let proxy = now.proxy_name.as_deref().filter(|_| !is_this_machine(url));
+        OutboundError::of_failure(error, url, proxy, amid_answer)
+    }
+
     /// What an address gives, of bounded length.
     ///
     /// # Errors

@@ -104,8 +104,5 @@ async fn origins_and_the_hub_s_token_change_at_once() {
     assert_eq!(hub.seen().last().and_then(|seen| seen.authorization.clone()), None);
     send(&daemon, "PATCH", "/v1/configs", Some(&json!({"huggingface_token": "hf_new"}))).await;
     get(&daemon, "/v1/models/hub?author=another").await;
-    assert_eq!(
-        hub.seen().last().and_then(|seen| seen.authorization.clone()).as_deref(),
-        Some("Bearer hf_new")
-    );
+    assert_eq!(hub.seen().last().and_then(|seen| seen.authorization.clone()).as_deref(), Some("Bearer hf_new"));
 }
