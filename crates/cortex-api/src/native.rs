@@ -16,7 +16,7 @@ pub struct List<T> {
 }
 
 /// One loaded model, as `GET /inferences/server/models` tells it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LoadedModel {
     /// The model id.
     pub id: String,
@@ -336,7 +336,7 @@ pub struct BatchResult {
 }
 
 /// `DELETE /v1/models/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DeleteResponse {
     /// `Deleted successfully!`
     pub message: String,
@@ -458,7 +458,7 @@ pub struct LeftOut {
 }
 
 /// The answer to a successful import.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImportResponse {
     /// `OK`.
@@ -524,7 +524,7 @@ fn lenient_integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 /// The answer to a successful start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StartResponse {
     /// For a person.
     pub message: String,

@@ -13,6 +13,8 @@ pub struct Config {
     pub cache_folder: PathBuf,
     /// The file that says which graphics processors were switched off.
     pub graphics_choice: PathBuf,
+    /// The file that says which compute module somebody chose; the daemon chooses where there is none.
+    pub variant_choice: PathBuf,
     /// Environment variables that drivers of graphics processors read, for the workers; they get no others.
     pub driver_environment: Vec<(String, String)>,
     /// Loaded models at most; `None` is as many as fit into memory.

@@ -218,6 +218,25 @@ impl Engines {
         self.variants()
     }
 
+    /// The names of the compute modules that are there, the most demanding first.
+    pub async fn installed_variants(&self) -> Vec<String> {
+        let (reply, answer) = oneshot::channel();
+        // A supervisor that is gone has none.
+        let _ = self.supervisor.send(Command::InstalledVariants { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Takes this compute module for the next loads, or with none again the best one; the choice is kept. Whether it works here is
+    /// told by [`Engines::choose_variant`].
+    ///
+    /// # Errors
+    /// When the choice cannot be written down; then it is as before.
+    pub async fn pin_variant(&self, name: Option<String>) -> std::io::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.supervisor.send(Command::PinVariant { name, reply });
+        answer.await.unwrap_or_else(|_| Err(std::io::Error::other("the engine is stopping")))
+    }
+
     /// Starts to answer. Returns once the worker has accepted the request: it is tokenised and fits.
     pub async fn answer(&self, job: Job) -> Result<Answer, EngineError> {
         let job = Arc::new(job);

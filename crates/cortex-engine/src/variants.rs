@@ -12,6 +12,7 @@ use cortex_api::worker::TrialResult;
 use cortex_hardware::Cpu;
 use serde::{Deserialize, Serialize};
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -100,6 +101,19 @@ impl ModuleChoice {
         self.report.send_replace(Arc::new(variants.report.clone()));
         chosen
     }
+
+    /// The modules that are there, the most demanding first.
+    pub(crate) async fn installed(&self) -> Vec<String> {
+        self.variants.lock().await.candidates()
+    }
+
+    /// Takes this module from now on where it works, or the best one again; the choice is kept. Writes a file.
+    pub(crate) async fn pin(&self, name: Option<&str>) -> io::Result<()> {
+        let mut variants = self.variants.lock().await;
+        variants.keep_pin(name)?;
+        variants.pinned = name.map(str::to_owned);
+        Ok(())
+    }
 }
 
 /// The modules beside a worker.
@@ -111,6 +125,9 @@ struct Variants {
     trial: bool,
     limits: [Duration; 2],
     report: VariantReport,
+    /// The module that somebody chose, and where that is kept.
+    pinned: Option<String>,
+    pin_file: PathBuf,
 }
 
 impl Variants {
@@ -124,6 +141,8 @@ impl Variants {
             trial: config.variant_trial,
             limits: LIMITS,
             report: VariantReport::default(),
+            pinned: fs_err::read_to_string(&config.variant_choice).ok().map(|name| name.trim().to_owned()),
+            pin_file: config.variant_choice.clone(),
         }
     }
 
@@ -135,7 +154,7 @@ impl Variants {
         }
         let names = self.candidates();
         if !self.trial {
-            let first = names.first().cloned();
+            let first = self.pinned.iter().find(|name| names.contains(name)).or(names.first()).cloned();
             self.report = VariantReport { chosen: first.clone(), ..VariantReport::default() };
             return first.map(|name| self.path(&name));
         }
@@ -153,7 +172,47 @@ impl Variants {
                 self.remember();
             }
         }
+        if let Some(name) = self.pinned.clone().filter(|name| names.contains(name)) {
+            self.try_pinned(&name).await;
+        } else if !self.report.identity.is_empty() {
+            self.report.chosen = fastest(&self.report.passed);
+        }
         self.report.chosen.clone().map(|name| self.path(&name))
+    }
+
+    /// Takes the module that somebody chose, if it works here.
+    async fn try_pinned(&mut self, name: &str) {
+        let is_known = |report: &VariantReport| report.passed.iter().any(|passed| passed.name == name);
+        if self.report.dropped.iter().any(|dropped| dropped.name == name) {
+            return;
+        }
+        if !is_known(&self.report) {
+            let scratch = Scratch::new(&self.folder, "trial");
+            match self.try_one(name, self.limits[1], scratch.path()).await {
+                Ok(times) => self.report.passed.push(Passed { name: name.to_owned(), times }),
+                Err(Unanswered { reason, .. }) => {
+                    tracing::warn!(variant = %name, %reason, "the chosen compute module does not work here");
+                    self.report.dropped.push(Dropped { name: name.to_owned(), reason });
+                    return;
+                }
+            }
+        }
+        self.report.chosen = Some(name.to_owned());
+    }
+
+    fn keep_pin(&self, name: Option<&str>) -> io::Result<()> {
+        let Some(name) = name else {
+            return match fs_err::remove_file(&self.pin_file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        };
+        let folder = self.pin_file.parent().unwrap_or(Path::new("."));
+        fs_err::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        io::Write::write_all(&mut file, name.as_bytes())?;
+        file.persist(&self.pin_file)?;
+        Ok(())
     }
 
     /// A worker died of an instruction that its module should not have used: the next best is taken.
@@ -324,6 +383,8 @@ mod tests {
             trial: true,
             limits: [Duration::from_millis(100), Duration::from_mins(10)],
             report: VariantReport::default(),
+            pinned: None,
+            pin_file: folder.path().join("state/variant"),
         };
         let chosen = variants.choose(None).await.expect("one that works");
         assert!(chosen.ends_with("backends/libggml-cpu-haswell.so"));

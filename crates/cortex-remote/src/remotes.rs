@@ -44,6 +44,10 @@ struct State {
     outbound: OutboundConfig,
     /// The way to each engine, as long as neither it nor the settings change.
     ways: HashMap<String, Outbound>,
+    /// Another one after each change.
+    revision: u64,
+    /// Models that somebody started, and when, as milliseconds since 1970.
+    started: HashMap<String, i64>,
 }
 
 /// What a model is asked for.
@@ -76,7 +80,17 @@ impl Remotes {
                 (Known::default(), Some(error))
             }
         };
-        Self(Arc::new(Inner { store, state: Mutex::new(State { known, damage, outbound, ways: HashMap::new() }) }))
+        Self(Arc::new(Inner {
+            store,
+            state: Mutex::new(State {
+                known,
+                damage,
+                outbound,
+                ways: HashMap::new(),
+                revision: 0,
+                started: HashMap::new(),
+            }),
+        }))
     }
 
     /// What is asked from now on goes by these settings.
@@ -101,8 +115,10 @@ impl Remotes {
             let given = work(&mut new)?;
             if new != state.known {
                 self.0.store.write(&new)?;
+                state.started.retain(|id, _| new.models.iter().any(|model| model.id == *id));
                 state.known = new;
                 state.ways.clear();
+                state.revision += 1;
             }
             Ok(given)
         })
@@ -170,6 +186,31 @@ impl Remotes {
     /// All models of remote engines that are known here.
     pub fn models(&self) -> Vec<RemoteModel> {
         self.with(|state| state.known.models.clone())
+    }
+
+    /// All models, and a number that is another one after each change.
+    pub fn listed(&self) -> (Vec<RemoteModel>, u64) {
+        self.with(|state| (state.known.models.clone(), state.revision))
+    }
+
+    /// Counts a model as started, for those who ask what runs: there is nothing to load.
+    pub fn start(&self, id: &str) {
+        self.with(|state| {
+            state.started.entry(id.to_owned()).or_insert_with(|| jiff::Timestamp::now().as_millisecond());
+        });
+    }
+
+    /// Counts it as stopped; false when it was not started.
+    pub fn stop(&self, id: &str) -> bool {
+        self.with(|state| state.started.remove(id).is_some())
+    }
+
+    /// The models that count as started, and since when.
+    pub fn started(&self) -> Vec<(RemoteModel, i64)> {
+        self.with(|state| {
+            let since = |model: &RemoteModel| Some((model.clone(), *state.started.get(&model.id)?));
+            state.known.models.iter().filter_map(since).collect()
+        })
     }
 
     /// One of them.

@@ -4,6 +4,7 @@ use crate::{ApiKey, Metrics, SettingsHandle};
 use cortex_engine::Engines;
 use cortex_hardware::Monitor;
 use cortex_models::{Migrations, ModelStore, Outbound, Pulls, Sources};
+use cortex_remote::Remotes;
 use cortex_threads::Conversations;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ pub struct App {
     pub migrations: Migrations,
     /// Where more models are.
     pub sources: Sources,
+    /// Engines on other machines.
+    pub remotes: Remotes,
     /// Loaded models.
     pub engines: Engines,
     /// The way to images that are elsewhere; none where the settings name no host for them.

@@ -8,7 +8,8 @@ use axum::{
 };
 use cortex_api::openai::ErrorBody;
 use cortex_engine::EngineError;
-use cortex_models::ErrorKind;
+use cortex_models::{ErrorKind, OutboundError};
+use cortex_remote::RemoteError;
 use cortex_threads::{Fault, ThreadsError};
 
 /// The code of what is not there among conversations.
@@ -103,6 +104,48 @@ impl From<ThreadsError> for ApiError {
         }
         // cortex.cpp answers 400 to all of these.
         Self::new(ErrorKind::Invalid, if error.is_missing() { MISSING } else { "invalid_value" }, error.to_string())
+    }
+}
+
+impl From<RemoteError> for ApiError {
+    fn from(error: RemoteError) -> Self {
+        let bad_gateway = |told: Self| told.with_status(StatusCode::BAD_GATEWAY);
+        let told = |kind: ErrorKind| Self::told(kind, error.code(), &error, None);
+        match &error {
+            RemoteError::Invalid { field, reason } => {
+                // The words of cortex.cpp where it has some.
+                let message = if reason.starts_with(field.as_str()) { reason.clone() } else { error.to_string() };
+                Self::field(field, message)
+            }
+            RemoteError::NoEngine { .. }
+            | RemoteError::EngineExists { .. }
+            | RemoteError::NoModel { .. }
+            | RemoteError::ModelExists { .. }
+            | RemoteError::Template { .. }
+            | RemoteError::CannotAsk { .. } => told(ErrorKind::Invalid),
+            RemoteError::Disk { .. } => told(ErrorKind::Internal),
+            RemoteError::Outbound { source: OutboundError::Timeout { .. }, .. } => {
+                told(ErrorKind::Unavailable).with_status(StatusCode::GATEWAY_TIMEOUT)
+            }
+            RemoteError::Outbound { .. } | RemoteError::Nonsense { .. } => bad_gateway(told(ErrorKind::Unavailable)),
+            RemoteError::Refused { engine, status, retry_after, .. } => match status {
+                // Ours would be taken for a word about the key of this daemon.
+                401 | 403 => {
+                    let hint = format!(
+                        "the key that is set for it is not right; set another one with POST /v1/engines/{engine}/update"
+                    );
+                    bad_gateway(Self::told(ErrorKind::Unavailable, error.code(), &error, Some(hint)))
+                }
+                429 => {
+                    let mut busy = told(ErrorKind::Busy);
+                    busy.retry_after = *retry_after;
+                    busy
+                }
+                404 => told(ErrorKind::NotFound),
+                400..=499 => told(ErrorKind::Invalid),
+                _ => bad_gateway(told(ErrorKind::Unavailable)),
+            },
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use crate::{
     edge::{self, Admitted},
     error::ApiError,
     routes::{
-        chat, completions, configs, embeddings, events, fit, hardware, infill, list, metrics, migrations, models,
-        pulls, registry, sources, system, threads, tokens,
+        chat, completions, configs, embeddings, engines, events, fit, hardware, infill, list, metrics, migrations,
+        models, pulls, registry, remote, sources, system, threads, tokens,
     },
 };
 use axum::{
@@ -53,6 +53,16 @@ pub fn router(app: App) -> Router {
         .route("/v1/migrations/{id}", get(migrations::get))
         .route("/v1/migrations/{id}/undo", post(migrations::undo))
         .route("/v1/models/fit", post(fit::fit))
+        .route("/v1/models/add", post(remote::add))
+        .route("/v1/models/remote/{engine}", get(remote::list))
+        .route("/v1/engines", get(engines::list).post(engines::add))
+        .route("/v1/engines/{name}", get(engines::get))
+        .route("/v1/engines/{name}/install", post(engines::install).delete(engines::uninstall))
+        .route("/v1/engines/{name}/default", get(engines::default).post(engines::set_default))
+        .route("/v1/engines/{name}/update", post(engines::update))
+        .route("/v1/engines/{name}/load", post(engines::load).delete(engines::unload))
+        .route("/v1/engines/{name}/releases", get(engines::releases))
+        .route("/v1/engines/{name}/releases/{version}", get(engines::release))
         .route("/v1/models/start", post(models::start))
         .route("/v1/models/stop", post(models::stop))
         .route("/v1/models/status", get(models::status_by_id))
@@ -202,6 +212,9 @@ const ALIASES: &[(&str, &str)] = &[
     ("/hardware/hardware", "/v1/hardware"),
     ("/hardware/hardware/activate", "/v1/hardware/activate"),
     ("/configs", "/v1/configs"),
+    ("/engines", "/v1/engines"),
+    ("/engines/engines", "/v1/engines"),
+    ("/models/add", "/v1/models/add"),
     ("/models", "/v1/models"),
     ("/models/import", "/v1/models/import"),
     ("/models/fit", "/v1/models/fit"),
@@ -246,6 +259,8 @@ const FIXED: &[&str] = &[
     "/v1/models/stop",
     "/v1/models/status",
     "/v1/configs",
+    "/v1/engines",
+    "/v1/models/add",
     "/v1/threads",
     "/v1/assistants",
     "/inferences/server/models",
@@ -265,6 +280,10 @@ const BEFORE_ID: &[(&str, &str)] = &[
     ("/models/sources/", "/v1/models/sources/"),
     ("/v1/models/status/", "/v1/models/status/"),
     ("/models/status/", "/v1/models/status/"),
+    ("/v1/models/remote/", "/v1/models/remote/"),
+    ("/models/remote/", "/v1/models/remote/"),
+    ("/v1/engines/", "/v1/engines/"),
+    ("/engines/", "/v1/engines/"),
     ("/v1/threads/", "/v1/threads/"),
     ("/v1/assistants/", "/v1/assistants/"),
     ("/v1/models/", "/v1/models/"),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::{collections::VecDeque, time::Duration};
 
 /// Silence after which a blank line keeps the connection alive.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Makes the events of one kind of stream.
 pub(crate) trait Shape: Send + 'static {
@@ -44,13 +44,18 @@ pub(crate) fn stream(answers: Answers, mut shape: impl Shape) -> Response {
         let text = state.next().await?;
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), state))
     });
+    response(Body::from_stream(body))
+}
+
+/// A body of events, with what must be said of it.
+pub(crate) fn response(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         // Proxies would otherwise hold pieces back.
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (headers, Body::from_stream(body)).into_response()
+    (headers, body).into_response()
 }
 
 impl<S: Shape> Stream<S> {

@@ -3,6 +3,7 @@
 //! Tests of the programs run what `cargo xtask stage` laid out in `dist/`: what a user gets.
 #![forbid(unsafe_code)]
 
+pub mod anthropic;
 pub mod daemon;
 pub mod dist;
 pub mod fake_worker;

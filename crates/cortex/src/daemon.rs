@@ -7,6 +7,7 @@ use crate::{
 use cortex_engine::{Engines, KeepAlive, LoadSettings, Shutdown, Tasks, tasks};
 use cortex_hardware::Monitor;
 use cortex_models::{Homes, Migrations, ModelStore, Outbound, Pulls, Sources, write_atomically};
+use cortex_remote::Remotes;
 use cortex_server::{App, SettingsHandle};
 use cortex_threads::Conversations;
 use std::{
@@ -126,6 +127,7 @@ impl Daemon {
         let migrations = Migrations::start(models.clone(), homes(), &tasks);
         let sources = Sources::new(&models, outbound.clone(), &tasks, settings.pulls.resolve_limit);
         let pulls = Pulls::start(settings.pulls.clone(), models.clone(), outbound.clone(), &tasks);
+        let remotes = Remotes::open(&settings.data_folder, settings.outbound.clone());
         let engines = Engines::start(engine_config(&settings), &tasks);
         let stop = CancellationToken::new();
         let conversations = Conversations::new(&settings.data_folder);
@@ -137,6 +139,7 @@ impl Daemon {
             pulls,
             migrations,
             sources,
+            remotes: remotes.clone(),
             engines: engines.clone(),
             images: images.clone(),
             hardware: Monitor::start(&settings.data_folder),
@@ -157,7 +160,7 @@ impl Daemon {
         accepting.spawn(cortex_server::serve(listener, cortex_server::router(app), tasks.child()));
 
         let grace = settings.shutdown_grace;
-        let settings = SettingsOwner::new(overrides.clone(), settings, Live { edge, outbound, images });
+        let settings = SettingsOwner::new(overrides.clone(), settings, Live { edge, outbound, images, remotes });
         accepting.spawn(settings.run(requests));
         crate::output::server_is_up(address);
         Ok(Self { models, engines, accepting, shutdown, stop, note, grace, _lock: lock })
@@ -223,6 +226,7 @@ fn engine_config(settings: &Settings) -> cortex_engine::Config {
         worker_program: settings.worker_program.clone(),
         cache_folder: settings.data_folder.join("cache"),
         graphics_choice: settings.data_folder.join("state/graphics.json"),
+        variant_choice: settings.data_folder.join("state/variant"),
         driver_environment: env::DRIVERS.iter().filter_map(|&name| Some((name.to_owned(), env::text(name)?))).collect(),
         max_loaded: Some(settings.max_loaded).filter(|&most| most > 0),
         memory_limit: settings.memory_limit,

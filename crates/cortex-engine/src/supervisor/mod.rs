@@ -101,6 +101,10 @@ pub(crate) enum Command {
     Accelerators,
     /// A compute module should be chosen now.
     ChooseVariant { reply: oneshot::Sender<()> },
+    /// The names of the compute modules that are there.
+    InstalledVariants { reply: oneshot::Sender<Vec<String>> },
+    /// Loads from now on take this compute module, or again the best one.
+    PinVariant { name: Option<String>, reply: oneshot::Sender<std::io::Result<()>> },
     /// The daemon is stopping.
     ShutDown { streams: Duration, workers: Duration, reply: oneshot::Sender<()> },
 }
@@ -260,6 +264,18 @@ impl Supervisor {
                 self.tasks.spawn(async move {
                     modules.choose(died.as_deref()).await;
                     let _ = reply.send(());
+                });
+            }
+            Command::InstalledVariants { reply } => {
+                let modules = Arc::clone(&self.modules);
+                self.tasks.spawn(async move {
+                    let _ = reply.send(modules.installed().await);
+                });
+            }
+            Command::PinVariant { name, reply } => {
+                let modules = Arc::clone(&self.modules);
+                self.tasks.spawn(async move {
+                    let _ = reply.send(modules.pin(name.as_deref()).await);
                 });
             }
             Command::ShutDown { streams, workers, reply } => self.shut_down(streams, workers, reply),

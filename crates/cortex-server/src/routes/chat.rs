@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use super::{
-    images,
+    images, remote,
     run::{self, Started, Total, Whole, fingerprint, finish_reason, fresh_id, now, wire_timings},
 };
 use crate::{
@@ -25,9 +25,13 @@ use cortex_api::{
     worker::{TokenProbabilities, TokenProbability},
 };
 use cortex_engine::AnswerEvent;
+use cortex_remote::Call;
 
 /// Answers a chat, whole or as a stream.
 pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    if let Some(answer) = remote::answer(&app, Call::Chat, &headers, &body).await? {
+        return Ok(answer);
+    }
     let mut request: ChatCompletionRequest = json::required(&headers, &body)?;
     images::fetch(&app, &mut request).await?;
     let model = request.model.clone();

@@ -1,6 +1,9 @@
 //! `POST /v1/completions`.
 
-use super::run::{self, Started, Total, fingerprint, finish_reason, fresh_id, now, wire_timings};
+use super::{
+    remote,
+    run::{self, Started, Total, fingerprint, finish_reason, fresh_id, now, wire_timings},
+};
 use crate::{
     App, convert,
     error::ApiError,
@@ -19,9 +22,13 @@ use cortex_api::{
     worker::{TokenProbabilities, TokenProbability},
 };
 use cortex_engine::AnswerEvent;
+use cortex_remote::Call;
 
 /// Continues a text, whole or as a stream.
 pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    if let Some(answer) = remote::answer(&app, Call::Completion, &headers, &body).await? {
+        return Ok(answer);
+    }
     let request: CompletionRequest = json::required(&headers, &body)?;
     let model = request.model.clone();
     let streams = request.stream.unwrap_or(false);

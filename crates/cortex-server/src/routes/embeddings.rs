@@ -1,25 +1,31 @@
 //! `POST /v1/embeddings` and `/v1/rerank`.
 
-use super::tokens::usable;
+use super::{remote, tokens::usable};
 use crate::{App, error::ApiError, json};
-use axum::{Json, body::Bytes, extract::State, http::HeaderMap};
+use axum::{
+    Json,
+    body::Bytes,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use cortex_api::{
     openai::{Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingUsage, Embeddings, Ranked, Ranking, RerankRequest},
     worker::{EmbedInput, Embeds},
 };
 use cortex_engine::EngineError;
+use cortex_remote::Call;
 use serde_json::{Value, json};
 
 /// More texts than this are a mistake; OpenAI's limit.
 const MOST_TEXTS: usize = 2048;
 
 /// The vectors of texts.
-pub(crate) async fn create(
-    State(app): State<App>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Embeddings>, ApiError> {
+pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    if let Some(answer) = remote::answer(&app, Call::Embeddings, &headers, &body).await? {
+        return Ok(answer);
+    }
     let request: EmbeddingRequest = json::required(&headers, &body)?;
     let is_base64 = match request.encoding_format.as_deref() {
         None | Some("float") => false,
@@ -65,7 +71,7 @@ pub(crate) async fn create(
         };
         data.push(Embedding { object: "embedding".into(), index, embedding });
     }
-    Ok(Json(Embeddings { object: "list".into(), data, model: request.model, usage: usage(&counts) }))
+    Ok(Json(Embeddings { object: "list".into(), data, model: request.model, usage: usage(&counts) }).into_response())
 }
 
 /// Documents, the one that answers a question best first.

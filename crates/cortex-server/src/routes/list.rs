@@ -3,6 +3,7 @@
 use super::{fit::as_loaded, registry::unreadable, run::blocking};
 use crate::{App, convert::load_settings, error::ApiError, json::Asked};
 use axum::{
+    Json,
     body::{Body, Bytes},
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -11,6 +12,7 @@ use axum::{
 use cortex_engine::{Engines, LoadSettings, LoadedModel, Phase, PromptTemplateUse};
 use cortex_hardware::{Budget, Graphics, ModelShape, fit};
 use cortex_models::{Downloadable, Gguf, Model, ModelId, ModelState, ResolveError, StoreError, Template};
+use cortex_remote::RemoteModel;
 use futures::stream;
 use serde::Deserialize;
 use serde_json::json as value;
@@ -51,6 +53,7 @@ pub(crate) async fn list(
         return one(&app, id).await;
     }
     let limit = limit(query.limit.as_deref())?;
+    let (remote, remote_revision) = app.remotes.listed();
     let states = engine_states(&app.engines.loaded());
     let compatibility = compatibility(&app.engines);
     let validators = |tag: &str| {
@@ -65,7 +68,9 @@ pub(crate) async fn list(
         && !with_templates
     {
         let (store, sources) = (app.models.clone(), app.sources.clone());
-        let revisions = blocking(move || store.current_revision().map(|local| (local, sources.downloadable().1)));
+        let revisions = blocking(move || {
+            store.current_revision().map(|local| (local, (sources.downloadable().1, remote_revision)))
+        });
         let tag = tag(revisions.await?.map_err(|error| unreadable(&error))?, &states, &compatibility, &query);
         if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
             return Ok((StatusCode::NOT_MODIFIED, validators(&tag)).into_response());
@@ -86,9 +91,9 @@ pub(crate) async fn list(
             there.retain(|model| !here.contains(&model.id));
             templates.retain(|template| !here.contains(&template.id));
         }
-        let local_entries = models.iter().cloned().map(Listed::Local);
+        let local_entries = models.iter().cloned().map(Listed::Local).chain(remote.into_iter().map(Listed::Remote));
         let offered = there.into_iter().map(Listed::Downloadable).chain(templates.into_iter().map(Listed::Template));
-        Ok((local_entries.chain(offered).collect::<Vec<Listed>>(), (local, others)))
+        Ok((local_entries.chain(offered).collect::<Vec<Listed>>(), (local, (others, remote_revision))))
     });
     let (entries, revisions) = listed.await?.map_err(|error: StoreError| unreadable(&error))?;
     // Templates are looked for anew each time: no tag tells when they change.
@@ -109,6 +114,8 @@ pub(crate) async fn list(
 enum Listed {
     /// A model that is here.
     Local(Arc<Model>),
+    /// A model on another machine.
+    Remote(RemoteModel),
     /// A model of a source.
     Downloadable(Arc<Downloadable>),
     /// A model that an older program offers.
@@ -119,6 +126,7 @@ impl Listed {
     fn id(&self) -> &str {
         match self {
             Self::Local(model) => model.id.as_str(),
+            Self::Remote(model) => &model.id,
             Self::Downloadable(model) => &model.id,
             Self::Template(template) => &template.id,
         }
@@ -205,7 +213,7 @@ fn compatible(shape: &ModelShape, all: Budget) -> String {
 
 /// Another one when anything that the answer shows is another.
 fn tag(
-    (local, others): (u64, u64),
+    (local, others): (u64, (u64, u64)),
     states: &HashMap<ModelId, &'static str>,
     compatibilities: &Compatibilities,
     query: &ListQuery,
@@ -254,6 +262,7 @@ fn page(
                 && of_status("downloaded")
                 && (query.engine.is_none() || of_engine(engine().as_deref().unwrap_or("llama-cpp")))
         }
+        Listed::Remote(model) => query.state.is_none() && of_status("remote") && of_engine(&model.engine),
         Listed::Downloadable(_) => query.state.is_none() && of_status("downloadable") && of_engine("llama-cpp"),
         Listed::Template(template) => query.state.is_none() && of_engine(&template.engine),
     });
@@ -294,6 +303,7 @@ fn list_body(
                     write_entry(&mut piece, &model, state_word(&model, &states));
                     write_compatibility(&mut piece, &model, &compatibilities);
                 }
+                Some(Listed::Remote(model)) => piece.push_str(&model.shown().to_string()),
                 Some(Listed::Downloadable(model)) => write_downloadable(&mut piece, &model),
                 Some(Listed::Template(template)) => write_template(&mut piece, &template),
                 None => {
@@ -388,6 +398,11 @@ pub(crate) async fn get(State(app): State<App>, Path(id): Path<String>) -> Resul
 }
 
 async fn one(app: &App, id: &str) -> Result<Response, ApiError> {
+    if let Some(model) = app.remotes.model(id) {
+        let mut shown = model.shown();
+        shown["result"] = "OK".into();
+        return Ok(Json(shown).into_response());
+    }
     let (store, name) = (app.models.clone(), id.to_owned());
     let found = blocking(move || {
         let model = store.current(&name)?;
@@ -440,16 +455,17 @@ mod tests {
         };
         let known = Compatibilities { revision: 1, shapes: HashMap::new(), ..none };
         let tags = [
-            tag((1, 0), &HashMap::new(), &none, &ListQuery::default()),
-            tag((2, 0), &HashMap::new(), &none, &ListQuery::default()),
-            tag((1, 0), &loaded, &none, &ListQuery::default()),
-            tag((1, 0), &HashMap::new(), &none, &query),
-            tag((1, 1), &HashMap::new(), &none, &ListQuery::default()),
-            tag((1, 0), &HashMap::new(), &known, &ListQuery::default()),
+            tag((1, (0, 0)), &HashMap::new(), &none, &ListQuery::default()),
+            tag((2, (0, 0)), &HashMap::new(), &none, &ListQuery::default()),
+            tag((1, (0, 0)), &loaded, &none, &ListQuery::default()),
+            tag((1, (0, 0)), &HashMap::new(), &none, &query),
+            tag((1, (1, 0)), &HashMap::new(), &none, &ListQuery::default()),
+            tag((1, (0, 1)), &HashMap::new(), &none, &ListQuery::default()),
+            tag((1, (0, 0)), &HashMap::new(), &known, &ListQuery::default()),
         ];
         let different: std::collections::HashSet<&String> = tags.iter().collect();
         assert_eq!(different.len(), tags.len());
-        assert_eq!(tags[0], tag((1, 0), &HashMap::new(), &none, &ListQuery::default()));
+        assert_eq!(tags[0], tag((1, (0, 0)), &HashMap::new(), &none, &ListQuery::default()));
     }
 
     #[test]

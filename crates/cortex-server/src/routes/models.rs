@@ -2,6 +2,7 @@
 
 use super::{
     registry::{ById, bad_request, missing_field},
+    remote,
     run::{blocking, find},
 };
 use crate::{
@@ -36,6 +37,11 @@ pub(crate) async fn start(
 ) -> Result<Json<StartResponse>, ApiError> {
     let request: ModelRequest = json::required(&headers, &body)?;
     let name = request.model.clone().ok_or_else(|| missing_field("model"))?;
+    if let Some(model) = app.remotes.model(&name) {
+        app.remotes.engine(&model.engine)?;
+        app.remotes.start(&model.id);
+        return Ok(Json(StartResponse { message: "Started successfully!".into(), ..StartResponse::default() }));
+    }
     let (model, yaml, files) = find(&app, &name).await.map_err(bad_request)?;
     let load = ordered(&request, load_settings(&yaml, app.engines.load_settings()))?;
     let keep_alive = keep_alive(request.keep_alive.as_ref())?.unwrap_or(KeepAlive::Forever);
@@ -113,6 +119,9 @@ pub async fn preload(app: App, names: Vec<String>) {
 pub(crate) async fn stop(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Json<Message>, ApiError> {
     let request: ModelRequest = json::required(&headers, &body)?;
     let name = request.model.ok_or_else(|| missing_field("model"))?;
+    if app.remotes.model(&name).is_some() && app.remotes.stop(&name) {
+        return Ok(Json(Message { message: "Stopped successfully!".into() }));
+    }
     let resolved = resolve(&app, &name).await;
     // A model that left the list may still be loaded.
     let id = resolved.as_ref().map_or_else(|_| ModelId::existing(name.clone()), |model| model.id.clone());
@@ -140,6 +149,9 @@ async fn resolve(app: &App, name: &str) -> Result<Arc<Model>, ApiError> {
 }
 
 async fn loaded_status(app: &App, name: &str) -> Result<Json<Message>, ApiError> {
+    if let Some(model) = app.remotes.model(name) {
+        return remote::status(app, &model);
+    }
     let model = resolve(app, name).await?;
     if app.engines.loaded().iter().any(|loaded| loaded.id == model.id && loaded.phase == Phase::Ready) {
         return Ok(Json(Message { message: "Model is running".into() }));
@@ -172,6 +184,7 @@ pub(crate) async fn loaded(State(app): State<App>, Asked(which): Asked<Which>) -
         .iter()
         .filter(|model| which.all || matches!(model.phase, Phase::Ready | Phase::Leaving))
         .map(wire)
+        .chain(remote::started(&app))
         .collect();
     data.sort_by(|left, right| left.id.cmp(&right.id));
     let (now, left) = (Memory::probe(), app.engines.memory_left());

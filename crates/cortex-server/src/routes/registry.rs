@@ -1,6 +1,6 @@
 //! Changes of the models on disk: import, settings, deletion; and what is wrong with them.
 
-use super::run::blocking;
+use super::{remote, run::blocking};
 use crate::{
     App,
     convert::load_settings,
@@ -219,6 +219,9 @@ fn needs_id() -> ApiError {
 
 async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Result<Json<UpdateResponse>, ApiError> {
     let given: Map<String, Value> = json::required(headers, body)?;
+    if let Some(model) = app.remotes.model(&id) {
+        return remote::update(app, model, given).await;
+    }
     let aliases = match given.get("aliases") {
         None => None,
         // As with any other field: null takes it away.
@@ -301,6 +304,17 @@ async fn remove(app: &App, name: String, files: Option<&str>) -> Result<Json<Del
         Some("" | "true" | "1") => true,
         Some(other) => return Err(ApiError::field("files", format!("files is `{other}`; it must be true or false"))),
     };
+    if app.remotes.model(&name).is_some() {
+        let (remotes, id) = (app.remotes.clone(), name.clone());
+        blocking(move || remotes.remove_model(&id)).await??;
+        return Ok(Json(DeleteResponse {
+            message: "Deleted successfully!".into(),
+            id: name,
+            object: "model".into(),
+            deleted: true,
+            ..DeleteResponse::default()
+        }));
+    }
     let refused = |error: &RemoveError| {
         let message = match error {
             RemoveError::Resolve(_) => format!("Model not found: {name}"),

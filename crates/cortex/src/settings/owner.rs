@@ -2,6 +2,7 @@
 
 use super::{Origin, Overrides, Settings, SettingsError, file};
 use cortex_models::{Outbound, OutboundConfig, write_atomically};
+use cortex_remote::Remotes;
 use cortex_server::{ApiKey, Config, HIDDEN, SettingsRefusal, SettingsRequest, ShownSettings};
 use reqwest::Url;
 use serde_json::{Map, Value, json};
@@ -13,6 +14,7 @@ pub(crate) struct Live {
     pub(crate) edge: watch::Sender<Arc<Config>>,
     pub(crate) outbound: Outbound,
     pub(crate) images: Option<Outbound>,
+    pub(crate) remotes: Remotes,
 }
 
 /// What a value must be.
@@ -153,6 +155,7 @@ impl SettingsOwner {
         if let Some(images) = &self.live.images {
             images.configure(settings.outbound_for_images());
         }
+        self.live.remotes.configure(settings.outbound.clone());
         (self.settings, self.overrides) = (settings, overrides);
     }
 
@@ -296,7 +299,8 @@ mod tests {
         };
         let settings = Settings::load(&overrides).unwrap();
         let (edge, seen) = watch::channel(Arc::new(settings.edge(settings.address, "token".into())));
-        let live = Live { edge, outbound: Outbound::new(settings.outbound.clone()), images: None };
+        let remotes = Remotes::open(folder.path(), settings.outbound.clone());
+        let live = Live { edge, outbound: Outbound::new(settings.outbound.clone()), images: None, remotes };
         (SettingsOwner::new(overrides, settings, live), seen, folder)
     }
 

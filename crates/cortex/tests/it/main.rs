@@ -16,6 +16,7 @@ mod migrate;
 mod prompts;
 mod pulls;
 mod registry;
+mod remote;
 mod soak;
 mod sources;
 mod threads;
