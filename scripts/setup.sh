@@ -4,7 +4,7 @@
 set -euo pipefail
 packages="build-essential cmake libclang-dev ccache pkg-config"
 if [ "${1:-run}" = test ]; then
-    packages="$packages nodejs npm chromium"
+    packages="$packages nodejs npm chromium systemd"
 elif [ "${1:-run}" = packages ]; then
     packages="$packages ${*:2}"
 fi

@@ -10,6 +10,7 @@ trap 'rm -rf "$reports"' EXIT
 
 cargo fmt --all --check
 cargo xtask stage
+cargo xtask package
 cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 cargo xtask tidy
 

@@ -1,8 +1,9 @@
-//! Chores of this repository: `cargo xtask stage` and `cargo xtask tidy`.
+//! Chores of this repository: `cargo xtask stage`, `package`, `install` and `tidy`.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for developers talks to the terminal")]
 #![allow(clippy::disallowed_methods, reason = "the rules for the programs are not those of their tools")]
 
+mod package;
 mod stage;
 mod tidy;
 
@@ -14,7 +15,10 @@ fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["stage"] => stage::stage(&root()),
         ["tidy"] => tidy::tidy(&root()),
-        _ => bail!("usage: cargo xtask stage | tidy"),
+        ["package"] => package::package(&root()),
+        ["install", prefix] => package::install(&root(), prefix, Path::new("/")),
+        ["install", prefix, to] => package::install(&root(), prefix, Path::new(to)),
+        _ => bail!("usage: cargo xtask stage | package | install PREFIX [ROOT] | tidy"),
     }
 }
 

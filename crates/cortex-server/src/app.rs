@@ -60,6 +60,8 @@ pub struct Config {
     pub api_keys: Vec<ApiKey>,
     /// What programs of the same user on this machine may send instead, whatever the keys are; an empty one counts as none.
     pub local_token: String,
+    /// Whether it is served over TLS.
+    pub is_tls: bool,
     /// Bytes of a request body at most.
     pub body_limit: usize,
     /// Where the data lies, for `GET /health`.

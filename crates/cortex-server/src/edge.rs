@@ -124,7 +124,8 @@ fn is_allowed_origin(config: &Config, origin: &str) -> bool {
         return true;
     }
     let port = config.address.port();
-    ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| same(&format!("http://{host}:{port}")))
+    let scheme = if config.is_tls { "https" } else { "http" };
+    ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| same(&format!("{scheme}://{host}:{port}")))
 }
 
 /// The key of a request; empty when there is none.
@@ -179,6 +180,7 @@ mod tests {
             cors: true,
             api_keys: vec![],
             local_token: String::new(),
+            is_tls: false,
             body_limit: 1,
             data_folder: "/".into(),
         }

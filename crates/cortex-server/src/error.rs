@@ -102,8 +102,9 @@ impl From<ThreadsError> for ApiError {
             };
             return Self::new(ErrorKind::Internal, "conversation_unreadable", message);
         }
-        // cortex.cpp answers 400 to all of these.
-        Self::new(ErrorKind::Invalid, if error.is_missing() { MISSING } else { "invalid_value" }, error.to_string())
+        // cortex.cpp answers 400 to all of these but one.
+        let kind = if matches!(error, ThreadsError::FileGone) { ErrorKind::NotFound } else { ErrorKind::Invalid };
+        Self::new(kind, if error.is_missing() { MISSING } else { "invalid_value" }, error.to_string())
     }
 }
 

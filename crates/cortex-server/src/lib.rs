@@ -15,6 +15,7 @@ mod routes;
 mod serve;
 mod settings;
 mod sse;
+mod tls;
 
 pub use app::{App, Config};
 pub use keys::{ApiKey, Scope};
@@ -23,3 +24,4 @@ pub use router::router;
 pub use routes::models::preload;
 pub use serve::serve;
 pub use settings::{HIDDEN, SettingsHandle, SettingsRefusal, SettingsRequest, ShownSettings};
+pub use tls::Tls;

@@ -5,8 +5,8 @@ use crate::{
     edge::{self, Admitted},
     error::ApiError,
     routes::{
-        chat, completions, configs, embeddings, engines, events, fit, hardware, infill, list, metrics, migrations,
-        models, pulls, registry, remote, sources, system, threads, tokens,
+        chat, completions, configs, embeddings, engines, events, files, fit, hardware, infill, list, metrics,
+        migrations, models, pulls, registry, remote, sources, system, threads, tokens,
     },
 };
 use axum::{
@@ -90,7 +90,13 @@ pub fn router(app: App) -> Router {
                 .post(threads::post_assistant)
                 .delete(threads::remove_assistant),
         )
+        .route("/v1/files", get(files::list).post(files::create).layer(DefaultBodyLimit::max(files::LONGEST)))
+        .route("/v1/files/{id}", get(files::get).delete(files::remove))
+        .route("/v1/files/{id}/content", get(files::content))
         .route("/inferences/server/models", get(models::loaded))
+        .route("/inferences/server/loadmodel", post(models::load))
+        .route("/inferences/server/unloadmodel", post(models::unload))
+        .route("/inferences/server/modelstatus", post(models::model_status))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
@@ -263,7 +269,11 @@ const FIXED: &[&str] = &[
     "/v1/models/add",
     "/v1/threads",
     "/v1/assistants",
+    "/v1/files",
     "/inferences/server/models",
+    "/inferences/server/loadmodel",
+    "/inferences/server/unloadmodel",
+    "/inferences/server/modelstatus",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
@@ -284,6 +294,7 @@ const BEFORE_ID: &[(&str, &str)] = &[
     ("/models/remote/", "/v1/models/remote/"),
     ("/v1/engines/", "/v1/engines/"),
     ("/engines/", "/v1/engines/"),
+    ("/v1/files/", "/v1/files/"),
     ("/v1/threads/", "/v1/threads/"),
     ("/v1/assistants/", "/v1/assistants/"),
     ("/v1/models/", "/v1/models/"),

@@ -1,5 +1,6 @@
 //! Accepts connections and gives them to the router.
 
+use crate::Tls;
 use axum::{Router, extract::ConnectInfo};
 use cortex_engine::Tasks;
 use hyper_util::{
@@ -8,8 +9,10 @@ use hyper_util::{
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::Semaphore,
+    time::timeout,
 };
 use tower::ServiceExt;
 
@@ -20,16 +23,25 @@ const HEADER_BYTES: usize = 16 * 1024;
 /// Connections at the same time; more wait until one closes.
 const CONNECTIONS: usize = 1024;
 
-/// Serves until its tasks are cancelled.
-pub async fn serve(listener: TcpListener, router: Router, tasks: Tasks) {
+/// Serves until its tasks are cancelled; with a certificate, over TLS alone.
+pub async fn serve(listener: TcpListener, tls: Option<Tls>, router: Router, tasks: Tasks) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let router = router.clone();
+                let (router, tls) = (router.clone(), tls.clone());
+                // Tokens are small and must not wait for each other.
+                let _ = stream.set_nodelay(true);
                 tasks.spawn(async move {
-                    connection(stream, peer, router).await;
+                    match tls {
+                        None => connection(stream, peer, router).await,
+                        Some(tls) => match timeout(HEADER_TIME, tls.acceptor().accept(stream)).await {
+                            Ok(Ok(stream)) => connection(stream, peer, router).await,
+                            Ok(Err(error)) => tracing::debug!(%peer, %error, "no secure connection"),
+                            Err(_) => tracing::debug!(%peer, "no secure connection in time"),
+                        },
+                    }
                     drop(place);
                 });
             }
@@ -42,9 +54,7 @@ pub async fn serve(listener: TcpListener, router: Router, tasks: Tasks) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
-    // Tokens are small and must not wait for each other.
-    let _ = stream.set_nodelay(true);
+async fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: SocketAddr, router: Router) {
     let service =
         TowerToHyperService::new(router.map_request(move |request: hyper::Request<hyper::body::Incoming>| {
             let (mut parts, body) = request.into_parts();

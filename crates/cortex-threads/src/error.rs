@@ -41,6 +41,15 @@ pub enum ThreadsError {
         /// The id that was asked for.
         id: String,
     },
+    /// There is no such file.
+    #[error("File not found: {id}")]
+    NoSuchFile {
+        /// The id that was asked for.
+        id: String,
+    },
+    /// A thread has no such file.
+    #[error("File not found or had been removed!")]
+    FileGone,
     /// The thread names no assistant.
     #[error("Assistant not found in thread: {thread}")]
     NoAssistantInThread {
@@ -90,6 +99,8 @@ impl ThreadsError {
                 | Self::NoMessages { .. }
                 | Self::NoSuchMessage
                 | Self::NoSuchAssistant { .. }
+                | Self::NoSuchFile { .. }
+                | Self::FileGone
                 | Self::NoAssistantInThread { .. }
         )
     }

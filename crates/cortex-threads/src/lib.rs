@@ -1,5 +1,5 @@
 //! Conversations on disk, in the folders and files that Jan and cortex.cpp use: `threads/<id>/thread.json` and `messages.jsonl`,
-//! `assistants/<id>/assistant.json`.
+//! `assistants/<id>/assistant.json`, `files/<name>`.
 //!
 //! An older program may read and write the same files at the same time. So nothing is kept in memory but what the files last said; a
 //! file is replaced as a whole or gets one more line; and fields and lines that we do not know stay as they are. Objects are JSON as
@@ -10,6 +10,7 @@
 mod assistants;
 mod disk;
 mod error;
+mod files;
 mod id;
 mod messages;
 mod page;
@@ -17,6 +18,7 @@ mod threads;
 
 pub use assistants::Assistants;
 pub use error::{Fault, ThreadsError};
+pub use files::{FileEntry, Files, Upload};
 pub use messages::Messages;
 pub use page::{Order, Page};
 pub use threads::{ThreadEntry, Threads};
@@ -35,6 +37,8 @@ pub struct Conversations {
     pub messages: Messages,
     /// The assistants.
     pub assistants: Assistants,
+    /// Their files.
+    pub files: Files,
 }
 
 impl Conversations {
@@ -44,6 +48,7 @@ impl Conversations {
         Self {
             messages: Messages::new(threads.clone()),
             assistants: Assistants::new(data_folder.join("assistants"), threads.clone()),
+            files: Files::new(data_folder),
             threads,
         }
     }

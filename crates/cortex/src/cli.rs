@@ -83,11 +83,14 @@ pub(crate) enum Command {
     /// The machine: list, activate.
     #[command(subcommand, arg_required_else_help = true)]
     Hardware(HardwareCommand),
-    /// The settings: show.
+    /// Engines: list, get, install, uninstall, update, use, load, unload, add.
     #[command(subcommand, arg_required_else_help = true)]
-    Config(ConfigCommand),
+    Engines(EnginesCommand),
+    /// The settings: show, status; or change some: `cortex config --cors on`.
+    #[command(arg_required_else_help = true)]
+    Config(ConfigArguments),
     /// Start the daemon in the background.
-    Start,
+    Start(Box<ServerArguments>),
     /// Stop the daemon.
     Stop,
     /// Run the daemon in the foreground.
@@ -96,6 +99,38 @@ pub(crate) enum Command {
     Doctor,
     /// Print the daemon's log.
     Logs(LogsArguments),
+    /// Say how this copy was installed and how to get a newer one.
+    Update(UpdateSelfArguments),
+    /// Print completions for a shell: bash, zsh, fish, elvish, powershell.
+    Completions(CompletionsArguments),
+    /// Write the manual pages into a folder.
+    #[command(hide = true)]
+    Man(ManArguments),
+}
+
+/// Arguments of `cortex update`.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateSelfArguments {
+    /// Taken and ignored: nothing is downloaded.
+    #[arg(short = 'v', long, hide = true)]
+    pub(crate) version: Option<String>,
+    /// Taken and ignored: both programs are one installation.
+    #[arg(long, hide = true)]
+    pub(crate) server: bool,
+}
+
+/// Arguments of `cortex completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArguments {
+    /// The shell.
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Arguments of `cortex man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArguments {
+    /// The folder.
+    pub(crate) folder: PathBuf,
 }
 
 /// Arguments of `cortex run`.
@@ -271,11 +306,204 @@ pub(crate) struct FitArguments {
     pub(crate) ngl: Option<i64>,
 }
 
+/// Arguments of `cortex config`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ConfigArguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<ConfigCommand>,
+    #[command(flatten)]
+    pub(crate) changes: ConfigChanges,
+}
+
 /// `cortex config …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Show each setting as it is in effect, and who said so: default, settings file, environment, command line.
     Show,
+    /// Show the settings that can be changed while the daemon runs.
+    Status,
+}
+
+/// Settings that can be changed while the daemon runs. Lists are separated by commas.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ConfigChanges {
+    /// Whether answers carry CORS headers: on or off.
+    #[arg(long)]
+    pub(crate) cors: Option<String>,
+    /// Pages that may use the daemon.
+    #[arg(long, alias = "allowed_origins")]
+    pub(crate) allowed_origins: Option<String>,
+    /// The proxy to other machines.
+    #[arg(long, alias = "proxy_url")]
+    pub(crate) proxy_url: Option<String>,
+    /// Its user.
+    #[arg(long, alias = "proxy_username")]
+    pub(crate) proxy_username: Option<String>,
+    /// The user's password.
+    #[arg(long, alias = "proxy_password")]
+    pub(crate) proxy_password: Option<String>,
+    /// Kept for cortex.cpp.
+    #[arg(long, alias = "verify_proxy_ssl", hide = true)]
+    pub(crate) verify_proxy_ssl: Option<String>,
+    /// Kept for cortex.cpp.
+    #[arg(long, alias = "verify_proxy_host_ssl", hide = true)]
+    pub(crate) verify_proxy_host_ssl: Option<String>,
+    /// Hosts that are asked without the proxy.
+    #[arg(long, alias = "no_proxy")]
+    pub(crate) no_proxy: Option<String>,
+    /// Whether certificates are checked where something of yours stands between: on or off.
+    #[arg(long, alias = "verify_peer_ssl")]
+    pub(crate) verify_peer_ssl: Option<String>,
+    /// Kept for cortex.cpp.
+    #[arg(long, alias = "verify_host_ssl", hide = true)]
+    pub(crate) verify_host_ssl: Option<String>,
+    /// The token for the Hugging Face hub.
+    #[arg(long, alias = "huggingface_token")]
+    pub(crate) huggingface_token: Option<String>,
+    /// The token for GitHub.
+    #[arg(long, alias = "github_token")]
+    pub(crate) github_token: Option<String>,
+    /// Keys, one of which a request must carry; \"\" for none.
+    #[arg(long, alias = "api_keys")]
+    pub(crate) api_keys: Option<String>,
+}
+
+/// Arguments of `cortex start`: settings that are written into the settings file, as cortex.cpp does it.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ServerArguments {
+    /// What is logged: error, warn, info, debug or trace. This start only.
+    #[arg(long)]
+    pub(crate) loglevel: Option<String>,
+    /// Folder of the log.
+    #[arg(long)]
+    pub(crate) logspath: Option<String>,
+    /// The token for the Hugging Face hub.
+    #[arg(long)]
+    pub(crate) hf_token: Option<String>,
+    /// The token for GitHub.
+    #[arg(long)]
+    pub(crate) gh_token: Option<String>,
+    /// Whether answers carry CORS headers.
+    #[arg(long)]
+    pub(crate) cors: Option<String>,
+    /// Pages that may use the daemon, separated by commas.
+    #[arg(long)]
+    pub(crate) origins: Option<String>,
+    /// The proxy to other machines.
+    #[arg(long)]
+    pub(crate) proxy_url: Option<String>,
+    /// Its user.
+    #[arg(long)]
+    pub(crate) proxy_username: Option<String>,
+    /// The user's password.
+    #[arg(long)]
+    pub(crate) proxy_password: Option<String>,
+    /// Hosts that are asked without the proxy.
+    #[arg(long)]
+    pub(crate) no_proxy: Option<String>,
+    /// Whether certificates are checked where something of yours stands between.
+    #[arg(long)]
+    pub(crate) verify_ssl_peer: Option<String>,
+    /// Kept for cortex.cpp.
+    #[arg(long, hide = true)]
+    pub(crate) verify_ssl_host: Option<String>,
+    /// Kept for cortex.cpp.
+    #[arg(long, hide = true)]
+    pub(crate) verify_proxy: Option<String>,
+    /// Kept for cortex.cpp.
+    #[arg(long, hide = true)]
+    pub(crate) verify_proxy_host: Option<String>,
+    /// The file of a certificate: the daemon is served over TLS.
+    #[arg(long)]
+    pub(crate) ssl_cert_path: Option<String>,
+    /// The file of its key.
+    #[arg(long)]
+    pub(crate) ssl_key_path: Option<String>,
+    /// Taken and ignored, as cortex.cpp did.
+    #[arg(long, hide = true)]
+    pub(crate) datapath: Option<String>,
+    /// Taken and ignored: there are no logs of that kind.
+    #[arg(long, hide = true)]
+    pub(crate) logsllama: Option<String>,
+    /// Taken and ignored: there are no logs of that kind.
+    #[arg(long, hide = true)]
+    pub(crate) logsonnx: Option<String>,
+    /// Taken and ignored: the log is cut by its size.
+    #[arg(long, hide = true)]
+    pub(crate) loglines: Option<String>,
+    /// Taken and ignored: nothing is asked of GitHub.
+    #[arg(long, hide = true)]
+    pub(crate) gh_agent: Option<String>,
+}
+
+/// `cortex engines …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnginesCommand {
+    /// List the engines and their variants.
+    List,
+    /// Show the variants of an engine.
+    Get(EngineArguments),
+    /// Install an engine's variant.
+    Install(InstallArguments),
+    /// Remove an engine on another machine.
+    Uninstall(EngineArguments),
+    /// Bring an engine up to date.
+    Update(EngineArguments),
+    /// Choose the variant that models are loaded with.
+    Use(UseArguments),
+    /// Make an engine ready.
+    Load(EngineArguments),
+    /// Unload all models of an engine.
+    Unload(EngineArguments),
+    /// Add an engine on another machine: OpenAI-compatible, or Anthropic's.
+    Add(AddEngineArguments),
+}
+
+/// An engine.
+#[derive(Debug, Args)]
+pub(crate) struct EngineArguments {
+    /// Its name, such as `llama-cpp`.
+    pub(crate) name: String,
+}
+
+/// Arguments of `cortex engines install`.
+#[derive(Debug, Args)]
+pub(crate) struct InstallArguments {
+    /// Its name, such as `llama-cpp`.
+    pub(crate) name: String,
+    /// The version.
+    #[arg(short = 'v', long)]
+    pub(crate) version: Option<String>,
+    /// A folder with an archive of it.
+    #[arg(short, long)]
+    pub(crate) source: Option<PathBuf>,
+    /// Choose from a menu.
+    #[arg(short, long)]
+    pub(crate) menu: bool,
+}
+
+/// Arguments of `cortex engines use`.
+#[derive(Debug, Args)]
+pub(crate) struct UseArguments {
+    /// Its name, such as `llama-cpp`.
+    pub(crate) name: String,
+    /// The variant; without one, a menu.
+    #[arg(long)]
+    pub(crate) variant: Option<String>,
+}
+
+/// Arguments of `cortex engines add`.
+#[derive(Debug, Args)]
+pub(crate) struct AddEngineArguments {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its address, such as `https://api.openai.com`, or `http://box:8080/v1`.
+    #[arg(long)]
+    pub(crate) url: String,
+    /// Its key; asked for in an environment variable, so that it does not stand in the list of processes.
+    #[arg(long, value_name = "VARIABLE")]
+    pub(crate) key_from: Option<String>,
 }
 
 /// `cortex hardware …`.

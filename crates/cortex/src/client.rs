@@ -1,6 +1,10 @@
 //! Talks to the daemon.
 
-use crate::{error::CliError, settings::Settings};
+use crate::{
+    error::CliError,
+    own_certificate,
+    settings::{Settings, SettingsError},
+};
 use cortex_api::openai::ErrorBody;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
@@ -22,11 +26,16 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(settings: &Settings) -> Result<Self, CliError> {
         // The daemon is on this machine: no proxy stands between, and no certificates are needed.
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only([])
-            .build()
-            .map_err(|error| CliError::Connection(error.to_string()))?;
+        let builder = reqwest::Client::builder().no_proxy();
+        let builder = match &settings.tls_files.0 {
+            None => builder.tls_certs_only([]),
+            Some(path) => {
+                let failed = |reason: String| CliError::Settings(SettingsError::Tls { key: "sslCertPath", reason });
+                let pem = fs_err::read(path).map_err(|error| failed(error.to_string()))?;
+                builder.tls_backend_preconfigured(own_certificate::client_config(&pem).map_err(failed)?)
+            }
+        };
+        let http = builder.build().map_err(|error| CliError::Connection(error.to_string()))?;
         let is_here = settings.address.ip().to_canonical().is_loopback();
         let token = fs_err::read_to_string(settings.token_file()).ok().filter(|token| is_here && !token.is_empty());
         let keys = token.into_iter().chain(settings.api_keys.first().map(|key| key.key.clone())).collect();

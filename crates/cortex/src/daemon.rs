@@ -106,6 +106,7 @@ impl Daemon {
     async fn start(settings: Settings, overrides: &Overrides) -> Result<Self, DaemonError> {
         let system = |action: &'static str| move |source: io::Error| DaemonError::System { action, source };
         settings.check_exposure()?;
+        let tls = settings.tls()?;
         fs_err::create_dir_all(&settings.data_folder).map_err(system("cannot make the data folder"))?;
         let lock = lock_folder(&settings)?;
         let listener = TcpListener::bind(settings.address).await.map_err(|source| match source.kind() {
@@ -157,7 +158,7 @@ impl Daemon {
             let _ = tokio::task::spawn_blocking(move || conversations.threads.look()).await;
         });
         accepting.spawn(cortex_server::preload(app.clone(), settings.preload.clone()));
-        accepting.spawn(cortex_server::serve(listener, cortex_server::router(app), tasks.child()));
+        accepting.spawn(cortex_server::serve(listener, tls, cortex_server::router(app), tasks.child()));
 
         let grace = settings.shutdown_grace;
         let settings = SettingsOwner::new(overrides.clone(), settings, Live { edge, outbound, images, remotes });

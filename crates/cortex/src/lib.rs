@@ -12,6 +12,7 @@ mod env;
 mod error;
 mod logging;
 mod output;
+mod own_certificate;
 mod server_arguments;
 mod settings;
 

@@ -148,7 +148,8 @@ fn shown(machine: &Machine, report: &AcceleratorReport) -> Hardware {
             .into(),
             cores: topology.threads,
             model: cpu.model.clone(),
-            usage: machine.usage.map(|percent| (percent * 10.0).round() / 10.0),
+            // Clients of cortex.cpp compute with it: before the second look at the processor it is 0.
+            usage: Some(machine.usage.map_or(0.0, |percent| (percent * 10.0).round() / 10.0)),
             instructions: cpu.instruction_sets().map(str::to_owned).collect(),
             physical_cores: cpu.cores,
             performance_cores: kinds.map(|(performance, _)| performance),

@@ -6,6 +6,7 @@ pub(crate) mod configs;
 pub(crate) mod embeddings;
 pub(crate) mod engines;
 pub(crate) mod events;
+pub(crate) mod files;
 pub(crate) mod fit;
 pub(crate) mod hardware;
 pub(crate) mod images;

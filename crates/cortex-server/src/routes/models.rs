@@ -26,7 +26,7 @@ use cortex_api::{
 use cortex_engine::{ContextOrigin, LoadSettings, Phase};
 use cortex_hardware::{CacheType, Memory};
 use cortex_models::{ErrorKind, KeepAlive, Model, ModelId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::SystemTime};
 
 /// Loads a model and keeps it until it is stopped, or for the time that the request says.
@@ -130,6 +130,71 @@ pub(crate) async fn stop(State(app): State<App>, headers: HeaderMap, body: Bytes
     }
     resolved?;
     Err(ApiError::new(ErrorKind::Invalid, "model_not_loaded", format!("Model failed to stop: `{name}` is not loaded")))
+}
+
+/// What the class routes of cortex.cpp are asked with.
+#[derive(Debug, Deserialize)]
+pub(crate) struct OfClass {
+    model: Option<String>,
+    model_id: Option<String>,
+}
+
+impl OfClass {
+    fn id(self) -> Result<String, ApiError> {
+        self.model_id.or(self.model).ok_or_else(|| missing_field("model"))
+    }
+}
+
+/// What they answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    status: String,
+}
+
+/// `POST /inferences/server/loadmodel`: a start in other words. A path of weights is not taken: a model is imported first.
+pub(crate) async fn load(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Json<Status>, ApiError> {
+    let request: ModelRequest = json::required(&headers, &body)?;
+    let name = request.model.clone().ok_or_else(|| missing_field("model"))?;
+    if is_loaded(&app, &name).await {
+        let message = format!("Model {name} is already loaded");
+        return Err(ApiError::new(ErrorKind::Conflict, "already_loaded", message));
+    }
+    let Json(_) = start(State(app.clone()), headers, body).await?;
+    let id = resolve(&app, &name).await.map(|model| model.id.clone()).ok();
+    let pid = app.engines.loaded().iter().find(|loaded| Some(&loaded.id) == id.as_ref()).map_or(0, |loaded| loaded.pid);
+    Ok(Json(Status { status: format!("Model loaded successfully with pid: {pid}") }))
+}
+
+/// `POST /inferences/server/unloadmodel`: a stop in other words.
+pub(crate) async fn unload(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Json<Status>, ApiError> {
+    let name = json::required::<OfClass>(&headers, &body)?.id()?;
+    let id = resolve(&app, &name).await.map_or_else(|_| ModelId::existing(name.clone()), |model| model.id.clone());
+    let pid = app.engines.loaded().iter().find(|loaded| loaded.id == id).map_or(0, |loaded| loaded.pid);
+    if app.engines.stop(&id).await || app.remotes.stop(&name) {
+        return Ok(Json(Status { status: format!("Model unloaded successfully with pid: {pid}") }));
+    }
+    Err(not_loaded(&name))
+}
+
+/// `POST /inferences/server/modelstatus`.
+pub(crate) async fn model_status(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Status>, ApiError> {
+    let name = json::required::<OfClass>(&headers, &body)?.id()?;
+    if is_loaded(&app, &name).await {
+        return Ok(Json(Status { status: "Model is loaded".into() }));
+    }
+    Err(not_loaded(&name))
+}
+
+fn not_loaded(name: &str) -> ApiError {
+    ApiError::new(ErrorKind::Invalid, "model_not_loaded", format!("Model is not loaded yet: {name}"))
+}
+
+async fn is_loaded(app: &App, name: &str) -> bool {
+    loaded_status(app, name).await.is_ok()
 }
 
 /// Whether a model is loaded, by the status code.

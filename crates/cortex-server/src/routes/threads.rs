@@ -26,7 +26,7 @@ pub(crate) struct List<T> {
 }
 
 impl<T> List<T> {
-    fn of(data: Vec<T>) -> Json<Self> {
+    pub(crate) fn of(data: Vec<T>) -> Json<Self> {
         Json(Self { object: "list", data })
     }
 }
@@ -40,7 +40,7 @@ pub(crate) struct Removed {
 }
 
 impl Removed {
-    fn of(id: String, object: &'static str) -> Json<Self> {
+    pub(crate) fn of(id: String, object: &'static str) -> Json<Self> {
         Json(Self { id, object, deleted: true })
     }
 }
@@ -56,15 +56,15 @@ pub(crate) struct PageQuery {
 }
 
 impl PageQuery {
-    fn page(self) -> Result<(Page, Option<String>), ThreadsError> {
+    pub(crate) fn page(self) -> Result<(Page, Option<String>), ThreadsError> {
         Ok((Page::new(self.limit, self.order.as_deref(), self.after, self.before)?, self.run_id))
     }
 }
 
-type Answer<T> = Result<T, ApiError>;
+pub(crate) type Answer<T> = Result<T, ApiError>;
 
 /// Does something with the conversations, which may wait for the disk.
-async fn with<T: Send + 'static>(
+pub(crate) async fn with<T: Send + 'static>(
     app: App,
     work: impl FnOnce(&Conversations) -> Result<T, ThreadsError> + Send + 'static,
 ) -> Answer<T> {

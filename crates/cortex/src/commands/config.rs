@@ -1,12 +1,168 @@
-//! `cortex config show`: what each setting is in effect, and who said so. Asks no daemon: it shows what one would use that was
-//! started like this.
+//! `cortex config`: what each setting is in effect, and who said so, which asks no daemon and shows what one would use that was started
+//! like this; and changes.
 
-use super::Context;
+use super::{Context, daemon::ensure_running};
 use crate::{
+    cli::{ConfigChanges, ServerArguments},
     error::CliError,
-    settings::{OUR_KEYS, Origin, Settings},
+    settings::{Live, OUR_KEYS, Origin, Overrides, Settings, SettingsOwner},
 };
-use serde_json::{Value, json};
+use cortex_models::Outbound;
+use cortex_remote::Remotes;
+use cortex_server::SettingsRefusal;
+use serde_json::{Map, Value, json};
+use std::{path::Path, sync::Arc};
+use tokio::sync::watch;
+
+/// Prints the settings that can be changed while the daemon runs, as the daemon tells them.
+pub(crate) async fn status(context: &Context<'_>) -> Result<(), CliError> {
+    ensure_running(context).await?;
+    let values: Map<String, Value> = context.client.get("/v1/configs").await?;
+    if context.printer.json {
+        return context.printer.line(&Value::from(values).to_string());
+    }
+    let mut rows = Vec::new();
+    for (name, value) in &values {
+        match value {
+            // One row for each of a list.
+            Value::Array(items) => rows.extend(items.iter().map(|item| vec![name.clone(), shown(item)])),
+            value => rows.push(vec![name.clone(), shown(value)]),
+        }
+    }
+    context.printer.grid(&["Config name", "Value"], &rows)
+}
+
+/// Changes settings: of a running daemon at once, else in the file.
+pub(crate) async fn change(context: &Context<'_>, changes: &ConfigChanges) -> Result<(), CliError> {
+    let changes = wanted(changes)?;
+    let warnings = write(context, changes).await?;
+    for warning in warnings {
+        context.printer.note(&warning);
+    }
+    context.printer.line("Configuration updated successfully!")
+}
+
+/// Writes settings, by their names of `/v1/configs`; what has no effect is the answer.
+pub(super) async fn write(context: &Context<'_>, changes: Map<String, Value>) -> Result<Vec<String>, CliError> {
+    if context.client.is_up().await {
+        let answer: Value = context.client.patch("/v1/configs", &changes).await?;
+        let warnings = answer["warnings"].as_array().into_iter().flatten();
+        return Ok(warnings.filter_map(|warning| warning.as_str().map(str::to_owned)).collect());
+    }
+    let settings = context.settings.clone();
+    settings.write_first_file()?;
+    let (edge, _) = watch::channel(Arc::new(settings.edge(settings.address, String::new())));
+    let live = Live {
+        edge,
+        outbound: Outbound::new(settings.outbound.clone()),
+        images: None,
+        remotes: Remotes::open(&settings.data_folder, settings.outbound.clone()),
+    };
+    let overrides = Overrides {
+        config_file: Some(settings.config_file.clone()),
+        data_folder: Some(settings.data_folder.clone()),
+        ..Overrides::default()
+    };
+    let mut owner = SettingsOwner::new(overrides, settings, live);
+    let refused = |refusal: SettingsRefusal| CliError::Usage { message: refusal.to_string(), hint: None };
+    Ok(owner.change(&changes).map_err(refused)?.warnings)
+}
+
+/// What the flags say, as `/v1/configs` takes it.
+fn wanted(flags: &ConfigChanges) -> Result<Map<String, Value>, CliError> {
+    let mut changes = Map::new();
+    for (name, value) in [
+        ("cors", &flags.cors),
+        ("verify_proxy_ssl", &flags.verify_proxy_ssl),
+        ("verify_proxy_host_ssl", &flags.verify_proxy_host_ssl),
+        ("verify_peer_ssl", &flags.verify_peer_ssl),
+        ("verify_host_ssl", &flags.verify_host_ssl),
+    ] {
+        if let Some(text) = value {
+            changes.insert(name.into(), truth(name, text)?.into());
+        }
+    }
+    for (name, value) in [
+        ("proxy_url", &flags.proxy_url),
+        ("proxy_username", &flags.proxy_username),
+        ("proxy_password", &flags.proxy_password),
+        ("no_proxy", &flags.no_proxy),
+        ("huggingface_token", &flags.huggingface_token),
+        ("github_token", &flags.github_token),
+    ] {
+        if let Some(text) = value {
+            changes.insert(name.into(), text.as_str().into());
+        }
+    }
+    for (name, value) in [("allowed_origins", &flags.allowed_origins), ("api_keys", &flags.api_keys)] {
+        if let Some(text) = value {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from);
+            changes.insert(name.into(), items.collect());
+        }
+    }
+    if changes.is_empty() {
+        return Err(CliError::Usage {
+            message: "Invalid configuration options provided".into(),
+            hint: Some("`cortex config --help` shows them".into()),
+        });
+    }
+    Ok(changes)
+}
+
+/// `on`, `true` and `1`, or the opposite.
+fn truth(name: &str, text: &str) -> Result<bool, CliError> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "1" | "yes" => Ok(true),
+        "off" | "false" | "0" | "no" => Ok(false),
+        _ => Err(CliError::Usage { message: format!("{name} is `{text}`; it must be on or off"), hint: None }),
+    }
+}
+
+/// Writes what `cortex start` was told into the settings, as cortex.cpp does it.
+pub(super) async fn keep(context: &Context<'_>, given: &ServerArguments) -> Result<(), CliError> {
+    let flags = ConfigChanges {
+        cors: given.cors.clone(),
+        allowed_origins: given.origins.clone(),
+        proxy_url: given.proxy_url.clone(),
+        proxy_username: given.proxy_username.clone(),
+        proxy_password: given.proxy_password.clone(),
+        verify_proxy_ssl: given.verify_proxy.clone(),
+        verify_proxy_host_ssl: given.verify_proxy_host.clone(),
+        no_proxy: given.no_proxy.clone(),
+        verify_peer_ssl: given.verify_ssl_peer.clone(),
+        verify_host_ssl: given.verify_ssl_host.clone(),
+        huggingface_token: given.hf_token.clone(),
+        github_token: given.gh_token.clone(),
+        api_keys: None,
+    };
+    let others = [
+        ("sslCertPath", &given.ssl_cert_path),
+        ("sslKeyPath", &given.ssl_key_path),
+        ("logFolderPath", &given.logspath),
+    ];
+    let mut others: Vec<(&str, &str)> =
+        others.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))).collect();
+    let address = context.settings.address;
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    for (key, value) in [("apiServerHost", &host), ("apiServerPort", &port)] {
+        if context.settings.origin(key) == Origin::CommandLine {
+            others.push((key, value));
+        }
+    }
+    if let Ok(changes) = wanted(&flags) {
+        write(context, changes).await?;
+    } else {
+        // Nothing was given, or something that is none of on and off.
+        for (name, text) in [("cors", &flags.cors), ("verify_peer_ssl", &flags.verify_peer_ssl)] {
+            text.as_deref().map_or(Ok(false), |text| truth(name, text))?;
+        }
+    }
+    if !others.is_empty() {
+        context.settings.write_first_file()?;
+        Settings::write_values(&context.settings.config_file, &others)?;
+    }
+    Ok(())
+}
 
 /// Prints the settings.
 pub(crate) fn show(context: &Context<'_>) -> Result<(), CliError> {
@@ -72,6 +228,8 @@ fn value(settings: &Settings, key: &str) -> Value {
         "proxyUrl" => secret(proxy.is_some()),
         "proxyUsername" | "proxyPassword" => secret(settings.origin(key) != Origin::Default),
         "noProxy" => json!(proxy.map_or("", |it| it.no_proxy.as_str())),
+        "sslCertPath" => json!(settings.tls_files.0.as_deref().unwrap_or(Path::new(""))),
+        "sslKeyPath" => json!(settings.tls_files.1.as_deref().unwrap_or(Path::new(""))),
         "verifyPeerSsl" => json!(settings.outbound.verify_certificates),
         _ => Value::Null,
     }

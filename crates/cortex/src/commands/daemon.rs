@@ -1,7 +1,12 @@
 //! `cortex start`, `stop`, `doctor`.
 
-use super::Context;
-use crate::error::CliError;
+use super::{Context, config};
+use crate::{
+    cli::ServerArguments,
+    client::Client,
+    error::CliError,
+    settings::{Overrides, Settings},
+};
 use cortex_api::native::{Finding, Health, List, Message};
 use std::{
     process::{Command, Stdio},
@@ -15,12 +20,23 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is looked for.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Starts the daemon in the background.
-pub(crate) async fn start(context: &Context<'_>) -> Result<(), CliError> {
+/// Starts the daemon in the background. What it is told is written into the settings first, also into those of one that runs.
+pub(crate) async fn start(context: &Context<'_>, arguments: &ServerArguments) -> Result<(), CliError> {
+    config::keep(context, arguments).await?;
+    // What was written may say where and how the daemon is asked.
+    let overrides = Overrides {
+        config_file: Some(context.settings.config_file.clone()),
+        data_folder: Some(context.settings.data_folder.clone()),
+        host: Some(context.settings.address.ip().to_string()),
+        port: Some(context.settings.address.port()),
+        ..Overrides::default()
+    };
+    let settings = Settings::load(&overrides)?;
+    let context = &Context { client: Client::new(&settings)?, settings: &settings, printer: context.printer };
     if context.client.is_up().await {
         return context.printer.line("The server has already started");
     }
-    spawn(context).await?;
+    spawn(context, arguments.loglevel.as_deref()).await?;
     context.printer.line("Server started")?;
     context.printer.note(&format!("API at {}/v1", context.client.base_url()));
     Ok(())
@@ -32,10 +48,10 @@ pub(crate) async fn ensure_running(context: &Context<'_>) -> Result<(), CliError
         return Ok(());
     }
     context.printer.note("starting the daemon …");
-    spawn(context).await
+    spawn(context, None).await
 }
 
-async fn spawn(context: &Context<'_>) -> Result<(), CliError> {
+async fn spawn(context: &Context<'_>, log: Option<&str>) -> Result<(), CliError> {
     let system = |action: &'static str| move |source| CliError::System { action, source };
     let settings = context.settings;
     let program = std::env::current_exe()
@@ -54,6 +70,9 @@ async fn spawn(context: &Context<'_>) -> Result<(), CliError> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr);
+    if let Some(level) = log {
+        command.args(["--loglevel", level]);
+    }
     // The terminal's ctrl-C is not for the daemon.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

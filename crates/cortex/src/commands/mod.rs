@@ -1,8 +1,10 @@
 //! One file for each family of commands.
 
+mod about;
 mod chat;
 mod config;
 mod daemon;
+mod engines;
 mod hardware;
 mod import;
 mod logs;
@@ -13,7 +15,7 @@ mod run;
 mod sources;
 
 use crate::{
-    cli::{Command, ConfigCommand, HardwareCommand, ModelsCommand},
+    cli::{Command, ConfigArguments, ConfigCommand, HardwareCommand, ModelsCommand},
     client::Client,
     error::CliError,
     output::Printer,
@@ -54,12 +56,18 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
         Command::Hardware(HardwareCommand::List(arguments)) => hardware::list(&context, &arguments).await,
         Command::Hardware(HardwareCommand::Activate(arguments)) => hardware::activate(&context, &arguments.gpus).await,
         Command::Fit(arguments) => hardware::fit(&context, arguments).await,
-        Command::Config(ConfigCommand::Show) => config::show(&context),
+        Command::Engines(command) => engines::engines(&context, command).await,
+        Command::Config(ConfigArguments { command: Some(ConfigCommand::Show), .. }) => config::show(&context),
+        Command::Config(ConfigArguments { command: Some(ConfigCommand::Status), .. }) => config::status(&context).await,
+        Command::Config(ConfigArguments { command: None, changes }) => config::change(&context, &changes).await,
         Command::Ps => models::ps(&context).await,
-        Command::Start => daemon::start(&context).await,
+        Command::Start(arguments) => daemon::start(&context, &arguments).await,
         Command::Stop => daemon::stop(&context).await,
         Command::Doctor => daemon::doctor(&context).await,
         Command::Logs(arguments) => logs::logs(&context, &arguments).await,
+        Command::Update(_) => about::update(context.printer),
+        Command::Completions(arguments) => about::completions(context.printer, arguments.shell),
+        Command::Man(arguments) => about::man(&arguments.folder),
         // `lib.rs` runs the daemon itself.
         Command::Serve => Ok(()),
     }

@@ -28,6 +28,19 @@ pub(crate) async fn pull(context: &Context<'_>, arguments: PullArguments) -> Res
     }
     let Some(model) = arguments.model.clone() else { return list(context).await };
     ensure_running(context).await?;
+    match begin(context, model, arguments).await {
+        // One of the two failures that scripts of cortex.cpp take for none.
+        Err(CliError::Refused { body }) if body.error.code.as_deref() == Some("not_gguf") => {
+            let text =
+                if context.printer.json { serde_json::json!(body).to_string() } else { body.error.message.clone() };
+            context.printer.line(&text)
+        }
+        other => other,
+    }
+}
+
+/// Begins a download, and watches it.
+async fn begin(context: &Context<'_>, model: String, arguments: PullArguments) -> Result<(), CliError> {
     let model = choose(context, model, arguments.yes).await?;
     let request = PullRequest { model: Some(model), id: arguments.id, name: arguments.name, update: arguments.update };
     let begun: PullResponse = match context.client.post("/v1/models/pull", &request).await {

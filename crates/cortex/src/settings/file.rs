@@ -2,7 +2,11 @@
 
 use super::SettingsError;
 use serde_json::{Map, Value};
-use std::{borrow::Cow, io, path::Path};
+use std::{
+    borrow::Cow,
+    io,
+    path::{Path, PathBuf},
+};
 
 /// The text of the settings file; nothing when there is no file.
 pub(super) fn read_text(path: &Path) -> Result<Option<String>, SettingsError> {
@@ -63,6 +67,11 @@ impl File<'_> {
             Some(Value::Number(number)) => Ok(Some(number.to_string())),
             Some(_) => self.wrong(key, "it must be a text"),
         }
+    }
+
+    /// A path; an empty text is none.
+    pub(super) fn path(&self, key: &'static str) -> Result<Option<PathBuf>, SettingsError> {
+        Ok(self.text(key)?.filter(|text| !text.trim().is_empty()).map(PathBuf::from))
     }
 
     pub(super) fn texts(&self, key: &'static str) -> Result<Option<Vec<String>>, SettingsError> {

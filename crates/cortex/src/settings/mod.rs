@@ -8,7 +8,7 @@ pub(crate) use owner::{Live, SettingsOwner};
 use crate::env;
 use cortex_hardware::CacheType;
 use cortex_models::{OutboundConfig, ProxyConfig, PullsConfig};
-use cortex_server::ApiKey;
+use cortex_server::{ApiKey, Tls};
 use file::File;
 use serde_json::Value;
 use std::{
@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) logs_folder: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) api_keys: Vec<ApiKey>,
+    /// The files of the certificate and its key; either may be missing until [`Settings::tls`] looks.
+    pub(crate) tls_files: (Option<PathBuf>, Option<PathBuf>),
     pub(crate) cors: bool,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) allowed_hosts: Vec<String>,
@@ -112,6 +114,8 @@ pub(crate) enum SettingsError {
     Syntax { path: PathBuf, reason: String },
     #[error("the setting `{key}` is {value}; {expected}")]
     Value { key: &'static str, value: String, expected: Cow<'static, str> },
+    #[error("the setting `{key}` cannot be used: {reason}")]
+    Tls { key: &'static str, reason: String },
     #[error("{address} can be reached from other machines, and no API key is set")]
     Exposed { address: SocketAddr },
 }
@@ -121,6 +125,7 @@ impl SettingsError {
         match self {
             Self::Exposed { .. } => Some("set `apiKeys` in the settings file, or listen on 127.0.0.1".into()),
             Self::Syntax { path, .. } => Some(format!("correct it, or delete it: {}", path.display())),
+            Self::Tls { .. } => Some("set both `sslCertPath` and `sslKeyPath` to PEM files, or neither".into()),
             Self::NoHome | Self::Io(_) | Self::Value { .. } => None,
         }
     }
@@ -145,8 +150,6 @@ const KEPT_KEYS: &[&str] = &[
     "verifyProxySsl",
     "verifyProxyHostSsl",
     "verifyHostSsl",
-    "sslCertPath",
-    "sslKeyPath",
     "supportedEngines",
 ];
 /// Settings whose values are shown nowhere; an address may hold a password.
@@ -190,6 +193,8 @@ pub(crate) const OUR_KEYS: &[&str] = &[
     "proxyPassword",
     "noProxy",
     "verifyPeerSsl",
+    "sslCertPath",
+    "sslKeyPath",
 ];
 
 impl Settings {
@@ -250,6 +255,7 @@ impl Settings {
             address: address(overrides, &file)?,
             logs_folder: logs.join("logs"),
             api_keys: api_keys(overrides, &file)?,
+            tls_files: (file.path("sslCertPath")?, file.path("sslKeyPath")?),
             cors: overrides.cors.or(file.truth("enableCors")?).unwrap_or(true),
             allowed_origins,
             allowed_hosts: file.texts("allowedHosts")?.unwrap_or_default(),
@@ -332,6 +338,27 @@ impl Settings {
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(SettingsError::Io)
     }
 
+    /// The certificate that is served; none when the settings name none.
+    ///
+    /// # Errors
+    /// When only one of the two files is named, or one cannot be used.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, SettingsError> {
+        let failed = |key: &'static str| move |reason: String| SettingsError::Tls { key, reason };
+        let read =
+            |key: &'static str, path: &Path| fs_err::read(path).map_err(|error| error.to_string()).map_err(failed(key));
+        match &self.tls_files {
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(failed("sslCertPath")("`sslKeyPath`, the file of its key, is not set".into())),
+            (None, Some(_)) => {
+                Err(failed("sslKeyPath")("`sslCertPath`, the file of the certificate, is not set".into()))
+            }
+            (Some(certificate), Some(key)) => {
+                let (certificate, key) = (read("sslCertPath", certificate)?, read("sslKeyPath", key)?);
+                Tls::new(&certificate, &key).map(Some).map_err(failed("sslCertPath"))
+            }
+        }
+    }
+
     /// Where a running daemon tells the command line of the same user how to pass without a key.
     pub(crate) fn token_file(&self) -> PathBuf {
         self.data_folder.join("state/token")
@@ -339,7 +366,8 @@ impl Settings {
 
     /// The address as a URL.
     pub(crate) fn base_url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls_files.0.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 }
 

@@ -74,7 +74,7 @@ impl SettingsOwner {
     }
 
     /// Changes what is named; all of it or nothing.
-    fn change(&mut self, changes: &Map<String, Value>) -> Result<ShownSettings, SettingsRefusal> {
+    pub(crate) fn change(&mut self, changes: &Map<String, Value>) -> Result<ShownSettings, SettingsRefusal> {
         let path = self.settings.config_file.clone();
         let unusable = |error: &SettingsError| {
             let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
@@ -193,6 +193,7 @@ impl Settings {
             cors: self.cors,
             api_keys: self.api_keys.clone(),
             local_token,
+            is_tls: self.tls_files.0.is_some(),
             body_limit: self.body_limit,
             data_folder: self.data_folder.clone(),
         }
@@ -206,6 +207,25 @@ impl Settings {
             allowed_hosts: self.allowed_image_hosts.clone(),
             ..self.outbound.clone()
         }
+    }
+}
+
+impl Settings {
+    /// Writes texts into the settings file, by their names there.
+    pub(crate) fn write_values(path: &std::path::Path, values: &[(&str, &str)]) -> Result<(), SettingsError> {
+        let mut text = file::read_text(path)?.unwrap_or_default();
+        for &(key, value) in values {
+            let value = Value::from(value);
+            text = if let Some(text) = file::with_value(&text, key, &value) {
+                text
+            } else {
+                let mut all = file::values(path, Some(&text))?;
+                all.insert(key.to_owned(), value);
+                file::anew(&all)
+            };
+        }
+        let target = fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        write_atomically(&target, text.as_bytes()).map_err(SettingsError::Io)
     }
 }
 
