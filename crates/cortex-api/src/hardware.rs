@@ -1,10 +1,11 @@
 //! The shape of the machine, as cortex.cpp told it and with what it left out.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// `GET /v1/hardware`. Amounts of memory and disk are MiB (2^20 bytes).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Hardware {
     /// Processors.
     pub cpu: CpuFacts,
@@ -25,7 +26,7 @@ pub struct Hardware {
 }
 
 /// Processors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CpuFacts {
     /// `amd64` or `arm64`.
     pub arch: String,
@@ -50,7 +51,7 @@ pub struct CpuFacts {
 }
 
 /// A cache of a core.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CacheFacts {
     /// 1 is the nearest.
     pub level: u32,
@@ -62,7 +63,7 @@ pub struct CacheFacts {
 }
 
 /// Operating system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SystemFacts {
     /// Its name and version, as people know it.
     pub name: String,
@@ -73,7 +74,7 @@ pub struct SystemFacts {
 }
 
 /// Memory or disk, in MiB.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Space {
     /// All of it.
     pub total: u64,
@@ -85,7 +86,7 @@ pub struct Space {
 }
 
 /// A graphics processor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuFacts {
     /// Its number, from 0.
     pub id: String,
@@ -116,7 +117,7 @@ pub struct GpuFacts {
 }
 
 /// What only some drivers tell.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct GpuDriver {
     /// Version of the driver.
     pub driver_version: String,
@@ -125,7 +126,7 @@ pub struct GpuDriver {
 }
 
 /// `POST /v1/hardware/activate`: the graphics processors that models may use, all others not.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ActivateRequest {
     /// Their numbers, as `GET /v1/hardware` gives them, or texts that are such; none switches all off.
@@ -143,7 +144,7 @@ impl ActivateRequest {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Activated {
     /// For a person.
     pub message: String,
@@ -152,7 +153,7 @@ pub struct Activated {
 }
 
 /// Power.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PowerFacts {
     /// Percent that are left; 0 without a battery.
     pub battery_life: u8,

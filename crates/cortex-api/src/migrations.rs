@@ -1,10 +1,11 @@
 //! The shapes of migrations.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// `POST /v1/migrations`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MigrationRequest {
     /// The data folder of the older program; the daemon's own when absent.
@@ -29,7 +30,7 @@ pub struct MigrationRequest {
 }
 
 /// A model that a client knows.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MigratedModel {
     /// Its id, which it keeps.
@@ -42,7 +43,7 @@ pub struct MigratedModel {
 }
 
 /// A migration: how it is doing, and what became of each folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Migration {
     /// Its name; `null` when it changed nothing.
     pub id: Option<String>,
@@ -74,7 +75,7 @@ pub struct Migration {
 }
 
 /// What became of one folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MigrationFinding {
     /// Where it lies.
     pub place: String,
@@ -91,7 +92,7 @@ pub struct MigrationFinding {
 }
 
 /// `GET /v1/migrations`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MigrationList {
     /// `list`.
     pub object: String,

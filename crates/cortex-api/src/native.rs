@@ -1,10 +1,11 @@
 //! The shapes of cortex's own routes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
 /// `{"object":"list","data":[…]}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct List<T> {
     /// `list`.
     pub object: String,
@@ -16,7 +17,7 @@ pub struct List<T> {
 }
 
 /// One loaded model, as `GET /inferences/server/models` tells it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LoadedModel {
     /// The model id.
     pub id: String,
@@ -83,7 +84,7 @@ pub struct LoadedModel {
 }
 
 /// `GET /inferences/server/models`: the loaded models, and the memory that they have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LoadedModels {
     /// `list`.
     pub object: String,
@@ -95,7 +96,7 @@ pub struct LoadedModels {
 }
 
 /// Memory for models, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryLedger {
     /// Of the machine, or of the container.
     pub total: u64,
@@ -110,7 +111,7 @@ pub struct MemoryLedger {
 }
 
 /// Where a model runs.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Placement {
     /// Layers that are on graphics processors, the output among them.
     pub device_layers: u32,
@@ -123,7 +124,7 @@ pub struct Placement {
 }
 
 /// What of a model is on one device.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PlacedOn {
     /// The engine's name for it: `CPU`, `Vulkan0`.
     pub device: String,
@@ -134,7 +135,7 @@ pub struct PlacedOn {
 }
 
 /// Memory of a model by what it is for, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryUse {
     /// Its weights.
     pub weights: u64,
@@ -147,7 +148,7 @@ pub struct MemoryUse {
 }
 
 /// `POST /v1/models/fit`: whether a model fits this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct FitRequest {
     /// Id of the model.
@@ -170,7 +171,7 @@ pub struct FitRequest {
 }
 
 /// How a model fits this machine. Amounts are bytes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FitResponse {
     /// `fit`.
     pub object: String,
@@ -221,7 +222,7 @@ pub struct FitResponse {
 }
 
 /// How fast a model is expected to be on the processor, after a prompt of [`ExpectedSpeed::prompt_tokens`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ExpectedSpeed {
     /// Tokens of the prompt for which it holds.
     pub prompt_tokens: u32,
@@ -236,7 +237,7 @@ pub struct ExpectedSpeed {
 }
 
 /// What a model would have on graphics processors.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct GraphicsFit {
     /// Layers there, the output among them.
     pub device_layers: u32,
@@ -249,7 +250,7 @@ pub struct GraphicsFit {
 }
 
 /// The answer to [`FitRequest`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum FitAnswer {
     /// Of a repository.
@@ -259,7 +260,7 @@ pub enum FitAnswer {
 }
 
 /// How the models of a repository fit this machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FitList {
     /// `list`.
     pub object: String,
@@ -274,7 +275,7 @@ pub struct FitList {
 }
 
 /// `POST /v1/models/import`: one model, or many in `models`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImportRequest {
     /// Many at once, by reference; the other fields are not used then.
@@ -294,7 +295,7 @@ pub struct ImportRequest {
 }
 
 /// One of many.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImportEntry {
     /// The id that the model gets; made from the file's name when absent.
@@ -305,7 +306,7 @@ pub struct ImportEntry {
 }
 
 /// What came of many.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchResponse {
     /// `list`.
@@ -319,7 +320,7 @@ pub struct BatchResponse {
 }
 
 /// What came of one of many.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchResult {
     /// `OK` or `Import failed!`.
@@ -336,7 +337,7 @@ pub struct BatchResult {
 }
 
 /// `DELETE /v1/models/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct DeleteResponse {
     /// `Deleted successfully!`
     pub message: String,
@@ -353,7 +354,7 @@ pub struct DeleteResponse {
 }
 
 /// A file that a deletion left.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeftFile {
     /// Where it is.
     pub path: String,
@@ -364,7 +365,7 @@ pub struct LeftFile {
 }
 
 /// `PATCH /v1/models/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateResponse {
     /// `Updated successfully!`
@@ -379,7 +380,7 @@ pub struct UpdateResponse {
 }
 
 /// Settings that cannot be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WrongSettings {
     /// The id.
     pub id: String,
@@ -388,7 +389,7 @@ pub struct WrongSettings {
 }
 
 /// `GET /v1/models/health`: what is wrong with the registry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RegistryHealth {
     /// `health`.
     pub object: String,
@@ -409,7 +410,7 @@ pub struct RegistryHealth {
 }
 
 /// A line of `models.list` that makes no sense.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BadLine {
     /// Its number, from 1.
     pub line: usize,
@@ -420,7 +421,7 @@ pub struct BadLine {
 }
 
 /// A model that cannot be used now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnusableModel {
     /// Its id.
     pub id: String,
@@ -431,7 +432,7 @@ pub struct UnusableModel {
 }
 
 /// `POST /v1/models/reindex`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ReindexRequest {
     /// Also what a person deleted.
@@ -439,7 +440,7 @@ pub struct ReindexRequest {
 }
 
 /// What a reindex found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReindexResponse {
     /// Models that are on the list again.
@@ -449,7 +450,7 @@ pub struct ReindexResponse {
 }
 
 /// A file that a reindex left out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeftOut {
     /// Where it is.
     pub path: String,
@@ -458,7 +459,7 @@ pub struct LeftOut {
 }
 
 /// The answer to a successful import.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImportResponse {
     /// `OK`.
@@ -473,7 +474,7 @@ pub struct ImportResponse {
 }
 
 /// `POST /v1/models/start` and `/v1/models/stop`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ModelRequest {
     /// The model id.
@@ -524,7 +525,7 @@ fn lenient_integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 /// The answer to a successful start.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct StartResponse {
     /// For a person.
     pub message: String,
@@ -539,14 +540,14 @@ pub struct StartResponse {
 }
 
 /// An answer that is only a sentence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     /// For a person.
     pub message: String,
 }
 
 /// `GET /health`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// `ok`.
     pub status: String,
@@ -563,7 +564,7 @@ pub struct Health {
 }
 
 /// One line of `cortex doctor`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// What was looked at.
     pub subject: String,

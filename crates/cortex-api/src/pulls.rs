@@ -1,9 +1,10 @@
 //! The shapes of downloads: cortex.cpp's frames, key for key, and cortex's own.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/models/pull`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PullRequest {
     /// The model, in any of its forms.
@@ -20,7 +21,7 @@ pub struct PullRequest {
 }
 
 /// The answer to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PullResponse {
     /// For a person.
     pub message: String,
@@ -32,7 +33,7 @@ pub struct PullResponse {
 }
 
 /// One download as cortex.cpp shows it. Keys in the order of the alphabet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DownloadTask {
     /// The id of the model.
     pub id: String,
@@ -44,7 +45,7 @@ pub struct DownloadTask {
 }
 
 /// One file of a download.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DownloadItem {
     /// Its length.
@@ -62,7 +63,7 @@ pub struct DownloadItem {
 }
 
 /// A frame of the WebSocket `/events`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DownloadFrame {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,7 +76,7 @@ pub struct DownloadFrame {
 }
 
 /// `DELETE /v1/models/pull`, and the bodies of pause and resume.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TaskRequest {
     /// The id of the model.
@@ -86,7 +87,7 @@ pub struct TaskRequest {
 }
 
 /// The answer to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskResponse {
     /// For a person.
@@ -96,7 +97,7 @@ pub struct TaskResponse {
 }
 
 /// One download as cortex shows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pull {
     /// The id of the model.
     pub id: String,
@@ -133,7 +134,7 @@ pub struct Pull {
 }
 
 /// `POST /v1/models/pull/info`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PullInfo {
     /// The id without the file or branch.
@@ -162,7 +163,7 @@ pub struct PullInfo {
 }
 
 /// One model that could be downloaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PullChoice {
     /// What to ask for.
     pub model: String,

@@ -1,10 +1,11 @@
 //! The shapes of model sources, and of what the hub has.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The body of `POST` and `DELETE /v1/models/sources`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SourceRequest {
     /// The URL of the repository.
@@ -12,7 +13,7 @@ pub struct SourceRequest {
 }
 
 /// A model source.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelSource {
     /// The URL of the repository.
     pub id: String,
@@ -28,7 +29,7 @@ pub struct ModelSource {
 }
 
 /// A model of a source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceModel {
     /// What to pull.
     pub id: String,
@@ -37,14 +38,14 @@ pub struct SourceModel {
 }
 
 /// `GET /v1/models/sources`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelSources {
     /// All of them.
     pub data: Vec<ModelSource>,
 }
 
 /// `GET /v1/models/hub`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HubRepositories {
     /// `author/name` of each.
     pub data: Vec<String>,
@@ -54,7 +55,7 @@ pub struct HubRepositories {
 }
 
 /// `GET /v1/models/hub/search`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HubSearch {
     /// `list`.
     pub object: String,
@@ -68,7 +69,7 @@ pub struct HubSearch {
 }
 
 /// A repository that a search found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HubModel {
     /// `author/name`: what to pull.
     pub id: String,

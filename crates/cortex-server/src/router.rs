@@ -26,6 +26,8 @@ use tower::ServiceExt;
 /// The whole service. Needs `ConnectInfo<SocketAddr>`.
 pub fn router(app: App) -> Router {
     let routes = Router::new()
+        .route("/", get(system::reference))
+        .route("/openapi.json", get(system::document))
         .route("/healthz", get(system::healthz))
         .route("/health", get(system::health))
         .route("/metrics", get(metrics::metrics))
@@ -238,6 +240,7 @@ const ALIASES: &[(&str, &str)] = &[
 ];
 /// Paths without an id in them.
 const FIXED: &[&str] = &[
+    "/openapi.json",
     "/healthz",
     "/health",
     "/metrics",

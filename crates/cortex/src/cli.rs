@@ -44,6 +44,9 @@ pub(crate) struct Global {
     /// Print results only.
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// Taken and ignored: cortex.cpp printed its log instead of results. `cortex logs` shows it.
+    #[arg(long, global = true, hide = true)]
+    verbose: bool,
 }
 
 impl Global {
@@ -103,6 +106,9 @@ pub(crate) enum Command {
     Update(UpdateSelfArguments),
     /// Print completions for a shell: bash, zsh, fish, elvish, powershell.
     Completions(CompletionsArguments),
+    /// Print the API reference, in the form of `OpenAPI` 3.
+    #[command(hide = true)]
+    Openapi,
     /// Write the manual pages into a folder.
     #[command(hide = true)]
     Man(ManArguments),
@@ -152,6 +158,15 @@ pub(crate) struct RunArguments {
     /// Start of the random numbers.
     #[arg(long)]
     pub(crate) seed: Option<u32>,
+    /// First choose the graphics processors that models may use, as `cortex hardware activate` does.
+    #[arg(long)]
+    pub(crate) gpus: Option<String>,
+    /// Tokens that one request may use.
+    #[arg(long, alias = "ctx_len")]
+    pub(crate) ctx_len: Option<i64>,
+    /// Only load the model.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
 }
 
 /// Arguments of `cortex pull`.
@@ -560,6 +575,12 @@ pub(crate) struct ListArguments {
     /// Also show the version.
     #[arg(short = 'v', long)]
     pub(crate) version: bool,
+    /// Also show the memory that it takes on the processor, where that is known.
+    #[arg(long, alias = "cpu_mode")]
+    pub(crate) cpu_mode: bool,
+    /// Also show what it takes with graphics processors, where that is known.
+    #[arg(long, alias = "gpu_mode")]
+    pub(crate) gpu_mode: bool,
     /// Show the models of the sources instead: they can be downloaded.
     #[arg(long)]
     pub(crate) available: bool,

@@ -3,6 +3,7 @@
 use super::{
     ChatLogprobs, LoraScale, OneOrMany, SharedFields, StreamOptions, Timings, Usage, shared::with_shared_fields,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -37,7 +38,7 @@ with_shared_fields! {
 }
 
 /// Something that the model may call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Tool {
     /// `function`.
     #[serde(rename = "type")]
@@ -48,7 +49,7 @@ pub struct Tool {
 }
 
 /// A function that the model may call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Function {
     /// Its name.
     pub name: String,
@@ -64,7 +65,7 @@ pub struct Function {
 }
 
 /// `response_format`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
@@ -78,7 +79,7 @@ pub struct ResponseFormat {
 }
 
 /// One message of a chat, as it came.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
@@ -107,7 +108,7 @@ impl ChatMessage {
 }
 
 /// A call of a tool.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolCall {
     /// Names the call; a `tool` message answers it by that.
     #[serde(default)]
@@ -124,7 +125,7 @@ fn function() -> String {
 }
 
 /// Which function is called, and with what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FunctionCall {
     /// Its name.
     pub name: String,
@@ -134,7 +135,7 @@ pub struct FunctionCall {
 }
 
 /// What a chunk adds to a call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolCallDelta {
     /// Which call of the message.
     pub index: u32,
@@ -149,7 +150,7 @@ pub struct ToolCallDelta {
 }
 
 /// What a chunk adds to the function of a call.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FunctionDelta {
     /// Its name, in the first chunk of a call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,7 +161,7 @@ pub struct FunctionDelta {
 }
 
 /// A text, or parts of several kinds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be a text, or a list of parts")]
 pub enum Content {
     /// Plain text.
@@ -170,7 +171,7 @@ pub enum Content {
 }
 
 /// One part of a message.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ContentPart {
     /// `text`, `image_url`, `input_audio`, …
     #[serde(rename = "type")]
@@ -187,7 +188,7 @@ pub struct ContentPart {
 }
 
 /// Where an image is: an object, or, as some clients send it, the address alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "GivenImageUrl")]
 pub struct ImageUrl {
     /// `data:image/png;base64,…`.
@@ -201,7 +202,7 @@ pub struct ImageUrl {
 }
 
 /// The two forms of it.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "an address, or an object with the address as `url`")]
 enum GivenImageUrl {
     Address(String),
@@ -224,7 +225,7 @@ impl From<GivenImageUrl> for ImageUrl {
 }
 
 /// The answer in one piece.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatCompletion {
     /// `chatcmpl-…`.
     pub id: String,
@@ -248,7 +249,7 @@ pub struct ChatCompletion {
 }
 
 /// One choice of a [`ChatCompletion`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatChoice {
     /// Which of the answers.
     pub index: u32,
@@ -261,7 +262,7 @@ pub struct ChatChoice {
 }
 
 /// One piece of a streamed answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatCompletionChunk {
     /// The same in every chunk.
     pub id: String,
@@ -287,7 +288,7 @@ pub struct ChatCompletionChunk {
 }
 
 /// One choice of a [`ChatCompletionChunk`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChunkChoice {
     /// Which of the answers.
     pub index: u32,
@@ -300,7 +301,7 @@ pub struct ChunkChoice {
 }
 
 /// What a chunk adds.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Delta {
     /// In the first chunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 use super::{
     LoraScale, OneOrMany, SharedFields, StreamOptions, TextLogprobs, Timings, Usage, shared::with_shared_fields,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -23,7 +24,7 @@ with_shared_fields! {
 }
 
 /// A prompt: a text, a list of texts, token ids, or lists of these.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be a text, a list of texts, a list of token ids, or a list of such lists")]
 pub enum Prompt {
     /// One text.
@@ -37,7 +38,7 @@ pub enum Prompt {
 }
 
 /// The answer, whole or as a chunk of a stream (`object` is `text_completion` for both).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Completion {
     /// `cmpl-…`.
     pub id: String,
@@ -63,7 +64,7 @@ pub struct Completion {
 }
 
 /// One choice of a [`Completion`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionChoice {
     /// Which of the answers.
     pub index: u32,

@@ -1,10 +1,11 @@
 //! `POST /v1/embeddings` and `/v1/rerank`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The request for vectors.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EmbeddingRequest {
     /// The model id.
@@ -18,7 +19,7 @@ pub struct EmbeddingRequest {
 }
 
 /// A text, several, the token ids of one, or those of several.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be a text, a list of texts, a list of token ids, or a list of such lists")]
 pub enum EmbeddingInput {
     /// One text.
@@ -32,7 +33,7 @@ pub enum EmbeddingInput {
 }
 
 /// The vectors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Embeddings {
     /// `list`.
     pub object: String,
@@ -45,7 +46,7 @@ pub struct Embeddings {
 }
 
 /// One vector.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Embedding {
     /// `embedding`.
     pub object: String,
@@ -56,7 +57,7 @@ pub struct Embedding {
 }
 
 /// Tokens counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EmbeddingUsage {
     /// Of all texts.
     pub prompt_tokens: u32,
@@ -65,7 +66,7 @@ pub struct EmbeddingUsage {
 }
 
 /// The request to order documents.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RerankRequest {
     /// The model id.
@@ -81,7 +82,7 @@ pub struct RerankRequest {
 }
 
 /// A text that may answer a question.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be a text, or an object with a `text`")]
 pub enum Document {
     /// The text.
@@ -103,7 +104,7 @@ impl Document {
 }
 
 /// The documents in order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ranking {
     /// `list`.
     pub object: String,
@@ -116,7 +117,7 @@ pub struct Ranking {
 }
 
 /// How well one document answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ranked {
     /// Which document.
     pub index: usize,

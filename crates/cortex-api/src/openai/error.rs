@@ -1,10 +1,11 @@
 //! The body of every answer that is not a success.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// `{"error":{…},"message":…}`: OpenAI's shape, with the text again where cortex.cpp clients look for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// OpenAI's object.
     pub error: ErrorObject,
@@ -17,7 +18,7 @@ pub struct ErrorBody {
 }
 
 /// OpenAI's error object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorObject {
     /// One sentence for a person, the hint included.
     pub message: String,

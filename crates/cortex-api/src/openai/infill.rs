@@ -1,6 +1,7 @@
 //! `POST /infill`, as llama-server has it.
 
 use super::{LoraScale, OneOrMany, SharedFields, StreamOptions, Timings, shared::with_shared_fields};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ with_shared_fields! {
 }
 
 /// A file that may help to fill a gap.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct InfillFile {
     /// Its name.
     #[serde(default)]
@@ -29,7 +30,7 @@ pub struct InfillFile {
 }
 
 /// The answer, or a piece of it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct InfillAnswer {
     /// Which of the answers.
     pub index: u32,

@@ -1,10 +1,11 @@
 //! What chat and text completions have in common.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One text or several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be a text, or a list of texts")]
 pub enum OneOrMany {
     /// A single text.
@@ -24,7 +25,7 @@ impl OneOrMany {
 }
 
 /// `stream_options`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct StreamOptions {
     /// Send a last chunk with `usage`.
     #[serde(default)]
@@ -32,7 +33,7 @@ pub struct StreamOptions {
 }
 
 /// Tokens counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Tokens of the prompt, cached ones included.
     pub prompt_tokens: u32,
@@ -49,7 +50,7 @@ pub struct Usage {
 }
 
 /// `completion_tokens_details`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionTokensDetails {
     /// Tokens of the answer that were guessed, from a `prediction` or what was there, and right.
     pub accepted_prediction_tokens: u32,
@@ -58,14 +59,14 @@ pub struct CompletionTokensDetails {
 }
 
 /// `prompt_tokens_details`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PromptTokensDetails {
     /// Prompt tokens that did not have to be computed.
     pub cached_tokens: u32,
 }
 
 /// Timings with the names that llama-server gives them.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Timings {
     /// Prompt tokens taken from the cache.
     pub cache_n: u32,
@@ -107,7 +108,7 @@ fn is_zero(number: &u32) -> bool {
 macro_rules! with_shared_fields {
     ($(#[$attribute:meta])* pub struct $name:ident { $($own:tt)* }) => {
         $(#[$attribute])*
-        #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
         #[serde(default)]
         pub struct $name {
             /// The model id.
@@ -310,7 +311,7 @@ pub struct SharedFields {
 }
 
 /// How much a LoRA adapter counts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraScale {
     /// Its number in the model's settings, from 0.
@@ -320,14 +321,14 @@ pub struct LoraScale {
 }
 
 /// `logprobs` of a chat: the tokens of a piece of the answer.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ChatLogprobs {
     /// In order.
     pub content: Vec<TokenLogprob>,
 }
 
 /// A token of a chat and how probable it was.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenLogprob {
     /// Its text; what is no whole character is replaced.
     pub token: String,
@@ -341,7 +342,7 @@ pub struct TokenLogprob {
 }
 
 /// `logprobs` of a text completion.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct TextLogprobs {
     /// The tokens.
     pub tokens: Vec<String>,

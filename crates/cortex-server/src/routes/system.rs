@@ -1,14 +1,37 @@
 //! The daemon itself: is it there, is it well, stop it.
 
 use super::{registry::registry_health, run::blocking};
-use crate::{App, error::ApiError};
-use axum::{Json, extract::State, response::Html};
+use crate::{App, error::ApiError, openapi};
+use axum::{
+    Json,
+    extract::State,
+    http::header,
+    response::{Html, IntoResponse},
+};
 use cortex_api::native::{Finding, Health, List, Message};
 use cortex_engine::Phase;
+use serde_json::Value;
 
 /// Answers as soon as the daemon listens.
 pub(crate) async fn healthz() -> Html<&'static str> {
     Html("cortex is alive")
+}
+
+/// The API reference for people. It runs nothing and loads nothing.
+pub(crate) async fn reference(State(app): State<App>) -> impl IntoResponse {
+    let policy =
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(openapi::page(&server(&app))))
+}
+
+/// The API reference for programs.
+pub(crate) async fn document(State(app): State<App>) -> Json<Value> {
+    Json(openapi::document(&server(&app)))
+}
+
+fn server(app: &App) -> String {
+    let config = app.config();
+    format!("{}://{}", if config.is_tls { "https" } else { "http" }, config.address)
 }
 
 /// The same with facts.

@@ -12,6 +12,12 @@ pub(crate) fn completions(printer: Printer, shell: Shell) -> Result<(), CliError
     printer.line(String::from_utf8_lossy(&text).trim_end())
 }
 
+/// Prints the API reference, as of a daemon at the usual address.
+pub(crate) fn openapi(printer: Printer) -> Result<(), CliError> {
+    let document = cortex_server::openapi("http://127.0.0.1:39281");
+    printer.line(&format!("{document:#}"))
+}
+
 /// Writes a manual page for the program and for each of its commands.
 pub(crate) fn man(folder: &Path) -> Result<(), CliError> {
     let failed = |source| CliError::System { action: "cannot write the manual", source };

@@ -67,6 +67,7 @@ pub(crate) async fn execute(command: Command, settings: &Settings, printer: Prin
         Command::Logs(arguments) => logs::logs(&context, &arguments).await,
         Command::Update(_) => about::update(context.printer),
         Command::Completions(arguments) => about::completions(context.printer, arguments.shell),
+        Command::Openapi => about::openapi(context.printer),
         Command::Man(arguments) => about::man(&arguments.folder),
         // `lib.rs` runs the daemon itself.
         Command::Serve => Ok(()),

@@ -26,8 +26,10 @@ pub(crate) enum Style {
 /// Prints the models.
 pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments, style: Style) -> Result<(), CliError> {
     ensure_running(context).await?;
-    let status = if arguments.available { "downloadable" } else { "downloaded" };
-    let mut models: List<Value> = context.client.get(&format!("/v1/models?status={status}")).await?;
+    let path = if arguments.available { "/v1/models?status=downloadable" } else { "/v1/models" };
+    let mut models: List<Value> = context.client.get(path).await?;
+    // Those of other machines are there too.
+    models.data.retain(|model| arguments.available || text(model, "status") != "downloadable");
     let filter = arguments.filter.unwrap_or_default().to_lowercase();
     models.data.retain(|model| text(model, "id").to_lowercase().contains(&filter));
     if context.printer.json {
@@ -44,6 +46,13 @@ pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments, style:
         .collect();
     head.extend(own);
     head.extend(more.iter().map(|(title, _)| *title));
+    let memory = [
+        (arguments.cpu_mode, "CPU Mode", cpu_mode as fn(&Value) -> String),
+        (arguments.gpu_mode, "GPU Mode", gpu_mode),
+    ];
+    let memory: Vec<_> =
+        memory.into_iter().filter_map(|(wanted, title, cell)| wanted.then_some((title, cell))).collect();
+    head.extend(memory.iter().map(|(title, _)| *title));
     let row = |(at, model): (usize, &Value)| {
         let id = text(model, "id").to_owned();
         let mut row = match style {
@@ -54,6 +63,7 @@ pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments, style:
             Style::Cortex => vec![(at + 1).to_string(), id],
         };
         row.extend(more.iter().map(|(_, key)| text(model, key).to_owned()));
+        row.extend(memory.iter().map(|(_, cell)| cell(model)));
         row
     };
     let rows: Vec<Vec<String>> = models.data.iter().enumerate().map(row).collect();
@@ -69,6 +79,24 @@ pub(crate) async fn list(context: &Context<'_>, arguments: ListArguments, style:
         });
     }
     Ok(())
+}
+
+/// What a model takes on the processor; empty when nobody knows yet.
+fn cpu_mode(model: &Value) -> String {
+    let ram = &model["recommendation"]["cpu_mode"]["ram"];
+    if ram.is_null() { String::new() } else { format!("RAM: {ram} MiB") }
+}
+
+/// What a model takes with graphics processors; empty when nobody knows yet, or there are none.
+fn gpu_mode(model: &Value) -> String {
+    let of = |mode: &Value| {
+        format!(
+            "ngl: {} - context: {} - RAM: {} MiB - VRAM: {} MiB - recommended ngl: {}",
+            mode["ngl"], mode["context_length"], mode["ram"], mode["vram"], mode["recommend_ngl"]
+        )
+    };
+    let all = model["recommendation"]["gpu_mode"].as_array();
+    all.into_iter().flatten().map(of).collect::<Vec<_>>().join("; ")
 }
 
 fn text<'value>(value: &'value Value, key: &str) -> &'value str {

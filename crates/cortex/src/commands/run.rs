@@ -6,7 +6,12 @@ use super::{
     daemon::ensure_running,
     models, pull,
 };
-use crate::{cli::RunArguments, error::CliError, output::failure};
+use crate::{
+    cli::{RunArguments, StartArguments},
+    error::CliError,
+    output::failure,
+};
+use cortex_api::native::{ModelRequest, StartResponse};
 use rustyline::{DefaultEditor, config::Configurer, error::ReadlineError};
 use serde_json::{Map, json};
 use std::io::{self, IsTerminal, Read};
@@ -18,10 +23,21 @@ const HISTORY: usize = 1000;
 
 /// One answer with a prompt or piped input, else a chat.
 pub(crate) async fn run(context: &Context<'_>, arguments: RunArguments) -> Result<(), CliError> {
+    if arguments.detach {
+        return detached(context, arguments).await;
+    }
     let piped = if io::stdin().is_terminal() { None } else { Some(read_stdin()?) };
     let prompt = one_prompt(&arguments.prompt.join(" "), piped.as_deref())?;
     ensure_running(context).await?;
+    if let Some(gpus) = &arguments.gpus {
+        super::hardware::activate(context, gpus).await?;
+    }
     let model = choose(context, arguments.model.as_deref()).await?;
+    if arguments.ctx_len.is_some() {
+        let request =
+            ModelRequest { model: Some(model.clone()), ctx_len: arguments.ctx_len, ..ModelRequest::default() };
+        let _: StartResponse = context.client.post("/v1/models/start", &request).await?;
+    }
     let mut options = Map::new();
     if let Some(temperature) = arguments.temperature {
         options.insert("temperature".into(), json!(temperature));
@@ -38,6 +54,23 @@ pub(crate) async fn run(context: &Context<'_>, arguments: RunArguments) -> Resul
         Some(prompt) => once(context, &asking, &mut conversation, &prompt).await,
         None => interactive(context, &asking, &mut conversation).await,
     }
+}
+
+/// Loads the model, gets it first where it is not here, and leaves.
+async fn detached(context: &Context<'_>, arguments: RunArguments) -> Result<(), CliError> {
+    ensure_running(context).await?;
+    let id = choose(context, arguments.model.as_deref()).await?;
+    let start = StartArguments {
+        id,
+        ctx_len: arguments.ctx_len,
+        parallel: None,
+        cache_type: None,
+        ngl: None,
+        gpus: arguments.gpus,
+        keep_alive: None,
+        pin: false,
+    };
+    models::start(context, start).await
 }
 
 fn read_stdin() -> Result<String, CliError> {
