@@ -29,6 +29,8 @@ const OWN_HEADERS: &[&str] = &[
 /// The version of Anthropic's interface that requests are written for.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 const LONGEST_NAME: usize = 128;
+/// Bytes of a key.
+const LONGEST_KEY: usize = 8 << 10;
 /// Bytes of everything that is said of an engine.
 const LONGEST_METADATA: usize = 256 * 1024;
 
@@ -142,8 +144,11 @@ impl RemoteEngine {
             return Err(RemoteError::invalid("type", "only engines of the type `remote` can be added"));
         }
         if let Some(key) = text("api_key")?.filter(|key| key != HIDDEN) {
-            if HeaderValue::from_str(&key).is_err() {
-                return Err(RemoteError::invalid("api_key", "it holds letters that no header can carry"));
+            if key.len() > LONGEST_KEY || !key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+                return Err(RemoteError::invalid(
+                    "api_key",
+                    "it must be at most 8 KiB of letters that a header can carry",
+                ));
             }
             new.api_key = Secret(key);
         }
@@ -167,6 +172,12 @@ impl RemoteEngine {
         }
         now.clone_into(&mut new.date_updated);
         new.check()?;
+        // Whoever may change the address does not know the key, and must not get it sent to a place of their own.
+        let is_kept = text("api_key")?.is_none_or(|key| key == HIDDEN) && !self.api_key.0.is_empty();
+        if is_kept && new.origins().iter().any(|origin| !self.origins().contains(origin)) {
+            let reason = "the engine is somewhere else now: send its key again, or an empty one";
+            return Err(RemoteError::invalid("api_key", reason));
+        }
         *self = new;
         Ok(())
     }
@@ -239,6 +250,13 @@ impl RemoteEngine {
             path.clear().extend(&parts).extend(end.split('/'));
         }
         Ok(url)
+    }
+
+    /// Where its requests go to.
+    pub(crate) fn origins(&self) -> Vec<String> {
+        let places = [Place::Models, Place::Chat, Place::Completions, Place::Embeddings];
+        let urls = places.iter().filter_map(|&place| self.place(place).ok());
+        urls.map(|url| url.origin().ascii_serialization()).collect()
     }
 
     /// Whether its models can be asked for.
@@ -491,6 +509,9 @@ mod tests {
             (engine.api_key.0.as_str(), engine.version.as_str(), engine.date_created.as_str()),
             ("sekret", "2", "now")
         );
+        let other = engine.change(json!({"url": "http://evil", "api_key": HIDDEN}).as_object().unwrap(), "later");
+        assert!(matches!(other, Err(RemoteError::Invalid { .. })), "the key would go to another place");
+        engine.change(json!({"url": "http://b", "api_key": "new"}).as_object().unwrap(), "later").unwrap();
         engine.change(json!({"api_key": ""}).as_object().unwrap(), "later").unwrap();
         assert_eq!(engine.shown()["api_key"], "");
     }

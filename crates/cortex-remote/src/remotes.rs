@@ -296,13 +296,11 @@ impl Remotes {
     fn way(&self, engine: &RemoteEngine) -> Outbound {
         self.with(|state| {
             let way = state.ways.entry(engine.engine.clone()).or_insert_with(|| {
-                let places = [Place::Models, Place::Chat, Place::Completions, Place::Embeddings];
-                let urls = places.iter().filter_map(|&place| engine.place(place).ok());
                 Outbound::new(OutboundConfig {
                     endpoint: OutboundConfig::default().endpoint,
                     // The hub's token is for the hub.
                     token: None,
-                    allowed_hosts: urls.map(|url| url.origin().ascii_serialization()).collect(),
+                    allowed_hosts: engine.origins(),
                     ..state.outbound.clone()
                 })
             });
@@ -351,7 +349,7 @@ impl Remotes {
         })
     }
 
-    /// Asks a model. What of the request has no effect comes with the answer.
+    /// Asks a model, with a request that has come through so many daemons. What of the request has no effect comes with the answer.
     ///
     /// # Errors
     /// When the request cannot be said, or the engine refuses it or gives no answer that makes sense.
@@ -359,7 +357,7 @@ impl Remotes {
         &self,
         model: &RemoteModel,
         call: Call,
-        request: Map<String, Value>,
+        (request, hops): (Map<String, Value>, u8),
     ) -> Result<(Reply, Vec<String>), RemoteError> {
         let engine = self.engine(&model.engine)?;
         let cannot = |reason: String| RemoteError::CannotAsk { engine: engine.engine.clone(), reason };
@@ -383,9 +381,12 @@ impl Remotes {
                 let body = Value::from(request);
                 let body = match own {
                     None => body,
-                    Some(source) => Template::new(source)
-                        .and_then(|template| template.render(&body))
-                        .map_err(|reason| speech.template("transform_req", reason))?,
+                    Some(source) => {
+                        let template = Template::new(source).map(Arc::new);
+                        let template = template.map_err(|reason| speech.template("transform_req", reason))?;
+                        let rendered = rendered(template, body).await;
+                        rendered.map_err(|reason| speech.template("transform_req", reason))?
+                    }
                 };
                 (body, vec![])
             }
@@ -396,6 +397,7 @@ impl Remotes {
             Call::Embeddings => Place::Embeddings,
         };
         let mut headers = engine.headers()?;
+        headers.insert(HOPS, header::HeaderValue::from(u16::from(hops) + 1));
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
         let accept = if streams { "text/event-stream" } else { "application/json" };
         headers.entry(header::ACCEPT).or_insert(header::HeaderValue::from_static(accept));
@@ -408,22 +410,38 @@ impl Remotes {
         };
         let mut answer = self.ask(&engine, exchange).await?;
         let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let is_whole = kind.starts_with("application/json");
-        if streams && !is_whole {
-            let stream =
-                ReplyStream { answer: Some(answer), events: Events::default(), speech, ready: VecDeque::new() };
+        let is_stream = kind.starts_with("text/event-stream") || kind.is_empty();
+        if streams && is_stream {
+            let stream = ReplyStream {
+                answer: Some(answer),
+                events: Events::default(),
+                speech,
+                ready: VecDeque::new(),
+                is_over: false,
+            };
             return Ok((Reply::Stream(Box::new(stream)), warnings));
         }
         let value = whole(&engine, &mut answer).await?;
-        let value = speech.whole(value)?;
+        let value = speech.whole(value).await?;
         if !streams {
             return Ok((Reply::Whole(value), warnings));
         }
         let ready = openai::chunks(&value).iter().map(Value::to_string).chain([DONE.to_owned()]).collect();
-        Ok((Reply::Stream(Box::new(ReplyStream { answer: None, events: Events::default(), speech, ready })), warnings))
+        Ok((
+            Reply::Stream(Box::new(ReplyStream {
+                answer: None,
+                events: Events::default(),
+                speech,
+                ready,
+                is_over: false,
+            })),
+            warnings,
+        ))
     }
 }
 
+/// Through how many daemons like this one a request has come: one that asks itself would never end.
+pub const HOPS: &str = "x-cortex-hops";
 /// The end of a stream in OpenAI's words.
 const DONE: &str = "[DONE]";
 
@@ -431,24 +449,26 @@ const DONE: &str = "[DONE]";
 struct Speech {
     engine: RemoteEngine,
     way: Way,
+    /// The engine has said why the answer ended.
+    has_ended: bool,
 }
 
 enum Way {
     /// As they are.
     OpenAi,
-    Anthropic(anthropic::Stream),
-    Template(Template),
+    Anthropic(Box<anthropic::Stream>),
+    Template(Arc<Template>),
 }
 
 impl Speech {
     fn new(engine: &RemoteEngine, call: Call, with_usage: bool) -> Result<Self, RemoteError> {
-        let mut speech = Self { engine: engine.clone(), way: Way::OpenAi };
+        let mut speech = Self { engine: engine.clone(), way: Way::OpenAi, has_ended: false };
         let own = if call == Call::Chat { engine.response_template() } else { None };
         if let Some(source) = own {
             let template = Template::new(source).map_err(|reason| speech.template("transform_resp", reason))?;
-            speech.way = Way::Template(template);
+            speech.way = Way::Template(Arc::new(template));
         } else if engine.dialect() == Dialect::Anthropic {
-            speech.way = Way::Anthropic(anthropic::Stream::new(seconds(), with_usage));
+            speech.way = Way::Anthropic(Box::new(anthropic::Stream::new(seconds(), with_usage)));
         }
         Ok(speech)
     }
@@ -457,35 +477,41 @@ impl Speech {
         RemoteError::Template { engine: self.engine.engine.clone(), which, reason }
     }
 
-    fn whole(&self, value: Value) -> Result<Value, RemoteError> {
+    async fn whole(&self, value: Value) -> Result<Value, RemoteError> {
         match &self.way {
             Way::OpenAi => Ok(value),
             Way::Anthropic(_) => Ok(anthropic::answer(&value, seconds())),
             Way::Template(template) => {
-                template.render(&value).map_err(|reason| self.template("transform_resp", reason))
+                let rendered = rendered(Arc::clone(template), value).await;
+                rendered.map_err(|reason| self.template("transform_resp", reason))
             }
         }
     }
 
     /// The chunks of one event.
-    fn event(&mut self, data: &str) -> Result<Vec<String>, RemoteError> {
+    async fn event(&mut self, data: &str) -> Result<Vec<String>, RemoteError> {
         if data.trim() == DONE {
+            self.has_ended = true;
             return Ok(vec![DONE.to_owned()]);
         }
         let value: Value = serde_json::from_str(data).map_err(|why| RemoteError::Nonsense {
             engine: self.engine.engine.clone(),
             reason: format!("an event of its stream is no JSON: {why}"),
         })?;
+        let ends = |choice: &Value| choice["finish_reason"].is_string();
+        self.has_ended |=
+            value["error"].is_object() || value["choices"].as_array().is_some_and(|all| all.iter().any(ends));
         let mut chunks = match &mut self.way {
             Way::Anthropic(stream) => {
                 let mut chunks: Vec<String> = stream.event(&value).iter().map(Value::to_string).collect();
                 if stream.has_ended() {
+                    self.has_ended = true;
                     chunks.push(DONE.to_owned());
                 }
                 chunks
             }
             Way::OpenAi => vec![value.to_string()],
-            Way::Template(template) => match template.render(&value) {
+            Way::Template(template) => match rendered(Arc::clone(template), value).await {
                 Ok(chunk) => vec![chunk.to_string()],
                 Err(reason) => return Err(self.template("transform_resp", reason)),
             },
@@ -503,6 +529,8 @@ pub struct ReplyStream {
     events: Events,
     speech: Speech,
     ready: VecDeque<String>,
+    /// Nothing more comes.
+    is_over: bool,
 }
 
 impl ReplyStream {
@@ -511,10 +539,19 @@ impl ReplyStream {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
                 if chunk == DONE {
-                    self.answer = None;
+                    (self.answer, self.is_over) = (None, false);
                     self.ready.clear();
                 }
                 return Some(Ok(chunk));
+            }
+            if std::mem::take(&mut self.is_over) {
+                if self.speech.has_ended {
+                    // Some engines end without saying so.
+                    return Some(Ok(DONE.to_owned()));
+                }
+                let engine = self.speech.engine.engine.clone();
+                let reason = "its stream ended amid the answer".into();
+                return Some(Err(self.fail(RemoteError::Nonsense { engine, reason })));
             }
             let answer = self.answer.as_mut()?;
             let engine = &self.speech.engine.engine;
@@ -532,13 +569,12 @@ impl ReplyStream {
                     }
                 },
                 Ok(None) => {
-                    self.answer = None;
-                    // Some engines end without saying so.
-                    self.events.finish().into_iter().chain([DONE.to_owned()]).collect()
+                    (self.answer, self.is_over) = (None, true);
+                    self.events.finish().into_iter().collect()
                 }
             };
             for event in events {
-                match self.speech.event(&event) {
+                match self.speech.event(&event).await {
                     Ok(chunks) => self.ready.extend(chunks),
                     Err(error) => return Some(Err(self.fail(error))),
                 }
@@ -581,11 +617,19 @@ fn tell(model: &mut RemoteModel, said: &Map<String, Value>) {
 async fn whole(engine: &RemoteEngine, answer: &mut Exchanged) -> Result<Value, RemoteError> {
     let outbound = |source| RemoteError::Outbound { engine: engine.engine.clone(), source };
     let bytes = answer.bytes(LONGEST_ANSWER).await.map_err(outbound)?;
-    serde_json::from_slice(&bytes).map_err(|why| {
-        let is_page = bytes.trim_ascii_start().first() == Some(&b'<');
-        let reason = if is_page { "it is a web page".to_owned() } else { format!("it is no JSON: {why}") };
-        RemoteError::Nonsense { engine: engine.engine.clone(), reason }
-    })
+    let nonsense = |reason: String| RemoteError::Nonsense { engine: engine.engine.clone(), reason };
+    let text = String::from_utf8(bytes).map_err(|_| nonsense("it is no text".into()))?;
+    let value: Value = serde_json::from_str(&engine.hide(&text)).map_err(|why| {
+        let is_page = text.trim_start().starts_with('<');
+        nonsense(if is_page { "it is a web page".to_owned() } else { format!("it is no JSON: {why}") })
+    })?;
+    if value.is_object() { Ok(value) } else { Err(nonsense("it is no JSON object".into())) }
+}
+
+/// What a template gives, away from the thread that carries the others' answers.
+async fn rendered(template: Arc<Template>, value: Value) -> Result<Value, String> {
+    let work = tokio::task::spawn_blocking(move || template.render(&value));
+    work.await.unwrap_or_else(|_| Err("it could not be run".into()))
 }
 
 /// What a refusal says, in whatever shape it says it.

@@ -3,7 +3,10 @@
 //! They were written for inja, whose language is nearly Jinja's. What differs is translated: `else if`, `a.0.b`, `loop.is_first`,
 //! `for key, value in object`, and `set`, whose variables live on outside of a loop.
 
-use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value as JinjaValue, value::Serde};
+use minijinja::{
+    Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value as JinjaValue, filters, functions,
+    value::Serde,
+};
 use serde_json::Value;
 use std::{
     collections::HashSet,
@@ -18,20 +21,23 @@ const OUTPUT_CAP: usize = 64 << 20;
 const RECURSION: usize = 64;
 /// What holds the variables of `set`.
 const VARIABLES: &str = "variables_of_set";
+/// What makes that.
+const NAMESPACE: &str = "namespace_of_set";
+/// Statements that templates may have. With others, values could grow from one to the next without an instruction that is counted.
+const STATEMENTS: &[&str] = &["if", "elif", "else", "endif", "for", "endfor", "set"];
 
 /// A template that compiles.
 pub(crate) struct Template(Environment<'static>);
 
 impl Template {
     pub(crate) fn new(source: &str) -> Result<Self, String> {
-        let mut environment = Environment::new();
+        // Nothing is there but what is added here: no ranges, no macros, no files.
+        let mut environment = Environment::empty();
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
         environment.set_formatter(write_value);
-        let json = |value: JinjaValue| {
-            serde_json::to_string(&value).map_err(|why| Error::new(ErrorKind::BadSerialization, why.to_string()))
-        };
+        let json = |value: JinjaValue| json_of(&value);
         environment.add_function("tojson", json);
         environment.add_filter("tojson", json);
         environment.add_function("length", |value: JinjaValue| value.len().map_or(0, |length| length));
@@ -57,7 +63,18 @@ impl Template {
         environment.add_function("isObject", |value: JinjaValue| value.kind() == minijinja::value::ValueKind::Map);
         environment.add_function("isNumber", |value: JinjaValue| value.kind() == minijinja::value::ValueKind::Number);
         environment.add_function("isBoolean", |value: JinjaValue| value.kind() == minijinja::value::ValueKind::Bool);
-        environment.add_template_owned("it", translated(source)).map_err(|error| words(&error))?;
+        environment.add_function(NAMESPACE, functions::namespace);
+        environment.add_filter("items", filters::items);
+        environment.add_filter("length", filters::length);
+        environment.add_filter("default", filters::default);
+        environment.add_filter("upper", filters::upper);
+        environment.add_filter("lower", filters::lower);
+        environment.add_filter("trim", filters::trim);
+        environment.add_test("defined", minijinja::tests::is_defined);
+        environment.add_test("undefined", minijinja::tests::is_undefined);
+        environment.add_test("none", minijinja::tests::is_none);
+        environment.add_test("string", minijinja::tests::is_string);
+        environment.add_template_owned("it", translated(source)?).map_err(|error| words(&error))?;
         Ok(Self(environment))
     }
 
@@ -79,15 +96,20 @@ fn words(error: &Error) -> String {
     format!("{}{detail}{line}", error.kind())
 }
 
+/// JSON of bounded length: what is in a value several times is written several times.
+fn json_of(value: &JinjaValue) -> Result<String, Error> {
+    let mut output = Capped(Vec::new());
+    serde_json::to_writer(&mut output, value)
+        .map_err(|why| Error::new(ErrorKind::BadSerialization, why.to_string()))?;
+    String::from_utf8(output.0).map_err(|why| Error::new(ErrorKind::BadSerialization, why.to_string()))
+}
+
 /// Texts as they are, everything else as JSON.
 fn write_value(output: &mut Output<'_>, _: &mut State<'_, '_>, value: &JinjaValue) -> Result<(), Error> {
     let written = match value.as_str() {
         _ if value.is_undefined() => Ok(()),
         Some(text) => output.write_str(text),
-        None => {
-            let json = serde_json::to_string(value);
-            output.write_str(&json.map_err(|why| Error::new(ErrorKind::BadSerialization, why.to_string()))?)
-        }
+        None => output.write_str(&json_of(value)?),
     };
     written.map_err(|_| Error::new(ErrorKind::WriteFailure, "it gives too much"))
 }
@@ -109,8 +131,13 @@ impl Write for Capped {
 }
 
 /// The template in Jinja's words.
-fn translated(source: &str) -> String {
+fn translated(source: &str) -> Result<String, String> {
     let pieces = pieces(source);
+    for piece in &pieces {
+        if let Piece::Code(mark, code) = piece {
+            check(mark, code)?;
+        }
+    }
     let names: HashSet<String> = pieces
         .iter()
         .filter_map(|piece| match piece {
@@ -122,7 +149,9 @@ fn translated(source: &str) -> String {
     if !names.is_empty() {
         text.push_str("{% set ");
         text.push_str(VARIABLES);
-        text.push_str(" = namespace() %}");
+        text.push_str(" = ");
+        text.push_str(NAMESPACE);
+        text.push_str("() %}");
     }
     for piece in pieces {
         match piece {
@@ -135,7 +164,52 @@ fn translated(source: &str) -> String {
             }
         }
     }
-    text
+    Ok(text)
+}
+
+/// Whether a statement, or an expression, can only take as much as it is long: nothing that is kept is put together of itself.
+fn check(mark: &str, code: &str) -> Result<(), String> {
+    let inner = code.trim_start_matches('-').trim_start();
+    if mark == "%" {
+        let end = inner.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(inner.len());
+        let word = &inner[..end];
+        if !STATEMENTS.contains(&word) {
+            return Err(format!("`{{% {word}` is not taken; {} are", STATEMENTS.join(", ")));
+        }
+        if word == "set" && set_name(code).is_none() {
+            return Err("`{% set` must be of the form {% set name = value %}".into());
+        }
+    }
+    let keeps = mark == "%" && (inner.starts_with("set") || inner.starts_with("for"));
+    let forbidden = if mark == "%" { "+*~%" } else { "*~%" };
+    let (mut rest, mut last) = (inner, ' ');
+    while let Some(letter) = rest.chars().next() {
+        if letter == '"' || letter == '\'' {
+            rest = &rest[end_of_text(rest)..];
+            last = letter;
+            continue;
+        }
+        // A list or an object that is written out, and not the place in one.
+        let is_literal = letter == '{' || letter == '[' && !(last.is_ascii_alphanumeric() || "_])\"'".contains(last));
+        if forbidden.contains(letter) || keeps && is_literal {
+            return Err(format!("`{letter}` is not taken here"));
+        }
+        last = letter;
+        rest = &rest[letter.len_utf8()..];
+    }
+    Ok(())
+}
+
+/// Where a text in quotes ends, at whose beginning the code is.
+fn end_of_text(code: &str) -> usize {
+    let Some(quote) = code.chars().next() else { return 0 };
+    let mut escaped = false;
+    let close = code.char_indices().skip(1).find(|&(_, it)| {
+        let ends = !escaped && it == quote;
+        escaped = !escaped && it == '\\';
+        ends
+    });
+    close.map_or(code.len(), |(at, _)| at + 1)
 }
 
 enum Piece<'source> {
@@ -213,15 +287,7 @@ fn expression(code: &str, names: &HashSet<String>) -> String {
     let mut after_name = false;
     while let Some(letter) = rest.chars().next() {
         let length = match letter {
-            '"' | '\'' => {
-                let mut escaped = false;
-                let close = rest.char_indices().skip(1).find(|&(_, it)| {
-                    let ends = !escaped && it == letter;
-                    escaped = !escaped && it == '\\';
-                    ends
-                });
-                close.map_or(rest.len(), |(at, _)| at + 1)
-            }
+            '"' | '\'' => end_of_text(rest),
             _ if letter.is_ascii_alphabetic() || letter == '_' => {
                 rest.find(|it: char| !it.is_ascii_alphanumeric() && it != '_').unwrap_or(rest.len())
             }
@@ -303,13 +369,23 @@ mod tests {
     #[test]
     fn a_template_that_takes_too_much_or_gives_no_json_is_told() {
         for (source, said) in [
-            ("{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", ""),
-            ("{{ \"a\" * 10000000000 }}", ""),
-            ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", ""),
+            ("{% for a in range(100000) %}x{% endfor %}", ""),
+            ("{% set a = many %}{% for i in many %}{% set a = a + a %}{% endfor %}{{ length(a) }}", "`+`"),
+            ("{% for a in many %}{% for b in [a] %}{{ b }}{% endfor %}{% endfor %}", "`[`"),
+            ("{% set a = {\"b\": a} %}", "`{`"),
+            ("{% set a = \"\\\"\" %}{% for i in many %}{% set a = tojson(a) %}{% endfor %}{{ a }}", "too much"),
+            ("{% set a %}{{ a }}{{ a }}{% endset %}{{ a }}", "must be of the form"),
+            ("{{ \"a\" * 10000000000 }}", "`*`"),
+            ("{{ \"%99999999d\" % 1 }}", "`%`"),
+            ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "`{% macro`"),
+            (
+                "{% for a in many %}{% for b in many %}{% for c in many %}{% for d in many %}x{% endfor %}{% endfor %}{% endfor %}{% endfor %}",
+                "",
+            ),
             ("{ \"a\": 1, }", "no JSON"),
             ("{% include \"/etc/passwd\" %}", ""),
         ] {
-            let error = render(source, &json!({})).expect_err(source);
+            let error = render(source, &json!({"many": vec![1; 100]})).expect_err(source);
             assert!(error.contains(said), "{error}");
         }
         assert!(Template::new("{% if %}").is_err());

@@ -178,10 +178,11 @@ impl From<Refusal> for ApiError {
             ),
             Refusal::NotLocal => forbidden("not_local", "only programs on the daemon's own machine may stop it".into()),
             Refusal::Scope(needed) => {
-                let names: Vec<&str> = needed.iter().map(|scope| scope.name()).collect();
+                let names = needed.iter().map(|scope| scope.name()).filter(|name| *name != "manage");
+                let names: Vec<&str> = names.chain(["manage"]).collect();
                 forbidden(
                     "insufficient_scope",
-                    format!("this API key is not for that: it needs the scope `{}` or `manage`", names.join("` or `")),
+                    format!("this API key is not for that: it needs the scope `{}`", names.join("` or `")),
                 )
             }
             Refusal::Key => {

@@ -71,10 +71,14 @@ const ANSWERS: &[&str] = &[
 /// Routes that ask with a body and change nothing.
 const QUESTIONS: &[&str] = &["/v1/models/fit", "/v1/models/pull/info"];
 
+/// What follows `/v1/models/` and is about more than a model that is here.
+const ELSEWHERE: &[&str] = &["remote/", "sources", "hub", "pulls", "health"];
+
 /// The scopes one of which a request needs, by its method and the path that the router knows.
 pub(crate) fn needed(method: &Method, path: &str) -> &'static [Scope] {
     let looks = matches!(*method, Method::GET | Method::HEAD);
-    let lists = path == "/v1/models" || path.starts_with("/v1/models/");
+    let below = path.strip_prefix("/v1/models/");
+    let lists = path == "/v1/models" || below.is_some_and(|rest| !ELSEWHERE.iter().any(|word| rest.starts_with(word)));
     match () {
         () if ANSWERS.contains(&path) => &[Scope::Infer],
         // Clients that chat ask for the models first.
@@ -95,6 +99,8 @@ mod tests {
             (Method::POST, "/tokenize", "infer"),
             (Method::GET, "/v1/models", "infer read"),
             (Method::GET, "/v1/models/a/b", "infer read"),
+            (Method::GET, "/v1/models/remote/openai", "read"),
+            (Method::GET, "/v1/models/hub/search", "read"),
             (Method::PATCH, "/v1/models/a", "manage"),
             (Method::DELETE, "/v1/models/a", "manage"),
             (Method::POST, "/v1/models/start", "manage"),

@@ -400,7 +400,7 @@ fn describe(operation: &Operation, generator: &mut SchemaGenerator, error: &Valu
             content.insert("text/event-stream".into(), text);
         }
         Kind::Events => drop(content.insert("text/event-stream".into(), text)),
-        Kind::Text => drop(content.insert("text/plain".into(), text)),
+        Kind::Text => drop(content.insert("application/openmetrics-text".into(), text)),
         Kind::Html => drop(content.insert("text/html".into(), text)),
         Kind::Bytes => {
             let bytes = json!({"schema": {"type": "string", "format": "binary"}});

@@ -20,6 +20,7 @@ use axum::{
 };
 use cortex_models::ErrorKind;
 use futures::FutureExt;
+use percent_encoding::percent_decode_str;
 use std::{net::SocketAddr, panic::AssertUnwindSafe};
 use tower::ServiceExt;
 
@@ -144,6 +145,9 @@ async fn pass(app: App, routes: Router, mut request: Request) -> Response {
             return ApiError::from(refusal).into_response();
         }
     };
+    if percent_decode_str(&path).decode_utf8().is_err() {
+        return ApiError::new(ErrorKind::Invalid, "invalid_path", "the path is not UTF-8 text").into_response();
+    }
     let asked = request.headers().clone();
     let mut response = match AssertUnwindSafe(routes.oneshot(request)).catch_unwind().await {
         Ok(Ok(response)) => response,

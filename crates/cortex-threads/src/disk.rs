@@ -45,6 +45,10 @@ pub(crate) fn now() -> u64 {
 
 /// A file with one JSON object; `None` when there is no such file.
 pub(crate) fn read_object(path: &Path) -> Result<Option<Object>, ThreadsError> {
+    // A pipe would let the reader wait for ever.
+    if fs_err::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(ThreadsError::Damaged { path: path.to_owned(), reason: "it is no regular file".into() });
+    }
     let bytes = match fs_err::read(path) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

@@ -13,7 +13,8 @@ pub struct Messages(Threads);
 /// The messages of a file. A line that is none, such as half of one that a crash has left, is passed over.
 fn parsed(text: &str) -> impl Iterator<Item = Object> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    text.split('\n').filter_map(|line| match serde_json::from_str(line) {
+    // Programs on Windows may begin each write with a mark of their encoding.
+    text.split('\n').filter_map(|line| match serde_json::from_str(line.trim_start_matches('\u{feff}')) {
         Ok(Value::Object(message)) if message.get("id").is_some_and(Value::is_string) => Some(message),
         _ => None,
     })
@@ -125,23 +126,23 @@ impl Messages {
         let _turn = self.0.turn();
         let path = self.0.folder(thread)?.join(FILE);
         disk::change(&path, |bytes| {
-            let text = std::str::from_utf8(bytes)
-                .map_err(|why| ThreadsError::Damaged { path: path.clone(), reason: why.to_string() })?;
-            let (mut new, mut found, mut changed) = (String::with_capacity(text.len() + 256), false, None);
-            for line in text.split_inclusive('\n') {
-                match parsed(line).next() {
+            let (mut new, mut found, mut changed) = (Vec::with_capacity(bytes.len() + 256), false, None);
+            // Lines that are no text stay as they are too.
+            for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+                let stored = std::str::from_utf8(line).ok().and_then(|line| parsed(line).next());
+                match stored {
                     Some(stored) if id_of(&stored) == message => {
                         found = true;
                         changed = replace(stored);
                         if let Some(changed) = &changed {
-                            new.push_str(&Value::Object(changed.clone()).to_string());
-                            new.push('\n');
+                            new.extend_from_slice(Value::Object(changed.clone()).to_string().as_bytes());
+                            new.push(b'\n');
                         }
                     }
-                    _ => new.push_str(line),
+                    _ => new.extend_from_slice(line),
                 }
             }
-            if found { Ok((new.into_bytes(), changed)) } else { Err(ThreadsError::NoSuchMessage) }
+            if found { Ok((new, changed)) } else { Err(ThreadsError::NoSuchMessage) }
         })
     }
 }
@@ -211,6 +212,22 @@ mod tests {
         let page = Page { limit: None, order: Order::Ascending, ..Page::default() };
         let all = messages.list(thread, &page, None).unwrap();
         all.iter().filter_map(|it| it.pointer("/content/0/text/value")?.as_str()).collect()
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_stays_and_stops_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (messages, thread, path) = thread(&folder);
+        let one = messages.create(&thread, &object(json!({"role": "user", "content": "a"}))).unwrap();
+        let mut bytes = fs_err::read(&path).unwrap();
+        bytes.extend_from_slice(
+            b"\xff\xfe torn \xc3\n\xef\xbb\xbf{\"id\":\"marked\",\"role\":\"user\",\"content\":[]}\n",
+        );
+        fs_err::write(&path, &bytes).unwrap();
+        assert!(messages.get(&thread, "marked").is_ok());
+        messages.remove(&thread, one["id"].as_str().unwrap()).unwrap();
+        let left = fs_err::read(&path).unwrap();
+        assert!(left.starts_with(b"\xff\xfe torn") && messages.get(&thread, "marked").is_ok());
     }
 
     #[test]

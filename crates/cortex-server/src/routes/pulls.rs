@@ -34,6 +34,12 @@ const HANDLES: &str = "cortexso";
 pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
     let request: PullRequest = json::required(&headers, &body)?;
     let model = needed(request.model, "model")?;
+    if let Some(id) = request.id.as_deref().filter(|id| app.remotes.model(id).is_some()) {
+        return Err(ApiError::field(
+            "id",
+            format!("`{id}` is a model of another machine; give the download another id"),
+        ));
+    }
     let wanted = cortex_models::PullRequest { model, id: request.id, name: request.name };
     let pull = app.pulls.pull(wanted, request.update).await.map_err(|error| pull_error(&error))?;
     Ok(Json(PullResponse {

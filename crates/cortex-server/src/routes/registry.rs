@@ -78,6 +78,11 @@ pub(crate) async fn import(State(app): State<App>, headers: HeaderMap, body: Byt
     let path = request.model_path.ok_or_else(|| missing_field("modelPath"))?;
     let mode = mode(request.option.as_deref())?;
     let id = ModelId::new(&id).map_err(|error| ApiError::field("model", error.to_string()))?;
+    if app.remotes.model(id.as_str()).is_some() {
+        let message = format!("Fail to import model, model_id '{id}' already exists! It is a model of another machine");
+        let taken = ApiError::new(ErrorKind::Invalid, "id_taken", message);
+        return Err(taken.with("result", "Import failed!").with("modelHandle", id.as_str()));
+    }
     let name = request.name.filter(|name| !name.is_empty());
     let import = Import { id: id.clone(), path: PathBuf::from(&path), name, mode };
     let store = app.models.clone();

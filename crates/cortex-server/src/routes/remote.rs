@@ -9,15 +9,18 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::{Path, State},
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use cortex_api::native::{ImportResponse, LoadedModel, Message, UpdateResponse};
 use cortex_models::ErrorKind;
-use cortex_remote::{Call, RemoteModel, Reply, ReplyStream};
+use cortex_remote::{Call, HOPS, RemoteModel, Reply, ReplyStream};
 use futures::stream;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+/// Daemons that a request may go through.
+const MOST_HOPS: u8 = 4;
 
 /// All that must be read to know where a request goes.
 #[derive(Deserialize)]
@@ -38,7 +41,13 @@ pub(crate) async fn answer(
     let Ok(Named { model: Some(name) }) = serde_json::from_slice::<Named>(body) else { return Ok(None) };
     let Some(model) = app.remotes.model(&name) else { return Ok(None) };
     let request: Map<String, Value> = json::required(headers, body)?;
-    let (reply, warnings) = app.remotes.call(&model, call, request).await?;
+    let hops = headers.get(HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok()).unwrap_or(0);
+    if hops >= MOST_HOPS {
+        let message =
+            format!("the request went through {hops} daemons: the remote engine `{}` leads back here", model.engine);
+        return Err(ApiError::new(ErrorKind::Invalid, "loop_detected", message).with_status(StatusCode::LOOP_DETECTED));
+    }
+    let (reply, warnings) = app.remotes.call(&model, call, (request, hops)).await?;
     match reply {
         Reply::Whole(mut value) => {
             tell(&mut value, warnings);

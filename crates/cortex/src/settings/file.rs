@@ -33,7 +33,12 @@ fn parse(text: &str) -> Result<Map<String, Value>, String> {
         return Ok(Map::new());
     }
     // Only what is wrong and where: the lines around it may hold a secret.
-    let first_line = |why: String| why.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let first_line = |why: String| {
+        let line = why.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        // Without hints for those who call the library.
+        let line = line.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
+        line.split("; use from_").next().unwrap_or_default().to_owned()
+    };
     serde_saphyr::from_str(text).map_err(|error| first_line(error.to_string()))
 }
 

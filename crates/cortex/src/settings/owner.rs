@@ -122,6 +122,10 @@ impl SettingsOwner {
         }
         let settings = Settings::resolve(&overrides, &path, Some(&text)).map_err(|error| unusable(&error))?;
         settings.check_exposure().map_err(|error| unusable(&error))?;
+        if settings.api_keys.is_empty() && !self.settings.api_keys.is_empty() && !changes.contains_key("api_keys") {
+            let why = "the settings file has lost its keys, and everybody could use the daemon: put them back, or send `api_keys` too";
+            return Err(SettingsRefusal::File(why.into()));
+        }
         if wanted != before {
             // A link stays one: people keep their settings elsewhere.
             let target = fs_err::canonicalize(&path).unwrap_or(path);
@@ -171,7 +175,7 @@ impl SettingsOwner {
             "enableCors" => json!(settings.cors),
             "allowedOrigins" => json!(settings.allowed_origins),
             "proxyUrl" => json!(proxy.map_or_else(String::new, |proxy| without_password(&proxy.url))),
-            "noProxy" => json!(proxy.map_or_else(String::new, |proxy| proxy.no_proxy.trim_matches(',').to_owned())),
+            "noProxy" => json!(kept.get(key).and_then(Value::as_str).unwrap_or_default()),
             "huggingFaceToken" => hidden(settings.outbound.token.is_some()),
             "proxyUsername" | "proxyPassword" | "gitHubToken" => hidden(is_set(key)),
             "apiKeys" => settings.api_keys.iter().map(shown_key).collect(),
@@ -233,7 +237,18 @@ impl Settings {
 fn accepted(kind: Kind, value: &Value, before: Option<&Value>) -> Result<Option<Value>, &'static str> {
     match (kind, value) {
         (Kind::Truth, Value::Bool(_)) => Ok(Some(value.clone())),
-        (Kind::Text, Value::String(text)) => Ok((!text.contains(HIDDEN)).then(|| value.clone())),
+        (Kind::Text, Value::String(text)) if text.len() > LONGEST_TEXT => Err("a text of at most 8 KiB"),
+        (Kind::Text, Value::String(text)) => {
+            // What was shown leaves it as it is; nothing else can be said with it.
+            let shown = before.and_then(Value::as_str).map(without_password);
+            if text == HIDDEN || shown.as_ref() == Some(text) {
+                return Ok(None);
+            }
+            if text.contains(HIDDEN) {
+                return Err("a whole address: `********` stands for what is there only where nothing else is changed");
+            }
+            Ok(Some(value.clone()))
+        }
         (Kind::Texts, Value::Array(items)) if items.iter().all(Value::is_string) => Ok(Some(value.clone())),
         (Kind::Keys, Value::Array(items)) => {
             let old = before.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -241,6 +256,9 @@ fn accepted(kind: Kind, value: &Value, before: Option<&Value>) -> Result<Option<
             let kept = |(at, item): (usize, &Value)| match (is_hidden(item), old.get(at)) {
                 (false, _) => Some(item.clone()),
                 // Other scopes of a key that is there.
+                (true, Some(Value::String(before))) if item["scopes"].is_array() => {
+                    Some(json!({"key": before, "scopes": item["scopes"]}))
+                }
                 (true, Some(Value::Object(before))) if item["scopes"].is_array() => Some(
                     before
                         .iter()
@@ -262,6 +280,9 @@ fn accepted(kind: Kind, value: &Value, before: Option<&Value>) -> Result<Option<
     }
 }
 
+/// Bytes of a text.
+const LONGEST_TEXT: usize = 8 << 10;
+
 /// What `apiKeys` must be.
 pub(super) const KEYS: &str = "a list of texts without blanks, or of objects such as {\"key\": …, \"scopes\": [\"infer\", \"read\"]} with the scopes infer, read and manage";
 
@@ -272,10 +293,10 @@ pub(super) fn keys(value: &Value) -> Option<Vec<ApiKey>> {
         Value::String(key) if sendable(key) => Some(ApiKey::full(key)),
         Value::Number(number) => Some(ApiKey::full(number.to_string())),
         Value::Object(fields) if fields.keys().all(|name| name == "key" || name == "scopes") => {
-            let key = fields.get("key")?.as_str().filter(|key| sendable(key))?;
+            let key = fields.get("key")?.as_str().filter(|key| sendable(key) && !key.is_empty())?;
             let names = fields.get("scopes")?.as_array()?.iter();
             let scopes = names.map(|name| cortex_server::Scope::of_name(name.as_str()?)).collect::<Option<Vec<_>>>()?;
-            Some(ApiKey { key: key.to_owned(), scopes })
+            (!scopes.is_empty()).then(|| ApiKey { key: key.to_owned(), scopes })
         }
         _ => None,
     };
@@ -367,6 +388,9 @@ mod tests {
         // A key is taken away, and the scopes of another change.
         change(&mut owner, &json!({"api_keys": [HIDDEN, {"key": HIDDEN, "scopes": ["read"]}]})).unwrap();
         assert_eq!(seen.borrow().api_keys[1].scopes, [cortex_server::Scope::Read]);
+        // An address that was shown says nothing new.
+        let other = change(&mut owner, &json!({"cors": true, "proxy_url": "http://********@other:2"})).unwrap();
+        assert!(other.warnings[0].contains("whole address"), "{:?}", other.warnings);
         change(&mut owner, &json!({"api_keys": []})).unwrap();
         assert_eq!(seen.borrow().api_keys, []);
     }
@@ -382,6 +406,9 @@ mod tests {
             (json!({"cors": "yes"}), "must be true or false"),
             (json!({"api_keys": []}), "no API key is set"),
             (json!({"api_keys": ["a b"]}), "a list of texts without blanks"),
+            (json!({"api_keys": [{"key": "", "scopes": ["read"]}]}), "a list of texts without blanks"),
+            (json!({"api_keys": [{"key": "k", "scopes": []}]}), "scopes"),
+            (json!({"huggingface_token": "x".repeat(9000)}), "at most 8 KiB"),
             (json!({"api_keys": [{"key": "k", "scopes": ["all"]}]}), "scopes"),
             (json!({"api_keys": [HIDDEN, HIDDEN]}), "stands for a key that is there"),
             (json!({"cors": true, "proxy_url": "://"}), "proxyUrl"),
@@ -411,6 +438,12 @@ mod tests {
         fs_err::write(&path, "idleUnloadSeconds: 7\n").unwrap();
         change(&mut owner, &json!({"cors": false})).unwrap();
         assert_eq!(text(&folder), "idleUnloadSeconds: 7\nenableCors: false\n");
+        // A file that was emptied does not open what had keys.
+        owner.settings.api_keys = vec![ApiKey::full("k")];
+        owner.overrides.api_keys = None;
+        fs_err::write(&path, "").unwrap();
+        assert!(matches!(change(&mut owner, &json!({"cors": true})), Err(SettingsRefusal::File(_))));
+        owner.settings.api_keys = vec![];
         fs_err::write(&path, "a: [\n").unwrap();
         assert!(matches!(change(&mut owner, &json!({"cors": true})), Err(SettingsRefusal::Invalid(_))));
         assert_eq!(text(&folder), "a: [\n");

@@ -155,7 +155,31 @@ async fn what_goes_wrong_over_there_is_told_as_that() {
     assert_eq!(post(&here, "/v1/chat/completions", &body).await.0, 200);
     // Nobody answers.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    post(&here, "/v1/engines/second/update", &json!({"url": format!("http://{nobody}")})).await;
+    let elsewhere = json!({"url": format!("http://{nobody}")});
+    let (status, refused) = post(&here, "/v1/engines/second/update", &elsewhere).await;
+    assert!(status == 400 && refused["message"].as_str().unwrap().contains("send its key again"), "{refused}");
+    post(&here, "/v1/engines/second/update", &json!({"url": format!("http://{nobody}"), "api_key": KEY})).await;
+    // Round in a circle.
+    let circle = json!({"engine": "me", "type": "remote", "url": here.url("")});
+    add_engine(&here, &circle).await;
+    post(&here, "/v1/models/add", &json!({"model": "me", "engine": "me"})).await;
+    let (status, refused) = post(
+        &here,
+        "/v1/chat/completions",
+        &question("Hello")
+            .as_object()
+            .map(|it| {
+                let mut it = it.clone();
+                it.insert("model".into(), "me".into());
+                Value::from(it)
+            })
+            .unwrap(),
+    )
+    .await;
+    assert!(status == 502 && refused["message"].as_str().unwrap().contains("leads back here"), "{refused}");
+    // The id of a model elsewhere is taken here too.
+    let import = json!({"model": "me", "modelPath": cortex_test::dist::model()});
+    assert_eq!(post(&here, "/v1/models/import", &import).await.0, 400);
     let (status, refused) = post(&here, "/v1/chat/completions", &body).await;
     assert_eq!((status, refused["error"]["code"].as_str()), (502, Some("remote_engine_unreachable")), "{refused}");
     for (path, body, status, said) in [
@@ -295,4 +319,58 @@ async fn anthropic_s_models_answer_in_openai_s_words() {
     assert!(status == 502 && !refused.to_string().contains("sk-wrong"), "{refused}");
     assert!(!here.log().contains("sk-wrong") && !here.log().contains(KEY));
     until(&here, "/v1/engines/anthropic", |shown| shown[0]["api_key"] == "********").await;
+}
+
+/// Gives one answer after the other, whatever it is asked.
+async fn canned(answers: Vec<String>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::task::spawn_local(async move {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 1 << 16];
+            let _ = stream.read(&mut asked).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn answers_that_make_no_sense_are_told_and_a_cut_one_is_not_taken_for_whole() {
+    let head = |kind: &str| format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n");
+    let chunk = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"half\"},\"finish_reason\":null}]}\n\n";
+    let whole = chunk.replace("null", "\"stop\"");
+    let answers = vec![
+        head("text/html") + "<html>log in</html>",
+        head("application/json") + "[1]",
+        head("text/event-stream") + chunk,
+        head("text/event-stream") + &whole,
+        head("application/json") + "{\"choices\":[],\"echo\":\"Bearer sk-sekret\"}",
+        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            .to_owned(),
+    ];
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let here = TestDaemon::start();
+            let url = canned(answers).await;
+            add_engine(&here, &json!({"engine": "odd", "type": "remote", "url": url, "api_key": "sk-sekret"})).await;
+            post(&here, "/v1/models/add", &json!({"model": "odd", "engine": "odd"})).await;
+            let ask = |stream: bool| json!({"model": "odd", "stream": stream, "messages": [{"role": "user", "content": "a"}]});
+            for said in ["it is a web page", "it is no JSON object"] {
+                let (status, refused) = post(&here, "/v1/chat/completions", &ask(true)).await;
+                assert!(status == 502 && refused["message"].as_str().unwrap().contains(said), "{refused}");
+            }
+            let cut = Events::open(&here, &ask(true)).await.1.rest().await;
+            assert!(cut.len() == 2 && cut[1].contains("ended amid the answer"), "{cut:?}");
+            let ended = Events::open(&here, &ask(true)).await.1.rest().await;
+            assert_eq!(ended.last().map(String::as_str), Some("[DONE]"), "{ended:?}");
+            let (status, echoed) = post(&here, "/v1/chat/completions", &ask(false)).await;
+            assert_eq!((status, echoed["echo"].as_str()), (200, Some("Bearer ********")));
+            let (status, refused) = post(&here, "/v1/chat/completions", &ask(false)).await;
+            assert!(status == 502 && refused["message"].as_str().unwrap().contains("wants to be asked at"), "{refused}");
+        })
+        .await;
 }
