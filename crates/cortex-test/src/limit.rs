@@ -23,7 +23,9 @@ impl MemoryLimit {
     /// # Panics
     /// When neither works here.
     pub fn new(bytes: u64) -> Self {
-        let name = format!("cortex-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        // Numbers of processes come again, and groups of earlier ones may still be there.
+        let moment = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_nanos());
+        let name = format!("cortex-test-{}-{moment}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let limits = [
             ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.swappiness"),
             ("/sys/fs/cgroup", "memory.max", "memory.swap.max"),
@@ -33,7 +35,9 @@ impl MemoryLimit {
             if fs_err::create_dir(&folder).is_err() {
                 continue;
             }
-            if fs_err::write(folder.join(limit), bytes.to_string()).is_ok() {
+            // A plain folder, where groups are mounted elsewhere, would take the number and limit nothing.
+            let is_group = folder.join("cgroup.procs").is_file();
+            if is_group && fs_err::write(folder.join(limit), bytes.to_string()).is_ok() {
                 // Where there is no swap there is no such file.
                 let _ = fs_err::write(folder.join(swap), "0");
                 let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", folder.display());
