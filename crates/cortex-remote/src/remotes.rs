@@ -35,6 +35,8 @@ pub struct Remotes(Arc<Inner>);
 struct Inner {
     store: Store,
     state: Mutex<State>,
+    /// One change at a time; the state is free while it is written.
+    changing: Mutex<()>,
 }
 
 struct State {
@@ -82,6 +84,7 @@ impl Remotes {
         };
         Self(Arc::new(Inner {
             store,
+            changing: Mutex::default(),
             state: Mutex::new(State {
                 known,
                 damage,
@@ -107,21 +110,23 @@ impl Remotes {
 
     /// Changes what is known; it is on disk when this returns without an error.
     fn change<T>(&self, work: impl FnOnce(&mut Known) -> Result<T, RemoteError>) -> Result<T, RemoteError> {
-        self.with(|state| {
-            if let Some(damage) = &state.damage {
-                return Err(damage.clone());
-            }
-            let mut new = state.known.clone();
-            let given = work(&mut new)?;
-            if new != state.known {
-                self.0.store.write(&new)?;
+        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (old, damage) = self.with(|state| (state.known.clone(), state.damage.clone()));
+        if let Some(damage) = damage {
+            return Err(damage);
+        }
+        let mut new = old.clone();
+        let given = work(&mut new)?;
+        if new != old {
+            self.0.store.write(&new)?;
+            self.with(|state| {
                 state.started.retain(|id, _| new.models.iter().any(|model| model.id == *id));
                 state.known = new;
                 state.ways.clear();
                 state.revision += 1;
-            }
-            Ok(given)
-        })
+            });
+        }
+        Ok(given)
     }
 
     /// Why nothing is known, when the file is damaged.
@@ -183,9 +188,9 @@ impl Remotes {
         })
     }
 
-    /// All models of remote engines that are known here.
-    pub fn models(&self) -> Vec<RemoteModel> {
-        self.with(|state| state.known.models.clone())
+    /// Whether there are models of remote engines at all.
+    pub fn has_models(&self) -> bool {
+        self.with(|state| !state.known.models.is_empty())
     }
 
     /// All models, and a number that is another one after each change.

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// What stands for a secret wherever settings are shown. Sent back, it leaves the secret as it is.
-pub const HIDDEN: &str = "********";
+/// What stands for a secret wherever settings are shown, too. Sent back, it leaves the secret as it is.
+pub use cortex_remote::HIDDEN;
 
 /// What somebody wants of the owner of the settings.
 #[derive(Debug)]

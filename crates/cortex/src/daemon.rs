@@ -161,7 +161,7 @@ impl Daemon {
         accepting.spawn(cortex_server::serve(listener, tls, cortex_server::router(app), tasks.child()));
 
         let grace = settings.shutdown_grace;
-        let settings = SettingsOwner::new(overrides.clone(), settings, Live { edge, outbound, images, remotes });
+        let settings = SettingsOwner::new(overrides.clone(), settings, Some(Live { edge, outbound, images, remotes }));
         accepting.spawn(settings.run(requests));
         crate::output::server_is_up(address);
         Ok(Self { models, engines, accepting, shutdown, stop, note, grace, _lock: lock })

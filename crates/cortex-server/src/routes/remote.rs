@@ -35,7 +35,7 @@ pub(crate) async fn answer(
     headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<Option<Response>, ApiError> {
-    if app.remotes.models().is_empty() {
+    if !app.remotes.has_models() {
         return Ok(None);
     }
     let Ok(Named { model: Some(name) }) = serde_json::from_slice::<Named>(body) else { return Ok(None) };

@@ -5,14 +5,11 @@ use super::{Context, daemon::ensure_running};
 use crate::{
     cli::{ConfigChanges, ServerArguments},
     error::CliError,
-    settings::{Live, OUR_KEYS, Origin, Overrides, Settings, SettingsOwner},
+    settings::{OUR_KEYS, Origin, Overrides, Settings, SettingsOwner},
 };
-use cortex_models::Outbound;
-use cortex_remote::Remotes;
 use cortex_server::SettingsRefusal;
 use serde_json::{Map, Value, json};
-use std::{path::Path, sync::Arc};
-use tokio::sync::watch;
+use std::path::Path;
 
 /// Prints the settings that can be changed while the daemon runs, as the daemon tells them.
 pub(crate) async fn status(context: &Context<'_>) -> Result<(), CliError> {
@@ -35,6 +32,12 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<(), CliError> {
 /// Changes settings: of a running daemon at once, else in the file.
 pub(crate) async fn change(context: &Context<'_>, changes: &ConfigChanges) -> Result<(), CliError> {
     let changes = wanted(changes)?;
+    if changes.is_empty() {
+        return Err(CliError::Usage {
+            message: "Invalid configuration options provided".into(),
+            hint: Some("`cortex config --help` shows them".into()),
+        });
+    }
     let warnings = write(context, changes).await?;
     for warning in warnings {
         context.printer.note(&warning);
@@ -51,19 +54,12 @@ pub(super) async fn write(context: &Context<'_>, changes: Map<String, Value>) ->
     }
     let settings = context.settings.clone();
     settings.write_first_file()?;
-    let (edge, _) = watch::channel(Arc::new(settings.edge(settings.address, String::new())));
-    let live = Live {
-        edge,
-        outbound: Outbound::new(settings.outbound.clone()),
-        images: None,
-        remotes: Remotes::open(&settings.data_folder, settings.outbound.clone()),
-    };
     let overrides = Overrides {
         config_file: Some(settings.config_file.clone()),
         data_folder: Some(settings.data_folder.clone()),
         ..Overrides::default()
     };
-    let mut owner = SettingsOwner::new(overrides, settings, live);
+    let mut owner = SettingsOwner::new(overrides, settings, None);
     let refused = |refusal: SettingsRefusal| CliError::Usage { message: refusal.to_string(), hint: None };
     Ok(owner.change(&changes).map_err(refused)?.warnings)
 }
@@ -99,12 +95,6 @@ fn wanted(flags: &ConfigChanges) -> Result<Map<String, Value>, CliError> {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from);
             changes.insert(name.into(), items.collect());
         }
-    }
-    if changes.is_empty() {
-        return Err(CliError::Usage {
-            message: "Invalid configuration options provided".into(),
-            hint: Some("`cortex config --help` shows them".into()),
-        });
     }
     Ok(changes)
 }
@@ -149,13 +139,9 @@ pub(super) async fn keep(context: &Context<'_>, given: &ServerArguments) -> Resu
             others.push((key, value));
         }
     }
-    if let Ok(changes) = wanted(&flags) {
+    let changes = wanted(&flags)?;
+    if !changes.is_empty() {
         write(context, changes).await?;
-    } else {
-        // Nothing was given, or something that is none of on and off.
-        for (name, text) in [("cors", &flags.cors), ("verify_peer_ssl", &flags.verify_peer_ssl)] {
-            text.as_deref().map_or(Ok(false), |text| truth(name, text))?;
-        }
     }
     if !others.is_empty() {
         context.settings.write_first_file()?;

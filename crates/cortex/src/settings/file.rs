@@ -134,7 +134,7 @@ impl File<'_> {
 
 /// The text with another value of a key. Comments, order and unknown keys stay, and so does what other keys say, or nothing is
 /// returned: a file that is written in unusual ways is written anew by [`anew`].
-pub(super) fn with_value(text: &str, key: &str, value: &Value) -> Option<String> {
+fn with_value(text: &str, key: &str, value: &Value) -> Option<String> {
     let wanted = {
         let mut values = parse(text).ok()?;
         values.insert(key.to_owned(), value.clone());
@@ -172,8 +172,18 @@ fn end_of_value(lines: &[&str], at: usize) -> usize {
     end
 }
 
+/// The text with another value of a key, written anew where it is written in unusual ways. The values of it were read before.
+pub(super) fn changed(text: &str, key: &str, value: &Value) -> Result<String, String> {
+    if let Some(changed) = with_value(text, key, value) {
+        return Ok(changed);
+    }
+    let mut values = parse(text)?;
+    values.insert(key.to_owned(), value.clone());
+    Ok(anew(&values))
+}
+
 /// A file with these values and nothing else.
-pub(super) fn anew(values: &Map<String, Value>) -> String {
+fn anew(values: &Map<String, Value>) -> String {
     // JSON is YAML.
     let lines: Vec<String> =
         values.iter().map(|(key, value)| format!("{}: {value}\n", Value::from(key.as_str()))).collect();

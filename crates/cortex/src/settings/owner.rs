@@ -47,12 +47,13 @@ const NAMES: &[(&str, &str, Kind)] = &[
 pub(crate) struct SettingsOwner {
     overrides: Overrides,
     settings: Settings,
-    live: Live,
+    /// None where only the file is changed.
+    live: Option<Live>,
 }
 
 impl SettingsOwner {
-    /// Of settings that were given to the parts as they are.
-    pub(crate) fn new(overrides: Overrides, settings: Settings, live: Live) -> Self {
+    /// Of settings that were given to the parts, if any, as they are.
+    pub(crate) fn new(overrides: Overrides, settings: Settings, live: Option<Live>) -> Self {
         Self { overrides, settings, live }
     }
 
@@ -97,10 +98,7 @@ impl SettingsOwner {
                     if let Some(new) = new
                         && before.get(key) != Some(&new)
                     {
-                        text = file::with_value(&text, key, &new).unwrap_or_else(|| {
-                            wanted.insert(key.to_owned(), new.clone());
-                            file::anew(&wanted)
-                        });
+                        text = file::changed(&text, key, &new).map_err(SettingsRefusal::Invalid)?;
                         wanted.insert(key.to_owned(), new);
                     }
                 }
@@ -150,16 +148,18 @@ impl SettingsOwner {
     }
 
     fn apply(&mut self, settings: Settings, overrides: Overrides) {
-        let (address, token) = {
-            let now = self.live.edge.borrow();
-            (now.address, now.local_token.clone())
-        };
-        self.live.edge.send_replace(Arc::new(settings.edge(address, token)));
-        self.live.outbound.configure(settings.outbound.clone());
-        if let Some(images) = &self.live.images {
-            images.configure(settings.outbound_for_images());
+        if let Some(live) = &self.live {
+            let (address, token) = {
+                let now = live.edge.borrow();
+                (now.address, now.local_token.clone())
+            };
+            live.edge.send_replace(Arc::new(settings.edge(address, token)));
+            live.outbound.configure(settings.outbound.clone());
+            if let Some(images) = &live.images {
+                images.configure(settings.outbound_for_images());
+            }
+            live.remotes.configure(settings.outbound.clone());
         }
-        self.live.remotes.configure(settings.outbound.clone());
         (self.settings, self.overrides) = (settings, overrides);
     }
 
@@ -220,13 +220,8 @@ impl Settings {
         let mut text = file::read_text(path)?.unwrap_or_default();
         for &(key, value) in values {
             let value = Value::from(value);
-            text = if let Some(text) = file::with_value(&text, key, &value) {
-                text
-            } else {
-                let mut all = file::values(path, Some(&text))?;
-                all.insert(key.to_owned(), value);
-                file::anew(&all)
-            };
+            text = file::changed(&text, key, &value)
+                .map_err(|reason| SettingsError::Syntax { path: path.to_owned(), reason })?;
         }
         let target = fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         write_atomically(&target, text.as_bytes()).map_err(SettingsError::Io)
@@ -342,7 +337,7 @@ mod tests {
         let (edge, seen) = watch::channel(Arc::new(settings.edge(settings.address, "token".into())));
         let remotes = Remotes::open(folder.path(), settings.outbound.clone());
         let live = Live { edge, outbound: Outbound::new(settings.outbound.clone()), images: None, remotes };
-        (SettingsOwner::new(overrides, settings, live), seen, folder)
+        (SettingsOwner::new(overrides, settings, Some(live)), seen, folder)
     }
 
     fn change(owner: &mut SettingsOwner, changes: &Value) -> Result<ShownSettings, SettingsRefusal> {
