@@ -29,6 +29,8 @@ const OWN_HEADERS: &[&str] = &[
 /// The version of Anthropic's interface that requests are written for.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 const LONGEST_NAME: usize = 128;
+/// Bytes that a key has at least which is a secret.
+const SHORTEST_SECRET: usize = 16;
 /// Bytes of a key.
 const LONGEST_KEY: usize = 8 << 10;
 /// Bytes of everything that is said of an engine.
@@ -377,6 +379,12 @@ impl RemoteEngine {
         if self.api_key.0.is_empty() { text.to_owned() } else { text.replace(&self.api_key.0, HIDDEN) }
     }
 
+    /// An answer without the key, should the engine repeat it. One that is short is a word that stands for none (`none`, `x`), and
+    /// answers may hold it.
+    pub(crate) fn hide_in_answer(&self, text: &str) -> String {
+        if self.api_key.0.len() < SHORTEST_SECRET { text.to_owned() } else { self.hide(text) }
+    }
+
     fn hidden_in(&self, value: &Value) -> Value {
         match value {
             Value::String(text) => Value::from(self.hide(text)),
@@ -512,6 +520,10 @@ mod tests {
         let other = engine.change(json!({"url": "http://evil", "api_key": HIDDEN}).as_object().unwrap(), "later");
         assert!(matches!(other, Err(RemoteError::Invalid { .. })), "the key would go to another place");
         engine.change(json!({"url": "http://b", "api_key": "new"}).as_object().unwrap(), "later").unwrap();
+        engine.change(json!({"api_key": "l"}).as_object().unwrap(), "later").unwrap();
+        assert_eq!(engine.hide_in_answer("{\"a\": null}"), "{\"a\": null}", "a key that is none changes no answer");
+        engine.change(json!({"api_key": "sk-0123456789abcdef"}).as_object().unwrap(), "later").unwrap();
+        assert_eq!(engine.hide_in_answer("Bearer sk-0123456789abcdef"), format!("Bearer {HIDDEN}"));
         engine.change(json!({"api_key": ""}).as_object().unwrap(), "later").unwrap();
         assert_eq!(engine.shown()["api_key"], "");
     }

@@ -522,7 +522,7 @@ impl Speech {
             },
         };
         for chunk in &mut chunks {
-            *chunk = self.engine.hide(chunk);
+            *chunk = self.engine.hide_in_answer(chunk);
         }
         Ok(chunks)
     }
@@ -624,7 +624,7 @@ async fn whole(engine: &RemoteEngine, answer: &mut Exchanged) -> Result<Value, R
     let bytes = answer.bytes(LONGEST_ANSWER).await.map_err(outbound)?;
     let nonsense = |reason: String| RemoteError::Nonsense { engine: engine.engine.clone(), reason };
     let text = String::from_utf8(bytes).map_err(|_| nonsense("it is no text".into()))?;
-    let value: Value = serde_json::from_str(&engine.hide(&text)).map_err(|why| {
+    let value: Value = serde_json::from_str(&engine.hide_in_answer(&text)).map_err(|why| {
         let is_page = text.trim_start().starts_with('<');
         nonsense(if is_page { "it is a web page".to_owned() } else { format!("it is no JSON: {why}") })
     })?;

@@ -347,7 +347,7 @@ async fn answers_that_make_no_sense_are_told_and_a_cut_one_is_not_taken_for_whol
         head("application/json") + "[1]",
         head("text/event-stream") + chunk,
         head("text/event-stream") + &whole,
-        head("application/json") + "{\"choices\":[],\"echo\":\"Bearer sk-sekret\"}",
+        head("application/json") + "{\"choices\":[],\"echo\":\"Bearer sk-sekret-0123456789\"}",
         "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             .to_owned(),
     ];
@@ -356,7 +356,7 @@ async fn answers_that_make_no_sense_are_told_and_a_cut_one_is_not_taken_for_whol
         .run_until(async {
             let here = TestDaemon::start();
             let url = canned(answers).await;
-            add_engine(&here, &json!({"engine": "odd", "type": "remote", "url": url, "api_key": "sk-sekret"})).await;
+            add_engine(&here, &json!({"engine": "odd", "type": "remote", "url": url, "api_key": "sk-sekret-0123456789"})).await;
             post(&here, "/v1/models/add", &json!({"model": "odd", "engine": "odd"})).await;
             let ask = |stream: bool| json!({"model": "odd", "stream": stream, "messages": [{"role": "user", "content": "a"}]});
             for said in ["it is a web page", "it is no JSON object"] {
