@@ -7,6 +7,7 @@ use super::{
 use bytes::Bytes;
 use reqwest::{Method, Response, StatusCode, Url, header::HeaderMap};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What is sent.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Exchanged {
     response: Response,
     host: String,
     limit: Duration,
+    /// When something came last. A wait that is dropped and begun again goes on from there.
+    heard: Instant,
 }
 
 impl Outbound {
@@ -50,7 +53,7 @@ impl Outbound {
             .await
             .map_err(|_| OutboundError::Timeout { host: host.clone() })?
             .map_err(|error| self.failure(&error, &url, false))?;
-        Ok(Exchanged { response, host, limit })
+        Ok(Exchanged { response, host, limit, heard: Instant::now() })
     }
 }
 
@@ -70,10 +73,12 @@ impl Exchanged {
     /// # Errors
     /// When nothing comes for too long, or the connection breaks.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, OutboundError> {
-        tokio::time::timeout(self.limit, self.response.chunk())
+        let piece = tokio::time::timeout_at(self.heard + self.limit, self.response.chunk())
             .await
             .map_err(|_| OutboundError::Timeout { host: self.host.clone() })?
-            .map_err(|error| OutboundError::of_failure(&error, self.response.url(), None, true))
+            .map_err(|error| OutboundError::of_failure(&error, self.response.url(), None, true))?;
+        self.heard = Instant::now();
+        Ok(piece)
     }
 
     /// All of it.

@@ -108,19 +108,21 @@ impl SettingsOwner {
             return Err(SettingsRefusal::Nothing(warnings));
         }
         let mut overrides = self.overrides.clone();
+        let is_taken =
+            |name: &str| changes.contains_key(name) && !warnings.iter().any(|it| it.starts_with(&format!("`{name}`")));
         // What is said now counts more than what the command line said at the start.
         for (name, forget) in [
             ("cors", (|it| it.cors = None) as fn(&mut Overrides)),
             ("allowed_origins", |it| it.allowed_origins = None),
             ("api_keys", |it| it.api_keys = None),
         ] {
-            if changes.contains_key(name) && !warnings.iter().any(|warning| warning.starts_with(&format!("`{name}`"))) {
+            if is_taken(name) {
                 forget(&mut overrides);
             }
         }
         let settings = Settings::resolve(&overrides, &path, Some(&text)).map_err(|error| unusable(&error))?;
         settings.check_exposure().map_err(|error| unusable(&error))?;
-        if settings.api_keys.is_empty() && !self.settings.api_keys.is_empty() && !changes.contains_key("api_keys") {
+        if settings.api_keys.is_empty() && !self.settings.api_keys.is_empty() && !is_taken("api_keys") {
             let why = "the settings file has lost its keys, and everybody could use the daemon: put them back, or send `api_keys` too";
             return Err(SettingsRefusal::File(why.into()));
         }
