@@ -1,6 +1,7 @@
 //! Packs what `stage` laid out: a tarball that runs from anywhere, and a Debian package; or installs it.
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -188,11 +189,68 @@ pub(crate) fn package(root: &Path) -> Result<()> {
     for folder in folders(&debian)? {
         fs_err::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
     }
+    let modules = modules(root, &work, &packages, &format!("linux-{architecture}"))?;
     let package = packages.join(format!("cortex_{version}_{architecture}.deb"));
     run(Command::new("dpkg-deb").args(["--root-owner-group", "-Zxz", "-z1", "--build"]).arg(&debian).arg(&package))?;
     fs_err::remove_dir_all(&work)?;
     write_out(&format!("{}\n{}\nglibc {glibc} or newer", tarball.display(), package.display()));
+    for module in modules {
+        write_out(&module.display().to_string());
+    }
     Ok(())
+}
+
+/// The version of the binding, and with it of llama.cpp, that modules are made from.
+pub(crate) fn build(root: &Path) -> Result<String> {
+    let manifest = fs_err::read_to_string(root.join("Cargo.toml"))?;
+    let pin = manifest.lines().find_map(|line| line.strip_prefix("llama-cpp-sys-2 = { version = \"="));
+    let version = pin.and_then(|rest| rest.split('"').next()).context("Cargo.toml pins no llama-cpp-sys-2")?;
+    Ok(format!("llama-cpp-sys-2 {version}"))
+}
+
+/// Makes an archive of each module for graphics processors that was built, and an index of them.
+fn modules(root: &Path, work: &Path, packages: &Path, platform: &str) -> Result<Vec<PathBuf>> {
+    let (version, build) = (env!("CARGO_PKG_VERSION"), build(root)?);
+    let (mut made, mut assets) = (vec![], vec![]);
+    for path in files(&root.join("dist/worker/backends"))? {
+        let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let module = file.strip_prefix("libggml-").and_then(|rest| rest.strip_suffix(".so"));
+        let Some(module) = module.filter(|module| !module.starts_with("cpu")) else { continue };
+        let variant = format!("{platform}-{module}");
+        let folder = work.join(&variant);
+        copy(&path, &folder.join(file), 0o644)?;
+        let manifest = json!({
+            "engine": "llama-cpp", "version": version, "variant": variant, "build": build, "module": file,
+            "files": [{"name": file, "bytes": fs_err::metadata(&path)?.len(), "sha256": sha256(&path)?}],
+        });
+        write(&folder.join("package.json"), &serde_json::to_string_pretty(&manifest)?)?;
+        let name = format!("cortex-llama-cpp-{version}-{variant}.tar.gz");
+        let archive = packages.join(&name);
+        // The manifest comes first: it says what the rest must be.
+        run(Command::new("tar")
+            .args(["--owner=0", "--group=0", "-czf"])
+            .arg(&archive)
+            .arg("-C")
+            .arg(&folder)
+            .args(["package.json", file]))?;
+        assets.push(json!({
+            "name": name, "size": fs_err::metadata(&archive)?.len(), "browser_download_url": name,
+            "digest": format!("sha256:{}", sha256(&archive)?),
+        }));
+        made.push(archive);
+    }
+    if !assets.is_empty() {
+        let index = packages.join("index.json");
+        let releases = json!([{"tag_name": format!("v{version}"), "assets": assets}]);
+        write(&index, &serde_json::to_string_pretty(&releases)?)?;
+        made.push(index);
+    }
+    Ok(made)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let said = run(Command::new("sha256sum").arg("--").arg(path))?;
+    Ok(said.split_whitespace().next().context("sha256sum prints a digest")?.trim_start_matches('\\').to_owned())
 }
 
 fn folders(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -15,6 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "cortex-server",
             "cortex-engine",
             "cortex-models",
+            "cortex-packages",
             "cortex-remote",
             "cortex-hardware",
             "cortex-threads",
@@ -23,8 +24,17 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "cortex-server",
-        &["cortex-engine", "cortex-models", "cortex-remote", "cortex-hardware", "cortex-threads", "cortex-api"],
+        &[
+            "cortex-engine",
+            "cortex-models",
+            "cortex-packages",
+            "cortex-remote",
+            "cortex-hardware",
+            "cortex-threads",
+            "cortex-api",
+        ],
     ),
+    ("cortex-packages", &["cortex-models"]),
     ("cortex-remote", &["cortex-models"]),
     ("cortex-engine", &["cortex-models", "cortex-hardware", "cortex-api"]),
     ("cortex-models", &["cortex-hardware"]),
@@ -50,6 +60,11 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
         && text.lines().count() > LONGEST_ARCHITECTURE
     {
         findings.push(format!("ARCHITECTURE.md has more than {LONGEST_ARCHITECTURE} lines"));
+    }
+    let build = crate::package::build(root)?;
+    let packages = fs_err::read_to_string(root.join("crates/cortex-packages/src/manifest.rs"))?;
+    if !packages.contains(&format!("BUILD: &str = \"{build}\"")) {
+        findings.push(format!("crates/cortex-packages/src/manifest.rs: BUILD is not `{build}`, which Cargo.toml pins"));
     }
     for script in [
         "scripts/bench.py",

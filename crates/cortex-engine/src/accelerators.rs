@@ -6,6 +6,7 @@
 
 use crate::{
     Config,
+    modules::{self, Modules},
     worker::{Question, Scratch, Unanswered},
 };
 use cortex_api::worker::{Device, TrialResult};
@@ -24,9 +25,6 @@ use tokio::sync::watch;
 const LIST_LIMIT: Duration = Duration::from_secs(20);
 /// Time for the proof of one device: its driver compiles what it needs for it.
 const PROOF_LIMIT: Duration = Duration::from_mins(2);
-/// Modules that are no graphics processors: for the processor, and for other machines over a network.
-const OTHERS: &[&str] = &["cpu", "rpc", "blas"];
-const PREFIX: &str = "libggml-";
 
 /// What was found out about graphics processors.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -121,7 +119,11 @@ fn for_models(device: &Device) -> u64 {
 /// The owner of what is known of graphics processors.
 pub(crate) struct Accelerators {
     program: PathBuf,
-    modules: Vec<PathBuf>,
+    modules: Arc<Modules>,
+    /// What is wrong with the file of the choice.
+    choice_problem: Option<String>,
+    /// One look at a time.
+    looking: tokio::sync::Mutex<()>,
     environment: Vec<(String, String)>,
     cache: PathBuf,
     folder: PathBuf,
@@ -149,20 +151,21 @@ struct Proofs {
 }
 
 impl Accelerators {
-    pub(crate) fn new(config: &Config) -> Self {
-        let folder = config.worker_program.parent().unwrap_or(Path::new(".")).join("backends");
-        let modules = modules(&folder);
-        let (off, problem) = read_choice(&config.graphics_choice);
+    pub(crate) fn new(config: &Config, modules: Arc<Modules>) -> Self {
+        let (off, choice_problem) = read_choice(&config.graphics_choice);
+        let names: Vec<String> = modules.of_graphics().into_iter().map(|module| module.name).collect();
         let report = AcceleratorReport {
-            is_pending: !modules.is_empty(),
-            modules: modules.iter().filter_map(|path| module_name(path)).collect(),
+            is_pending: !names.is_empty(),
+            modules: names,
             off,
-            problems: problem.into_iter().collect(),
+            problems: choice_problem.iter().cloned().collect(),
             ..AcceleratorReport::default()
         };
         Self {
             program: config.worker_program.clone(),
             modules,
+            choice_problem,
+            looking: tokio::sync::Mutex::default(),
             environment: config.driver_environment.clone(),
             cache: config.cache_folder.join("accelerators.json"),
             folder: config.cache_folder.clone(),
@@ -183,16 +186,35 @@ impl Accelerators {
 
     /// Whether there is anybody to ask.
     pub(crate) fn has_modules(&self) -> bool {
-        !self.modules.is_empty()
+        !self.modules.of_graphics().is_empty()
+    }
+
+    /// Other modules may be there: what is known of them is not, until they were asked. Models that load meanwhile wait.
+    pub(crate) fn expect_others(&self) {
+        let names: Vec<String> = self.modules.of_graphics().into_iter().map(|module| module.name).collect();
+        self.report.send_modify(|known| {
+            *known = Arc::new(AcceleratorReport {
+                is_pending: !names.is_empty(),
+                modules: names,
+                ..AcceleratorReport::clone(known)
+            });
+        });
+    }
+
+    /// Asks a module that is not in use yet what it finds; the reason when it does not answer.
+    pub(crate) async fn try_module(&self, module: &Path) -> Result<(), String> {
+        self.ask::<Vec<Device>>(&[Path::new("devices"), module], LIST_LIMIT).await.map(|_| ())
     }
 
     /// Asks the drivers, and proves what was not proven before. `processor` is the module for the processor, which each
     /// model needs too.
     pub(crate) async fn look(&self, processor: Option<&Path>) {
-        let mut problems = Vec::new();
-        let mut devices = self.list(&mut problems).await;
+        let _turn = self.looking.lock().await;
+        let modules: Vec<PathBuf> = self.modules.of_graphics().into_iter().map(|module| module.path).collect();
+        let mut problems: Vec<String> = self.choice_problem.iter().cloned().collect();
+        let mut devices = self.list(&modules, &mut problems).await;
         match processor {
-            Some(processor) if self.proves => self.prove(&mut devices, processor).await,
+            Some(processor) if self.proves => self.prove(&modules, &mut devices, processor).await,
             _ => {}
         }
         for it in &devices {
@@ -201,7 +223,6 @@ impl Accelerators {
             }
         }
         self.report.send_modify(|known| {
-            let problems = known.problems.iter().cloned().chain(problems).collect();
             *known =
                 Arc::new(AcceleratorReport { is_pending: false, devices, problems, ..AcceleratorReport::clone(known) });
         });
@@ -216,10 +237,10 @@ impl Accelerators {
         });
     }
 
-    async fn list(&self, problems: &mut Vec<String>) -> Vec<Accelerator> {
+    async fn list(&self, modules: &[PathBuf], problems: &mut Vec<String>) -> Vec<Accelerator> {
         let mut found: Vec<Accelerator> = Vec::new();
-        for module in &self.modules {
-            let name = module_name(module).unwrap_or_default();
+        for module in modules {
+            let name = modules::name_of(module).unwrap_or_default().0;
             let listed: Vec<Device> = match self.ask(&[Path::new("devices"), module], LIST_LIMIT).await {
                 Ok(listed) => listed,
                 Err(why) => {
@@ -238,8 +259,8 @@ impl Accelerators {
         found
     }
 
-    async fn prove(&self, devices: &mut [Accelerator], processor: &Path) {
-        let identity = self.identity();
+    async fn prove(&self, modules: &[PathBuf], devices: &mut [Accelerator], processor: &Path) {
+        let identity = self.identity(modules);
         let known: Proofs =
             fs_err::read(&self.cache).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         let mut proofs = if known.identity == identity { known } else { Proofs { identity, ..Proofs::default() } };
@@ -266,8 +287,8 @@ impl Accelerators {
     }
 
     /// What a proof holds for: this build, its modules, this kernel with its drivers.
-    fn identity(&self) -> String {
-        let files = self.modules.iter().chain([&self.program]).map(|path| {
+    fn identity(&self, modules: &[PathBuf]) -> String {
+        let files = modules.iter().chain([&self.program]).map(|path| {
             let facts = fs_err::metadata(path).ok().and_then(|it| Some((it.len(), it.modified().ok()?)));
             facts.map_or_else(String::new, |(length, modified)| format!("{length} {modified:?}"))
         });
@@ -305,22 +326,6 @@ impl Accelerators {
             .send_modify(|known| *known = Arc::new(AcceleratorReport { off, ..AcceleratorReport::clone(known) }));
         Ok(true)
     }
-}
-
-/// The compute modules for graphics processors. Those that are made for one maker's come before those for all.
-fn modules(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs_err::read_dir(folder) else { return vec![] };
-    let mut found: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|it| module_name(it).is_some()).collect();
-    found.sort_by_key(|path| (module_name(path).as_deref() == Some("vulkan"), path.clone()));
-    found
-}
-
-/// `vulkan` of `libggml-vulkan.so`.
-fn module_name(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?.strip_suffix(".so")?;
-    let is_other = OTHERS.iter().any(|other| name == *other || name.starts_with(&format!("{other}-")));
-    (!is_other).then(|| name.to_owned())
 }
 
 fn key(device: &Device, before: &[Accelerator]) -> String {
@@ -368,28 +373,6 @@ mod tests {
             off: off.iter().map(|&key| key.to_owned()).collect(),
             ..AcceleratorReport::default()
         }
-    }
-
-    #[test]
-    fn modules_for_the_processor_are_no_graphics_processors() {
-        for (name, expected) in [
-            ("libggml-vulkan.so", Some("vulkan")),
-            ("libggml-cuda.so", Some("cuda")),
-            ("libggml-cpu-haswell.so", None),
-            ("libggml-cpu.so", None),
-            ("libggml-rpc.so", None),
-            ("libggml-base.so.0", None),
-            ("notes.txt", None),
-        ] {
-            assert_eq!(module_name(Path::new(name)).as_deref(), expected, "{name}");
-        }
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["libggml-vulkan.so", "libggml-cuda.so", "libggml-hip.so", "libggml-cpu-x64.so"] {
-            fs_err::write(folder.path().join(name), "").unwrap();
-        }
-        let names: Vec<_> = modules(folder.path()).iter().filter_map(|path| module_name(path)).collect();
-        assert_eq!(names, ["cuda", "hip", "vulkan"]);
-        assert_eq!(modules(&folder.path().join("none")), Vec::<PathBuf>::new());
     }
 
     #[test]

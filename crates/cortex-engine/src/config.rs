@@ -9,6 +9,8 @@ use std::{path::PathBuf, time::Duration};
 pub struct Config {
     /// The worker program; its compute modules lie in `backends/` beside it.
     pub worker_program: PathBuf,
+    /// Folders with further compute modules, which come before those of the same name beside the worker.
+    pub module_folders: Vec<PathBuf>,
     /// A folder whose content may be deleted at any time.
     pub cache_folder: PathBuf,
     /// The file that says which graphics processors were switched off.

@@ -8,10 +8,11 @@ use crate::{
     fits::KnownShapes,
     lease::Lease,
     ledger::{self, Holding},
+    modules::{Module, Modules, name_of},
     prompt_cache::PromptCaches,
     speeds::{Expected, Speeds},
     supervisor::{Command, Counts, LoadedModel, Phase, Purpose, Supervisor, Wanted},
-    variants::VariantReport,
+    variants::{ModuleChoice, VariantReport, in_order},
     worker::Told,
 };
 use cortex_api::worker::{AdapterUse, Constraint, EmbedInput, Embeds, Generate, Sampling, Segment, ToWorker};
@@ -107,6 +108,8 @@ pub struct Engines {
     supervisor: mpsc::UnboundedSender<Command>,
     loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
     variants: watch::Receiver<Arc<VariantReport>>,
+    modules: Arc<Modules>,
+    choice: Arc<ModuleChoice>,
     accelerators: Arc<Accelerators>,
     speeds: Arc<Speeds>,
     shapes: Arc<KnownShapes>,
@@ -127,6 +130,8 @@ impl Engines {
             supervisor: views.commands,
             loaded: views.loaded,
             variants: views.report,
+            modules: views.modules,
+            choice: views.choice,
             accelerators: views.accelerators,
             speeds: views.speeds,
             shapes: views.shapes,
@@ -218,23 +223,55 @@ impl Engines {
         self.variants()
     }
 
-    /// The names of the compute modules that are there, the most demanding first.
-    pub async fn installed_variants(&self) -> Vec<String> {
-        let (reply, answer) = oneshot::channel();
-        // A supervisor that is gone has none.
-        let _ = self.supervisor.send(Command::InstalledVariants { reply });
-        answer.await.unwrap_or_default()
+    /// The compute modules that are there: for the processor the most demanding first, then those for graphics processors.
+    pub fn modules(&self) -> Vec<Module> {
+        let mut found = in_order(self.modules.of_processor());
+        found.extend(self.modules.of_graphics());
+        found
     }
 
-    /// Takes this compute module for the next loads, or with none again the best one; the choice is kept. Whether it works here is
-    /// told by [`Engines::choose_variant`].
+    /// The same, but only those that came with the build, also where a package has one of the same name.
+    pub fn modules_of_build(&self) -> Vec<Module> {
+        let (graphics, processor) = self.modules.of_build().into_iter().partition(|module| module.is_graphics);
+        let mut found = in_order(processor);
+        found.extend(graphics);
+        found
+    }
+
+    /// Uses the modules in these folders from the next load on, before those of the build.
+    pub fn use_module_folders(&self, folders: Vec<PathBuf>) {
+        self.modules.set_packages(folders);
+        // A supervisor that is gone loads nothing.
+        let _ = self.supervisor.send(Command::OtherModules);
+    }
+
+    /// Runs a module that is not in use yet in a process of its own; the reason when it does not work on this machine. One for
+    /// graphics processors works when it answers, also without finding one.
+    pub async fn try_module(&self, module: &Path) -> Result<(), String> {
+        match name_of(module) {
+            None => Err("it is no compute module".into()),
+            Some((_, true)) => self.accelerators.try_module(module).await,
+            Some((_, false)) => self.choice.try_module(module).await,
+        }
+    }
+
+    /// The compute module that somebody chose.
+    pub fn pinned_module(&self) -> Option<String> {
+        self.modules.pinned()
+    }
+
+    /// Takes this compute module for the next loads, or with none again the best one; the choice is kept. Of modules for graphics
+    /// processors it is asked first. Whether one for the processor works here is told by [`Engines::choose_variant`]. Writes a
+    /// file.
     ///
     /// # Errors
     /// When the choice cannot be written down; then it is as before.
-    pub async fn pin_variant(&self, name: Option<String>) -> std::io::Result<()> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.supervisor.send(Command::PinVariant { name, reply });
-        answer.await.unwrap_or_else(|_| Err(std::io::Error::other("the engine is stopping")))
+    pub fn pin_module(&self, name: Option<&str>) -> std::io::Result<()> {
+        self.modules.pin(name)?;
+        if self.accelerators.has_modules() {
+            let _ = self.supervisor.send(Command::OtherModules);
+        }
+        Ok(())
     }
 
     /// Starts to answer. Returns once the worker has accepted the request: it is tokenised and fits.

@@ -6,13 +6,13 @@
 
 use crate::{
     Config,
+    modules::{Module, Modules},
     worker::{Question, Scratch, Unanswered},
 };
 use cortex_api::worker::TrialResult;
 use cortex_hardware::Cpu;
 use serde::{Deserialize, Serialize};
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -26,7 +26,6 @@ const LIMITS: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(1)];
 const TIMED: usize = 3;
 /// A candidate that comes later must be this much faster to be taken: the order is llama.cpp's own.
 const CLEARLY_FASTER: f64 = 0.97;
-const PREFIX: &str = "libggml-cpu-";
 
 /// llama.cpp's order: the most demanding first. A module that is not named here is newer than this
 /// list and is tried before all others.
@@ -85,8 +84,8 @@ pub(crate) struct ModuleChoice {
 }
 
 impl ModuleChoice {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self { variants: Mutex::new(Variants::new(config)), report: watch::Sender::default() }
+    pub(crate) fn new(config: &Config, modules: Arc<Modules>) -> Self {
+        Self { variants: Mutex::new(Variants::new(config, modules)), report: watch::Sender::default() }
     }
 
     /// What is known, now and later.
@@ -102,47 +101,36 @@ impl ModuleChoice {
         chosen
     }
 
-    /// The modules that are there, the most demanding first.
-    pub(crate) async fn installed(&self) -> Vec<String> {
-        self.variants.lock().await.candidates()
-    }
-
-    /// Takes this module from now on where it works, or the best one again; the choice is kept. Writes a file.
-    pub(crate) async fn pin(&self, name: Option<&str>) -> io::Result<()> {
-        let mut variants = self.variants.lock().await;
-        variants.keep_pin(name)?;
-        variants.pinned = name.map(str::to_owned);
-        Ok(())
+    /// Runs a module for the processor that is not in use yet; the reason when it does not work here.
+    pub(crate) async fn try_module(&self, module: &Path) -> Result<(), String> {
+        let variants = self.variants.lock().await;
+        let scratch = Scratch::new(&variants.folder, "trial");
+        let tried = variants.try_one(module, variants.limits[1], scratch.path()).await;
+        tried.map(|_| ()).map_err(|unanswered| unanswered.reason)
     }
 }
 
-/// The modules beside a worker.
+/// The modules for the processor.
 struct Variants {
     program: PathBuf,
-    modules: PathBuf,
+    modules: Arc<Modules>,
     cache: PathBuf,
     folder: PathBuf,
     trial: bool,
     limits: [Duration; 2],
     report: VariantReport,
-    /// The module that somebody chose, and where that is kept.
-    pinned: Option<String>,
-    pin_file: PathBuf,
 }
 
 impl Variants {
-    fn new(config: &Config) -> Self {
-        let folder = config.worker_program.parent().unwrap_or(Path::new(".")).to_owned();
+    fn new(config: &Config, modules: Arc<Modules>) -> Self {
         Self {
             program: config.worker_program.clone(),
-            modules: folder.join("backends"),
+            modules,
             cache: config.cache_folder.join("variants.json"),
             folder: config.cache_folder.clone(),
             trial: config.variant_trial,
             limits: LIMITS,
             report: VariantReport::default(),
-            pinned: fs_err::read_to_string(&config.variant_choice).ok().map(|name| name.trim().to_owned()),
-            pin_file: config.variant_choice.clone(),
         }
     }
 
@@ -152,19 +140,21 @@ impl Variants {
         if let Some(reason) = died {
             self.drop_chosen(reason);
         }
-        let names = self.candidates();
+        let there = self.candidates();
+        let path = |name: &str| there.iter().find(|module| module.name == name).map(|module| module.path.clone());
+        let pinned = self.modules.pinned().filter(|name| path(name).is_some());
         if !self.trial {
-            let first = self.pinned.iter().find(|name| names.contains(name)).or(names.first()).cloned();
-            self.report = VariantReport { chosen: first.clone(), ..VariantReport::default() };
-            return first.map(|name| self.path(&name));
+            let chosen = pinned.or_else(|| there.first().map(|module| module.name.clone()));
+            self.report = VariantReport { chosen: chosen.clone(), ..VariantReport::default() };
+            return path(&chosen?);
         }
-        let identity = self.identity(&names);
+        let identity = self.identity(&there);
         if self.report.identity != identity {
             self.report = self.remembered(&identity).unwrap_or_default();
         }
         if self.report.identity != identity {
             self.report = VariantReport { identity, ..VariantReport::default() };
-            let slow = self.run_trials(&names).await;
+            let slow = self.run_trials(&there).await;
             // A machine that was too busy for a trial says nothing about its processor: next time, again.
             if self.report.chosen.is_none() {
                 self.report.identity.clear();
@@ -172,23 +162,24 @@ impl Variants {
                 self.remember();
             }
         }
-        if let Some(name) = self.pinned.clone().filter(|name| names.contains(name)) {
-            self.try_pinned(&name).await;
+        if let Some(module) = there.iter().find(|module| Some(&module.name) == pinned.as_ref()) {
+            self.try_pinned(module).await;
         } else if !self.report.identity.is_empty() {
             self.report.chosen = fastest(&self.report.passed);
         }
-        self.report.chosen.clone().map(|name| self.path(&name))
+        self.report.chosen.as_deref().and_then(path)
     }
 
     /// Takes the module that somebody chose, if it works here.
-    async fn try_pinned(&mut self, name: &str) {
+    async fn try_pinned(&mut self, module: &Module) {
+        let name = module.name.as_str();
         let is_known = |report: &VariantReport| report.passed.iter().any(|passed| passed.name == name);
         if self.report.dropped.iter().any(|dropped| dropped.name == name) {
             return;
         }
         if !is_known(&self.report) {
             let scratch = Scratch::new(&self.folder, "trial");
-            match self.try_one(name, self.limits[1], scratch.path()).await {
+            match self.try_one(&module.path, self.limits[1], scratch.path()).await {
                 Ok(times) => self.report.passed.push(Passed { name: name.to_owned(), times }),
                 Err(Unanswered { reason, .. }) => {
                     tracing::warn!(variant = %name, %reason, "the chosen compute module does not work here");
@@ -198,21 +189,6 @@ impl Variants {
             }
         }
         self.report.chosen = Some(name.to_owned());
-    }
-
-    fn keep_pin(&self, name: Option<&str>) -> io::Result<()> {
-        let Some(name) = name else {
-            return match fs_err::remove_file(&self.pin_file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
-        };
-        let folder = self.pin_file.parent().unwrap_or(Path::new("."));
-        fs_err::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        io::Write::write_all(&mut file, name.as_bytes())?;
-        file.persist(&self.pin_file)?;
-        Ok(())
     }
 
     /// A worker died of an instruction that its module should not have used: the next best is taken.
@@ -229,28 +205,24 @@ impl Variants {
         self.remember();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.modules.join(format!("{PREFIX}{name}.so"))
+    fn candidates(&self) -> Vec<Module> {
+        in_order(self.modules.of_processor())
     }
 
-    fn candidates(&self) -> Vec<String> {
-        let Ok(entries) = fs_err::read_dir(&self.modules) else { return vec![] };
-        let names = entries
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
-                Some(name.strip_prefix(PREFIX)?.strip_suffix(".so")?.to_owned())
-            })
-            .collect();
-        in_order(names)
-    }
-
-    fn identity(&self, names: &[String]) -> String {
-        let build = fs_err::metadata(&self.program)
-            .ok()
-            .and_then(|metadata| Some((metadata.len(), metadata.modified().ok()?)))
-            .map_or_else(String::new, |(length, modified)| format!("{length} {modified:?}"));
-        format!("{} | {build} | {}", Cpu::probe().identity(), names.join(" "))
+    /// What a result holds for: this processor, kernel and worker, and these modules.
+    fn identity(&self, modules: &[Module]) -> String {
+        let facts = |path: &Path| {
+            let metadata = fs_err::metadata(path).ok();
+            metadata
+                .and_then(|metadata| Some((metadata.len(), metadata.modified().ok()?)))
+                .map_or_else(String::new, |(length, modified)| format!("{length} {modified:?}"))
+        };
+        let modules = modules.iter().map(|module| {
+            // Those of the build change with the worker.
+            if module.is_of_build { module.name.clone() } else { format!("{} {}", module.name, facts(&module.path)) }
+        });
+        let modules: Vec<String> = modules.collect();
+        format!("{} | {} | {}", Cpu::probe().identity(), facts(&self.program), modules.join(" "))
     }
 
     fn remembered(&self, identity: &str) -> Option<VariantReport> {
@@ -272,12 +244,12 @@ impl Variants {
     }
 
     /// Tries the modules in order; true when one gave no result in time.
-    async fn run_trials(&mut self, names: &[String]) -> bool {
+    async fn run_trials(&mut self, modules: &[Module]) -> bool {
         let [limit, patient] = self.limits;
-        let slow = self.run_round(names, limit, TIMED).await;
+        let slow = self.run_round(modules, limit, TIMED).await;
         if self.report.passed.is_empty() && !slow.is_empty() {
             // They may all work. Which is the fastest cannot be found out now: the first that works is taken.
-            self.report.dropped.retain(|dropped| !slow.contains(&dropped.name));
+            self.report.dropped.retain(|dropped| !slow.iter().any(|module| module.name == dropped.name));
             self.run_round(&slow, patient, 1).await;
         }
         self.report.chosen = fastest(&self.report.passed);
@@ -286,15 +258,16 @@ impl Variants {
     }
 
     /// Tries modules in order until `enough` have passed; those that were only too slow are the answer.
-    async fn run_round(&mut self, names: &[String], limit: Duration, enough: usize) -> Vec<String> {
+    async fn run_round(&mut self, modules: &[Module], limit: Duration, enough: usize) -> Vec<Module> {
         let mut slow = vec![];
         let scratch = Scratch::new(&self.folder, "trial");
-        for name in names {
-            match self.try_one(name, limit, scratch.path()).await {
+        for module in modules {
+            let name = &module.name;
+            match self.try_one(&module.path, limit, scratch.path()).await {
                 Ok(times) => self.report.passed.push(Passed { name: name.clone(), times }),
                 Err(Unanswered { reason, is_late }) => {
                     if is_late {
-                        slow.push(name.clone());
+                        slow.push(module.clone());
                     }
                     tracing::info!(variant = %name, %reason, "the compute module is dropped");
                     self.report.dropped.push(Dropped { name: name.clone(), reason });
@@ -307,10 +280,10 @@ impl Variants {
         slow
     }
 
-    async fn try_one(&self, name: &str, limit: Duration, scratch: &Path) -> Result<TrialResult, Unanswered> {
+    async fn try_one(&self, module: &Path, limit: Duration, scratch: &Path) -> Result<TrialResult, Unanswered> {
         let question = Question {
             program: &self.program,
-            arguments: vec!["trial".into(), scratch.into(), self.path(name).into()],
+            arguments: vec!["trial".into(), scratch.into(), module.into()],
             environment: vec![],
             limit,
         };
@@ -319,9 +292,10 @@ impl Variants {
 }
 
 /// Unknown modules first, then llama.cpp's order.
-fn in_order(mut names: Vec<String>) -> Vec<String> {
-    names.sort_by_key(|name| (ORDER.iter().position(|known| known == name).map_or(0, |at| at + 1), name.clone()));
-    names
+pub(crate) fn in_order(mut modules: Vec<Module>) -> Vec<Module> {
+    let place = |name: &str| ORDER.iter().position(|known| *known == name).map_or(0, |at| at + 1);
+    modules.sort_by_key(|module| (place(&module.name), module.name.clone()));
+    modules
 }
 
 /// The best of those that passed, in their order. Prompts and single tokens count the same.
@@ -347,8 +321,11 @@ mod tests {
 
     #[test]
     fn unknown_modules_come_first_then_the_most_demanding() {
-        let names = ["x64", "haswell", "novel", "zen4"].map(str::to_owned).to_vec();
-        assert_eq!(in_order(names), ["novel", "zen4", "haswell", "x64"]);
+        let module =
+            |name: &str| Module { name: name.into(), is_graphics: false, is_of_build: true, path: PathBuf::new() };
+        let ordered = in_order(["x64", "haswell", "novel", "zen4"].map(module).to_vec());
+        let names: Vec<&str> = ordered.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["novel", "zen4", "haswell", "x64"]);
     }
 
     #[test]
@@ -373,18 +350,16 @@ mod tests {
         while std::process::Command::new(&program).output().is_err_and(busy) {}
         fs_err::create_dir(folder.path().join("backends")).unwrap();
         for name in ["haswell", "x64"] {
-            fs_err::write(folder.path().join(format!("backends/{PREFIX}{name}.so")), "").unwrap();
+            fs_err::write(folder.path().join(format!("backends/libggml-cpu-{name}.so")), "").unwrap();
         }
         let mut variants = Variants {
+            modules: Arc::new(Modules::of(&folder.path().join("backends"), &folder.path().join("state/variant"))),
             program,
-            modules: folder.path().join("backends"),
             cache: folder.path().join("variants.json"),
             folder: folder.path().to_owned(),
             trial: true,
             limits: [Duration::from_millis(100), Duration::from_mins(10)],
             report: VariantReport::default(),
-            pinned: None,
-            pin_file: folder.path().join("state/variant"),
         };
         let chosen = variants.choose(None).await.expect("one that works");
         assert!(chosen.ends_with("backends/libggml-cpu-haswell.so"));

@@ -203,6 +203,11 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     Files::default().replace(path, content).map(|_| ())
 }
 
+/// Gives a folder of the daemon's own that is complete its name, where nothing is yet.
+pub fn move_into_place(from: &Path, to: &Path) -> io::Result<()> {
+    Files::default().rename(from, to)
+}
+
 /// Makes a rename in a folder survive a power cut.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]

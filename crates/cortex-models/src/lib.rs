@@ -37,7 +37,7 @@ mod weights;
 
 pub use downloads::{Manifest, ManifestFile, TakeInError};
 pub use error::ErrorKind;
-pub use files::{Files, write_atomically};
+pub use files::{Files, move_into_place, write_atomically};
 pub use gguf::{Gguf, GgufError, TensorInfo, Value as GgufValue};
 pub use import::{BatchEntry, BatchOutcome, Import, ImportError, Imported, Mode};
 pub use keep_alive::KeepAlive;
@@ -48,7 +48,9 @@ pub use model::{Model, ModelFiles, ModelState};
 pub use model_yaml::{ModelYaml, YamlError};
 pub use models_list::ListProblem;
 pub use name::{InvalidId, ModelId};
-pub use outbound::{Exchange, Exchanged, Outbound, OutboundConfig, OutboundError, ProxyConfig, is_allowed_host};
+pub use outbound::{
+    Download, Exchange, Exchanged, Outbound, OutboundConfig, OutboundError, ProxyConfig, is_allowed_host,
+};
 pub use pull::{
     DownloadError, Patience, PlannedFile, PullError, PullEvent, PullEventKind, PullPlan, PullSnapshot, PullState,
     Pulls, PullsConfig, Role,

@@ -4,6 +4,7 @@ use crate::{ApiKey, Metrics, SettingsHandle};
 use cortex_engine::Engines;
 use cortex_hardware::Monitor;
 use cortex_models::{Migrations, ModelStore, Outbound, Pulls, Sources};
+use cortex_packages::Packages;
 use cortex_remote::Remotes;
 use cortex_threads::Conversations;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -20,6 +21,8 @@ pub struct App {
     pub migrations: Migrations,
     /// Where more models are.
     pub sources: Sources,
+    /// Compute modules that are not part of the build.
+    pub packages: Packages,
     /// Engines on other machines.
     pub remotes: Remotes,
     /// Loaded models.

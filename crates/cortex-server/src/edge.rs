@@ -128,6 +128,24 @@ fn is_allowed_origin(config: &Config, origin: &str) -> bool {
     ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| same(&format!("{scheme}://{host}:{port}")))
 }
 
+/// Whether a request proves that its sender may read the files of the user on this machine: it carries the token that lies there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LocalUser(pub(crate) bool);
+
+impl LocalUser {
+    /// Looks at a request.
+    pub(crate) fn of(config: &Config, peer: IpAddr, headers: &HeaderMap) -> Self {
+        let is_token = given_key(headers).as_bytes().ct_eq(config.local_token.as_bytes());
+        Self(bool::from(is_token) && !config.local_token.is_empty() && peer.to_canonical().is_loopback())
+    }
+}
+
+/// The origin that may read what a refused request is told: a page that forgot its key should see that, and not a failure of the
+/// network.
+pub(crate) fn reader(config: &Config, method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
+    check_origin(config, method, headers).ok().flatten()
+}
+
 /// The key of a request; empty when there is none.
 fn given_key(headers: &HeaderMap) -> &str {
     headers
@@ -286,6 +304,12 @@ mod tests {
         // The token of the machine is for the machine.
         assert_eq!(check(&config, here, "Bearer token", &[Scope::Manage]), Ok(()));
         assert_eq!(check(&config, elsewhere, "Bearer token", &[Scope::Infer]), Err(Refusal::Key));
+        let local = |peer, key: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", key.parse().unwrap());
+            LocalUser::of(&config, peer, &headers).0
+        };
+        assert!(local(here, "Bearer token") && !local(here, "Bearer other") && !local(elsewhere, "Bearer token"));
         let without = Config { local_token: String::new(), ..config.clone() };
         assert_eq!(check(&without, here, "Bearer ", &[Scope::Infer]), Err(Refusal::Key));
         assert_eq!(check(&Config { api_keys: vec![], ..config }, elsewhere, "", &[Scope::Manage]), Ok(()));

@@ -23,7 +23,7 @@ pub use keys::{ApiKey, Scope};
 pub use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use router::router;
-pub use routes::models::preload;
+pub use routes::{engines::platform, models::preload};
 pub use serve::serve;
 pub use settings::{HIDDEN, SettingsHandle, SettingsRefusal, SettingsRequest, ShownSettings};
 pub use tls::Tls;

@@ -261,14 +261,17 @@ fn engines() -> Vec<Operation> {
         get("/v1/engines", "All engines: the variants of the one that is here, and those on other machines."),
         post("/v1/engines", "Adds an engine on another machine.").takes_any(),
         get("/v1/engines/{name}", "The variants of an engine.").gives_list(),
-        post("/v1/engines/{name}/install", "Installs a variant.").takes_any().or_nothing().gives::<Message>(),
-        delete("/v1/engines/{name}/install", "Removes an engine.").takes_any().or_nothing().gives::<Message>(),
+        get("/v1/engines/{name}/install", "Follows all installs of variants, from now on.").of_kind(Kind::Events),
+        post("/v1/engines/{name}/install", "Installs a variant.").takes_any().or_nothing(),
+        delete("/v1/engines/{name}/install", "Removes variants that were installed, or an engine.")
+            .takes_any()
+            .or_nothing()
+            .gives::<Message>(),
         get("/v1/engines/{name}/default", "The variant that loads take."),
         post("/v1/engines/{name}/default", "Chooses the variant that loads take.").takes_any().gives::<Message>(),
         post("/v1/engines/{name}/update", "Changes what is said of an engine on another machine.")
             .takes_any()
-            .or_nothing()
-            .gives::<Message>(),
+            .or_nothing(),
         post("/v1/engines/{name}/load", "Makes an engine ready.").gives::<Message>(),
         delete("/v1/engines/{name}/load", "Unloads all models of an engine.").gives::<Message>(),
         get("/v1/engines/{name}/releases", "What can be installed.").gives_list(),

@@ -2,7 +2,7 @@
 
 use crate::{
     App,
-    edge::{self, Admitted},
+    edge::{self, Admitted, LocalUser, Refusal},
     error::ApiError,
     routes::{
         chat, completions, configs, embeddings, engines, events, files, fit, hardware, infill, list, metrics,
@@ -60,7 +60,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/models/remote/{engine}", get(remote::list))
         .route("/v1/engines", get(engines::list).post(engines::add))
         .route("/v1/engines/{name}", get(engines::get))
-        .route("/v1/engines/{name}/install", post(engines::install).delete(engines::uninstall))
+        .route("/v1/engines/{name}/install", get(engines::follow).post(engines::install).delete(engines::uninstall))
         .route("/v1/engines/{name}/default", get(engines::default).post(engines::set_default))
         .route("/v1/engines/{name}/update", post(engines::update))
         .route("/v1/engines/{name}/load", post(engines::load).delete(engines::unload))
@@ -142,9 +142,17 @@ async fn pass(app: App, routes: Router, mut request: Request) -> Response {
         Ok(admitted) => admitted,
         Err(refusal) => {
             tracing::warn!(%method, path, ?refusal, "refused");
-            return ApiError::from(refusal).into_response();
+            let is_of_key = matches!(refusal, Refusal::Key | Refusal::Scope(_));
+            let mut response = ApiError::from(refusal).into_response();
+            if is_of_key && config.cors {
+                let origin = edge::reader(&config, &method, request.headers());
+                add_cors(&Admitted { origin }, request.headers(), response.headers_mut());
+            }
+            return response;
         }
     };
+    let user = LocalUser::of(&config, peer.ip(), request.headers());
+    request.extensions_mut().insert(user);
     if percent_decode_str(&path).decode_utf8().is_err() {
         return ApiError::new(ErrorKind::Invalid, "invalid_path", "the path is not UTF-8 text").into_response();
     }

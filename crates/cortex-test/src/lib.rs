@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anthropic;
+pub mod archive;
 pub mod daemon;
 pub mod dist;
 pub mod fake_worker;

@@ -459,10 +459,10 @@ pub(crate) enum EnginesCommand {
     List,
     /// Show the variants of an engine.
     Get(EngineArguments),
-    /// Install an engine's variant.
+    /// Install a variant of an engine: from the index of the settings, or from a folder with an archive.
     Install(InstallArguments),
-    /// Remove an engine on another machine.
-    Uninstall(EngineArguments),
+    /// Remove variants that were installed, or an engine on another machine.
+    Uninstall(UninstallArguments),
     /// Bring an engine up to date.
     Update(EngineArguments),
     /// Choose the variant that models are loaded with.
@@ -487,7 +487,10 @@ pub(crate) struct EngineArguments {
 pub(crate) struct InstallArguments {
     /// Its name, such as `llama-cpp`.
     pub(crate) name: String,
-    /// The version.
+    /// The variant, such as `linux-amd64-vulkan` or `vulkan`; without one, what suits this machine.
+    #[arg(long)]
+    pub(crate) variant: Option<String>,
+    /// The version; without one, the newest.
     #[arg(short = 'v', long)]
     pub(crate) version: Option<String>,
     /// A folder with an archive of it.
@@ -498,6 +501,19 @@ pub(crate) struct InstallArguments {
     pub(crate) menu: bool,
 }
 
+/// Arguments of `cortex engines uninstall`.
+#[derive(Debug, Args)]
+pub(crate) struct UninstallArguments {
+    /// Its name, such as `llama-cpp`.
+    pub(crate) name: String,
+    /// The variant; without one, all that were installed.
+    #[arg(long)]
+    pub(crate) variant: Option<String>,
+    /// The version; without one, all of the variant.
+    #[arg(short = 'v', long, requires = "variant")]
+    pub(crate) version: Option<String>,
+}
+
 /// Arguments of `cortex engines use`.
 #[derive(Debug, Args)]
 pub(crate) struct UseArguments {
@@ -506,6 +522,9 @@ pub(crate) struct UseArguments {
     /// The variant; without one, a menu.
     #[arg(long)]
     pub(crate) variant: Option<String>,
+    /// The version; without one, the one in use.
+    #[arg(short = 'v', long, requires = "variant")]
+    pub(crate) version: Option<String>,
 }
 
 /// Arguments of `cortex engines add`.

@@ -7,9 +7,11 @@ use crate::{
 use cortex_engine::{Engines, KeepAlive, LoadSettings, Shutdown, Tasks, tasks};
 use cortex_hardware::Monitor;
 use cortex_models::{Homes, Migrations, ModelStore, Outbound, Pulls, Sources, write_atomically};
+use cortex_packages::{ModuleHost, PackageStore, Packages, PackagesConfig};
 use cortex_remote::Remotes;
 use cortex_server::{App, SettingsHandle};
 use cortex_threads::Conversations;
+use futures::future::BoxFuture;
 use std::{
     fs::{File, TryLockError},
     io,
@@ -129,7 +131,9 @@ impl Daemon {
         let sources = Sources::new(&models, outbound.clone(), &tasks, settings.pulls.resolve_limit);
         let pulls = Pulls::start(settings.pulls.clone(), models.clone(), outbound.clone(), &tasks);
         let remotes = Remotes::open(&settings.data_folder, settings.outbound.clone());
-        let engines = Engines::start(engine_config(&settings), &tasks);
+        let store = PackageStore::open(&settings.data_folder, &cortex_server::platform());
+        let engines = Engines::start(engine_config(&settings, store.folders()), &tasks);
+        let packages = Packages::new(store, package_config(&settings), Arc::new(Host(engines.clone())), &tasks);
         let stop = CancellationToken::new();
         let conversations = Conversations::new(&settings.data_folder);
         let token = local_token(&settings).map_err(system("cannot write the token of the command line"))?;
@@ -140,6 +144,7 @@ impl Daemon {
             pulls,
             migrations,
             sources,
+            packages,
             remotes: remotes.clone(),
             engines: engines.clone(),
             images: images.clone(),
@@ -222,9 +227,32 @@ fn lock_folder(settings: &Settings) -> Result<File, DaemonError> {
     }
 }
 
-fn engine_config(settings: &Settings) -> cortex_engine::Config {
+fn package_config(settings: &Settings) -> PackagesConfig {
+    PackagesConfig {
+        index: settings.engine_index.clone(),
+        outbound: Outbound::new(settings.outbound_for_packages()),
+        platform: cortex_server::platform(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+/// The engine, as those see it who bring modules.
+struct Host(Engines);
+
+impl ModuleHost for Host {
+    fn try_module(&self, module: PathBuf) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { self.0.try_module(&module).await })
+    }
+
+    fn use_folders(&self, folders: Vec<PathBuf>) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.0.use_module_folders(folders) })
+    }
+}
+
+fn engine_config(settings: &Settings, module_folders: Vec<PathBuf>) -> cortex_engine::Config {
     cortex_engine::Config {
         worker_program: settings.worker_program.clone(),
+        module_folders,
         cache_folder: settings.data_folder.join("cache"),
         graphics_choice: settings.data_folder.join("state/graphics.json"),
         variant_choice: settings.data_folder.join("state/variant"),

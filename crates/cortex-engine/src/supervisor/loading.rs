@@ -22,12 +22,12 @@ use tokio::sync::oneshot;
 impl Supervisor {
     /// Has the drivers of graphics processors asked; models wait until they have answered.
     pub(super) fn look_for_accelerators(&self) {
-        let (modules, commands) = (Arc::clone(&self.modules), self.commands.clone());
+        let (choice, commands) = (Arc::clone(&self.choice), self.commands.clone());
         let accelerators = Arc::clone(&self.accelerators);
         self.tasks.spawn(async move {
             let look = async {
                 // They are proven together with the module for the processor.
-                let processor = modules.choose(None).await;
+                let processor = choice.choose(None).await;
                 accelerators.look(processor.as_deref()).await;
             };
             // Models wait for the answer: there has to be one, whatever happens.
@@ -45,10 +45,10 @@ impl Supervisor {
         if self.closing || self.loaded.borrow().iter().any(is_busy) || !self.speeds.begin() {
             return;
         }
-        let (modules, speeds) = (Arc::clone(&self.modules), Arc::clone(&self.speeds));
+        let (choice, speeds) = (Arc::clone(&self.choice), Arc::clone(&self.speeds));
         let loaded = self.loaded.subscribe();
         self.tasks.spawn(async move {
-            let module = modules.choose(None).await;
+            let module = choice.choose(None).await;
             speeds.measure(module.as_deref(), || loaded.borrow().iter().any(is_busy)).await;
         });
     }
@@ -82,7 +82,7 @@ impl Supervisor {
         let files = entry.files.clone();
         let rested = self.resting.take(id, &files);
         let (config, commands, id) = (self.config.clone(), self.commands.clone(), id.clone());
-        let (choice, tasks) = (Arc::clone(&self.modules), self.tasks.clone());
+        let (choice, tasks) = (Arc::clone(&self.choice), self.tasks.clone());
         let choices = self.thread_choices.clone();
         let died = self.variant_died.take();
         let accelerators = self.accelerators.report();

@@ -16,6 +16,7 @@ use crate::{
     fits::KnownShapes,
     lease::Lease,
     ledger,
+    modules::Modules,
     need::Need,
     slot_state::{Action, Event, Generation, State, step},
     speeds::Speeds,
@@ -101,10 +102,8 @@ pub(crate) enum Command {
     Accelerators,
     /// A compute module should be chosen now.
     ChooseVariant { reply: oneshot::Sender<()> },
-    /// The names of the compute modules that are there.
-    InstalledVariants { reply: oneshot::Sender<Vec<String>> },
-    /// Loads from now on take this compute module, or again the best one.
-    PinVariant { name: Option<String>, reply: oneshot::Sender<std::io::Result<()>> },
+    /// There may be other compute modules than before.
+    OtherModules,
     /// The daemon is stopping.
     ShutDown { streams: Duration, workers: Duration, reply: oneshot::Sender<()> },
 }
@@ -130,8 +129,9 @@ pub(crate) struct Supervisor {
     look_again: Option<Instant>,
     began: Instant,
     counts: Arc<Counts>,
+    modules: Arc<Modules>,
     /// Shared with the loads, which choose a module before they start a worker.
-    modules: Arc<ModuleChoice>,
+    choice: Arc<ModuleChoice>,
     accelerators: Arc<Accelerators>,
     speeds: Arc<Speeds>,
     shapes: Arc<KnownShapes>,
@@ -146,6 +146,8 @@ pub(crate) struct Views {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) loaded: watch::Receiver<Arc<Vec<LoadedModel>>>,
     pub(crate) report: watch::Receiver<Arc<VariantReport>>,
+    pub(crate) modules: Arc<Modules>,
+    pub(crate) choice: Arc<ModuleChoice>,
     pub(crate) accelerators: Arc<Accelerators>,
     pub(crate) speeds: Arc<Speeds>,
     pub(crate) shapes: Arc<KnownShapes>,
@@ -167,9 +169,11 @@ impl Supervisor {
             }
         }
         clear_scratch(&config.cache_folder);
+        let modules = Arc::new(Modules::new(&config));
         let mut supervisor = Self {
-            modules: Arc::new(ModuleChoice::new(&config)),
-            accelerators: Arc::new(Accelerators::new(&config)),
+            choice: Arc::new(ModuleChoice::new(&config, Arc::clone(&modules))),
+            accelerators: Arc::new(Accelerators::new(&config, Arc::clone(&modules))),
+            modules,
             speeds: Arc::new(Speeds::new(&config, cores)),
             shapes: Arc::default(),
             thread_choices,
@@ -190,7 +194,8 @@ impl Supervisor {
         };
         let counts = Arc::clone(&supervisor.counts);
         let (accelerators, speeds) = (Arc::clone(&supervisor.accelerators), Arc::clone(&supervisor.speeds));
-        let (shapes, report) = (Arc::clone(&supervisor.shapes), supervisor.modules.watch());
+        let (modules, choice) = (Arc::clone(&supervisor.modules), Arc::clone(&supervisor.choice));
+        let (shapes, report) = (Arc::clone(&supervisor.shapes), supervisor.choice.watch());
         if accelerators.has_modules() {
             supervisor.look_for_accelerators();
         }
@@ -208,7 +213,7 @@ impl Supervisor {
                 supervisor.publish();
             }
         });
-        Views { commands, loaded: loaded_view, report, accelerators, speeds, shapes, counts }
+        Views { commands, loaded: loaded_view, report, modules, choice, accelerators, speeds, shapes, counts }
     }
 
     fn take(&mut self, command: Command) {
@@ -260,23 +265,15 @@ impl Supervisor {
             }
             Command::Unload { id, reply } => self.unload(&id, reply),
             Command::ChooseVariant { reply } => {
-                let (modules, died) = (Arc::clone(&self.modules), self.variant_died.take());
+                let (choice, died) = (Arc::clone(&self.choice), self.variant_died.take());
                 self.tasks.spawn(async move {
-                    modules.choose(died.as_deref()).await;
+                    choice.choose(died.as_deref()).await;
                     let _ = reply.send(());
                 });
             }
-            Command::InstalledVariants { reply } => {
-                let modules = Arc::clone(&self.modules);
-                self.tasks.spawn(async move {
-                    let _ = reply.send(modules.installed().await);
-                });
-            }
-            Command::PinVariant { name, reply } => {
-                let modules = Arc::clone(&self.modules);
-                self.tasks.spawn(async move {
-                    let _ = reply.send(modules.pin(name.as_deref()).await);
-                });
+            Command::OtherModules => {
+                self.accelerators.expect_others();
+                self.look_for_accelerators();
             }
             Command::ShutDown { streams, workers, reply } => self.shut_down(streams, workers, reply),
         }

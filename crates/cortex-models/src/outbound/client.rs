@@ -92,6 +92,29 @@ pub(crate) struct Received {
     pub(crate) linked_tag: Option<String>,
 }
 
+/// An answer that is read piece by piece.
+#[derive(Debug)]
+pub struct Download {
+    outbound: Outbound,
+    received: Received,
+    start: u64,
+}
+
+impl Download {
+    /// The number of its first byte: what was asked for, or 0 where parts cannot be had.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// When it breaks off, or nothing comes for long.
+    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, OutboundError> {
+        self.outbound.chunk(&mut self.received).await
+    }
+}
+
 struct Inner {
     config: OutboundConfig,
     hosts: Arc<Hosts>,
@@ -104,6 +127,12 @@ struct Inner {
 /// The way out. Cheap to clone; all clones follow a change of the settings.
 #[derive(Clone)]
 pub struct Outbound(Arc<RwLock<Arc<Inner>>>);
+
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Outbound").finish_non_exhaustive()
+    }
+}
 
 impl Outbound {
     /// Nothing is opened before the first request.
@@ -232,6 +261,17 @@ impl Outbound {
         let host = host_of(&received.url);
         let bytes = self.body(&mut received, most).await?;
         if bytes.len() > most { Err(OutboundError::TooLong { host, limit: most }) } else { Ok(bytes) }
+    }
+
+    /// What an address gives from this byte on, to be read piece by piece.
+    ///
+    /// # Errors
+    /// When the address may not be asked, or does not answer.
+    pub async fn open(&self, url: &Url, from: u64) -> Result<Download, OutboundError> {
+        let range = (from > 0).then(|| format!("bytes={from}-"));
+        let received = self.get(url, &Ask { range, if_range: None }).await?;
+        let start = if received.response.status() == StatusCode::PARTIAL_CONTENT { from } else { 0 };
+        Ok(Download { outbound: self.clone(), received, start })
     }
 
     /// An answer of bounded length.

@@ -184,7 +184,7 @@ impl OutboundError {
     }
 
     /// Whether asking again later may help.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub fn may_pass(&self) -> bool {
         match self {
             Self::Dns { .. }
             | Self::Connect { .. }

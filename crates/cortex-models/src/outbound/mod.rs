@@ -11,7 +11,7 @@ mod exchange;
 
 pub use address::is_allowed_host;
 pub(crate) use client::{Ask, Received};
-pub use client::{Outbound, OutboundConfig, ProxyConfig};
+pub use client::{Download, Outbound, OutboundConfig, ProxyConfig};
 pub use error::OutboundError;
 pub(crate) use error::without_query;
 pub use exchange::{Exchange, Exchanged};

@@ -1,5 +1,6 @@
 //! Downloads: begin, follow, pause, resume, cancel.
 
+use super::engines::{self, Installs};
 use crate::{App, error::ApiError, json};
 use axum::{
     Json,
@@ -23,7 +24,10 @@ use cortex_models::{
 };
 use futures::stream;
 use std::{convert::Infallible, path::Path as FilePath, sync::Arc, time::Duration};
-use tokio::sync::{broadcast::error::RecvError, watch};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
 
 /// Silence after which a comment keeps the connection alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -54,7 +58,10 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
 pub(crate) async fn cancel(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
     let request: TaskRequest = json::required(&headers, &body)?;
     let id = needed(request.task_id, "taskId")?;
-    app.pulls.cancel(&id, request.discard).await.map_err(|error| pull_error(&error))?;
+    // cortex.cpp stops whatever task has this id.
+    if !app.packages.stop(&id) {
+        app.pulls.cancel(&id, request.discard).await.map_err(|error| pull_error(&error))?;
+    }
     Ok(told("Download stopped successfully", id))
 }
 
@@ -129,19 +136,25 @@ impl Follower {
 
 /// The WebSocket of cortex.cpp: frames of downloads, and nothing else, ever.
 pub(crate) async fn events(State(app): State<App>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.max_message_size(64 << 10).on_upgrade(move |socket| send_events(app, socket))
+    // From before the answer: a client that has it misses nothing.
+    let (pulls, installs) = (app.pulls.events(), Installs::of(&app));
+    upgrade.max_message_size(64 << 10).on_upgrade(move |socket| send_events(app, socket, pulls, installs))
 }
 
-async fn send_events(app: App, mut socket: WebSocket) {
-    let (fresh, mut events) = app.pulls.events();
+async fn send_events(
+    app: App,
+    mut socket: WebSocket,
+    (fresh, mut events): (Vec<PullEvent>, broadcast::Receiver<PullEvent>),
+    mut installs: Installs,
+) {
     let mut waiting: std::collections::VecDeque<PullEvent> = fresh.into();
     loop {
-        let event = if let Some(event) = waiting.pop_front() {
-            event
+        let frame = if let Some(event) = waiting.pop_front() {
+            frame(&event, app.models.data_folder())
         } else {
             tokio::select! {
                 event = events.recv() => match event {
-                    Ok(event) => event,
+                    Ok(event) => frame(&event, app.models.data_folder()),
                     // A client that is far behind misses some progress; ends are told anew.
                     Err(RecvError::Lagged(_)) => {
                         let (fresh, again) = app.pulls.events();
@@ -150,6 +163,7 @@ async fn send_events(app: App, mut socket: WebSocket) {
                     }
                     Err(RecvError::Closed) => return,
                 },
+                Some(event) = installs.next() => engines::frame(&event),
                 heard = socket.recv() => match heard {
                     // Whatever a client says is not for us; reading it answers its pings.
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return,
@@ -161,7 +175,6 @@ async fn send_events(app: App, mut socket: WebSocket) {
                 }
             }
         };
-        let frame = frame(&event, app.models.data_folder());
         let text = serde_json::to_string(&frame).expect("wire types have string keys only");
         if socket.send(Message::Text(text.into())).await.is_err() {
             return;

@@ -187,6 +187,10 @@ fn value(settings: &Settings, key: &str) -> Value {
         "allowedOrigins" => json!(settings.allowed_origins),
         "allowedHosts" => json!(settings.allowed_hosts),
         "allowedImageHosts" => json!(settings.allowed_image_hosts),
+        // What follows the path may be a password.
+        "engineIndex" => {
+            json!(settings.engine_index.as_deref().map_or("", |it| it.split('?').next().unwrap_or_default()))
+        }
         "apiKeys" => secret(!settings.api_keys.is_empty()),
         "workerPath" => json!(settings.worker_program),
         "maxLoadedModels" => json!(settings.max_loaded),

@@ -2,12 +2,17 @@
 
 use super::{Context, daemon::ensure_running};
 use crate::{
+    bars::Bars,
     cli::{AddEngineArguments, EnginesCommand, InstallArguments, UseArguments},
-    client::path_id,
+    client::{Events, path_id},
     env,
     error::CliError,
 };
-use cortex_api::native::Message;
+use cortex_api::{
+    native::Message,
+    pulls::{DownloadFrame, DownloadItem, Pull, TaskRequest, TaskResponse},
+};
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 /// The head of the tables.
@@ -28,16 +33,11 @@ pub(crate) async fn engines(context: &Context<'_>, command: EnginesCommand) -> R
         EnginesCommand::Install(arguments) => install(context, arguments).await,
         EnginesCommand::Uninstall(engine) => {
             let path = format!("{}/install", of(&engine.name));
-            let _: Message = context.client.delete(&path).await?;
+            let body = json!({"variant": engine.variant, "version": engine.version});
+            let _: Message = context.client.delete_with(&path, &body).await?;
             done(context, &format!("Engine {} uninstalled successfully!", engine.name))
         }
-        EnginesCommand::Update(engine) => match change(context, &engine.name, "update", &json!({})).await {
-            // What was wanted is so.
-            Err(CliError::Refused { body }) if body.error.code.as_deref() == Some("up_to_date") => {
-                done(context, &body.error.message)
-            }
-            other => other.and_then(|()| done(context, &format!("Engine {} updated successfully!", engine.name))),
-        },
+        EnginesCommand::Update(engine) => update(context, &engine.name).await,
         EnginesCommand::Use(arguments) => choose(context, arguments).await,
         EnginesCommand::Load(engine) => {
             change(context, &engine.name, "load", &json!({})).await?;
@@ -73,11 +73,11 @@ fn text(value: &Value) -> String {
 }
 
 /// The rows of some variants, numbered from one.
-fn rows(variants: &[&Value], default: Option<&str>) -> Vec<Vec<String>> {
+fn rows(variants: &[&Value], default: &Value) -> Vec<Vec<String>> {
     let row = |(number, variant): (usize, &&Value)| {
         let is_remote = variant["type"] == "remote";
         let name = if is_remote { text(&variant["variant"]) } else { text(&variant["name"]) };
-        let is_default = is_remote || default == Some(name.as_str());
+        let is_default = default["variant"] == name.as_str() && default["version"] == variant["version"];
         let status = if is_default { "Default" } else { "Installed" };
         vec![(number + 1).to_string(), text(&variant["engine"]), text(&variant["version"]), name, status.into()]
     };
@@ -93,7 +93,7 @@ async fn list(context: &Context<'_>) -> Result<(), CliError> {
     let default: Value = context.client.get("/v1/engines/llama-cpp/default").await.unwrap_or_default();
     let variants: Vec<&Value> =
         engines.as_object().into_iter().flat_map(|all| all.values()).filter_map(Value::as_array).flatten().collect();
-    context.printer.grid(&HEAD, &rows(&variants, default["variant"].as_str()))
+    context.printer.grid(&HEAD, &rows(&variants, &default))
 }
 
 async fn get(context: &Context<'_>, name: &str) -> Result<(), CliError> {
@@ -102,35 +102,127 @@ async fn get(context: &Context<'_>, name: &str) -> Result<(), CliError> {
         return context.printer.line(&variants.to_string());
     }
     let variants: Vec<&Value> = variants.as_array().into_iter().flatten().collect();
-    context.printer.grid(&HEAD, &rows(&variants, None))
+    context.printer.grid(&HEAD, &rows(&variants, &Value::Null))
+}
+
+/// Starts an install with a request, and shows it until it is over. What there was to do; `None` when it was done at once.
+async fn installed(context: &Context<'_>, name: &str, what: &str, body: &Value) -> Result<Option<String>, CliError> {
+    // Listens first: a short install is over before a second request.
+    let mut stream = context.client.follow(&format!("{}/install", of(name))).await?.bytes_stream();
+    let mut events = Events::default();
+    let begun: Value = context.client.post(&format!("{}/{what}", of(name)), body).await?;
+    let Some(task) = begun["task"]["id"].as_str().map(str::to_owned) else { return Ok(None) };
+    let mut bars = None;
+    let ended = || CliError::Ended { hint: "`cortex engines list` shows what became of the install".into() };
+    loop {
+        let bytes = tokio::select! {
+            bytes = stream.next() => bytes.and_then(Result::ok).ok_or_else(ended)?,
+            _ = tokio::signal::ctrl_c() => {
+                let stop = TaskRequest { task_id: Some(task.clone()), discard: true };
+                let _: TaskResponse = context.client.delete_with("/v1/models/pull", &stop).await?;
+                context.printer.note("the install was cancelled");
+                return Err(CliError::Cancelled);
+            }
+        };
+        for event in events.push(&bytes) {
+            let frame: DownloadFrame =
+                serde_json::from_str(&event).map_err(|error| CliError::Connection(error.to_string()))?;
+            if frame.task.id != task {
+                continue;
+            }
+            let (kind, message, pull) = (frame.kind.clone(), frame.message.clone(), shown_as_pull(frame));
+            if pull.bytes > 0 {
+                bars.get_or_insert_with(|| Bars::new(context.printer, &pull)).show(&pull);
+            }
+            if let (Some(bars), false) = (&mut bars, matches!(kind.as_str(), "DownloadStarted" | "DownloadUpdated")) {
+                bars.end();
+            }
+            match kind.as_str() {
+                "DownloadSuccess" => return Ok(Some(task)),
+                "DownloadError" => return Err(CliError::Pull { message: message.unwrap_or_default() }),
+                "DownloadStopped" => return Err(CliError::Cancelled),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// An install as bars show it.
+fn shown_as_pull(frame: DownloadFrame) -> Pull {
+    let sum = |of: fn(&DownloadItem) -> u64| frame.task.items.iter().map(of).sum();
+    Pull {
+        bytes: sum(|item| item.bytes),
+        downloaded_bytes: sum(|item| item.downloaded_bytes),
+        id: frame.task.id,
+        object: "pull".into(),
+        model: String::new(),
+        state: "downloading".into(),
+        bytes_per_second: 0,
+        seconds_left: None,
+        repository: String::new(),
+        revision: String::new(),
+        commit: None,
+        aliases: vec![],
+        reason: None,
+        message: None,
+        code: None,
+        items: frame.task.items,
+    }
 }
 
 async fn install(context: &Context<'_>, arguments: InstallArguments) -> Result<(), CliError> {
-    let InstallArguments { name, version, source, menu } = arguments;
-    if let Some(folder) = source {
-        context.printer.note(&format!(
-            "archives such as those in {} are not installed: the variants of this build are all there",
-            folder.display()
-        ));
+    let InstallArguments { name, mut variant, mut version, source, menu } = arguments;
+    if menu {
+        let releases: Value = context.client.get(&format!("{}/releases", of(&name))).await?;
+        let names = names_in(&releases);
+        let chosen = pick(context, &name, &names).await?;
+        context.printer.note(&format!("Selected version: {chosen}"));
+        let release: Value = context.client.get(&format!("{}/releases/{}", of(&name), path_id(&chosen))).await?;
+        let of_release = pick(context, &chosen, &names_in(&release)).await?;
+        context.printer.note(&format!("Selected {of_release} - {chosen}"));
+        (variant, version) = (Some(of_release), Some(chosen));
     }
-    let variant = if menu { Some(pick(context, &name).await?) } else { None };
-    let body = json!({"version": version, "variant": variant});
-    change(context, &name, "install", &body).await?;
-    done(context, &format!("Engine {name} installed successfully!"))
+    let source = match source {
+        None => None,
+        // The daemon has another working folder.
+        Some(folder) => Some(
+            std::path::absolute(&folder)
+                .map_err(|source| CliError::System { action: "cannot find the folder", source })?,
+        ),
+    };
+    let body = json!({"version": version, "variant": variant, "source": source});
+    let task = installed(context, &name, "install", &body).await?;
+    // cortex.cpp's words: from a folder, and from elsewhere.
+    let how = if task.is_none() { "installed" } else { "downloaded" };
+    done(context, &format!("Engine {name} {how} successfully!"))
 }
 
-/// Lets a person choose a variant.
-async fn pick(context: &Context<'_>, name: &str) -> Result<String, CliError> {
-    let variants: Value = context.client.get(&of(name)).await?;
-    let names: Vec<String> = variants.as_array().into_iter().flatten().map(|variant| text(&variant["name"])).collect();
+async fn update(context: &Context<'_>, name: &str) -> Result<(), CliError> {
+    match installed(context, name, "update", &json!({})).await {
+        // What was wanted is so.
+        Err(CliError::Refused { body }) if body.error.code.as_deref() == Some("up_to_date") => {
+            done(context, &body.error.message)
+        }
+        other => other.and_then(|_| done(context, &format!("Engine {name} updated successfully!"))),
+    }
+}
+
+fn names_in(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().map(|entry| text(&entry["name"])).collect()
+}
+
+/// Lets a person choose one of several.
+async fn pick(context: &Context<'_>, of_what: &str, names: &[String]) -> Result<String, CliError> {
     if names.is_empty() {
-        return Err(CliError::Usage { message: format!("{name} has no variants to choose from"), hint: None });
+        return Err(CliError::Usage { message: format!("{of_what} has no variants to choose from"), hint: None });
     }
     context.printer.note("Select an option");
     for (number, name) in names.iter().enumerate() {
         context.printer.note(&format!("    {}. {name}", number + 1));
     }
-    let chosen = context.printer.choose("Select an option", names.len(), None)?;
+    let (printer, count) = (context.printer, names.len());
+    let chosen = tokio::task::spawn_blocking(move || printer.choose("Select an option", count, None));
+    let chosen = chosen.await.map_err(|error| CliError::Connection(error.to_string()))??;
     chosen.and_then(|number| names.get(number).cloned()).ok_or_else(|| CliError::Usage {
         message: "Invalid selection".into(),
         hint: Some("give the number of a line, or the variant with --variant".into()),
@@ -138,12 +230,20 @@ async fn pick(context: &Context<'_>, name: &str) -> Result<String, CliError> {
 }
 
 async fn choose(context: &Context<'_>, arguments: UseArguments) -> Result<(), CliError> {
-    let UseArguments { name, variant } = arguments;
-    let variant = match variant {
-        Some(variant) => variant,
-        None => pick(context, &name).await?,
+    let UseArguments { name, variant, version } = arguments;
+    let (variant, version) = if let Some(variant) = variant {
+        (variant, version)
+    } else {
+        let there: Value = context.client.get(&of(&name)).await?;
+        let there: Vec<&Value> = there.as_array().into_iter().flatten().collect();
+        let shown: Vec<String> =
+            there.iter().map(|it| format!("{} - {}", text(&it["name"]), text(&it["version"]))).collect();
+        let chosen = pick(context, &name, &shown).await?;
+        let at = shown.iter().position(|it| *it == chosen).unwrap_or(0);
+        (text(&there[at]["name"]), Some(text(&there[at]["version"])))
     };
-    change(context, &name, "default", &json!({"variant": variant, "version": "latest"})).await?;
+    let version = version.unwrap_or_else(|| "latest".into());
+    change(context, &name, "default", &json!({"variant": variant, "version": version})).await?;
     done(context, &format!("Engine {name} updated successfully!"))
 }
 

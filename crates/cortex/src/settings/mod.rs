@@ -50,6 +50,8 @@ pub(crate) struct Settings {
     /// Hosts that images may be fetched from.
     pub(crate) allowed_image_hosts: Vec<String>,
     pub(crate) log: String,
+    /// Where more compute modules can be had.
+    pub(crate) engine_index: Option<String>,
     pub(crate) worker_program: PathBuf,
     /// 0 is as many as fit into memory.
     pub(crate) max_loaded: usize,
@@ -165,6 +167,7 @@ pub(crate) const OUR_KEYS: &[&str] = &[
     "allowedOrigins",
     "allowedHosts",
     "allowedImageHosts",
+    "engineIndex",
     "apiKeys",
     "workerPath",
     "maxLoadedModels",
@@ -261,6 +264,7 @@ impl Settings {
             allowed_hosts: file.texts("allowedHosts")?.unwrap_or_default(),
             allowed_image_hosts: file.texts("allowedImageHosts")?.unwrap_or_default(),
             log: overrides.log.clone().or_else(|| env::text(env::CORTEX_LOG)).unwrap_or_else(|| "info".into()),
+            engine_index: file.text("engineIndex")?.filter(|text| !text.trim().is_empty()),
             worker_program: env::path(env::CORTEX_WORKER)
                 .or(file.text("workerPath")?.filter(|path| !path.is_empty()).map(PathBuf::from))
                 .unwrap_or_else(worker_beside_us),

@@ -214,6 +214,27 @@ impl Settings {
             ..self.outbound.clone()
         }
     }
+
+    /// The way to the index of compute modules, and to what it names: its own host, and those that models may come from.
+    pub(crate) fn outbound_for_packages(&self) -> OutboundConfig {
+        let address = self.engine_index.as_deref().and_then(|text| text.split_once("://"));
+        let host = address.map(|(scheme, rest)| (scheme, rest.split(['/', '?', '#']).next().unwrap_or_default()));
+        // What GitHub tells of lies elsewhere.
+        let of_github = ["github.com", "objects.githubusercontent.com", "release-assets.githubusercontent.com"];
+        let is_github = host.is_some_and(|(_, host)| host.eq_ignore_ascii_case("api.github.com"));
+        let more = of_github.iter().filter(|_| is_github).map(|&host| host.to_owned());
+        OutboundConfig {
+            endpoint: OutboundConfig::default().endpoint,
+            token: None,
+            allowed_hosts: host
+                .map(|(scheme, host)| format!("{scheme}://{host}"))
+                .into_iter()
+                .chain(more)
+                .chain(self.outbound.allowed_hosts.clone())
+                .collect(),
+            ..self.outbound.clone()
+        }
+    }
 }
 
 impl Settings {

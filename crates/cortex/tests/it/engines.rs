@@ -7,7 +7,7 @@ use crate::{
 use cortex_test::daemon::{Options, TestDaemon};
 use serde_json::{Value, json};
 
-fn cli(daemon: &TestDaemon, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn cli(daemon: &TestDaemon, arguments: &[&str]) -> (Option<i32>, String) {
     let output = daemon.cli(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code(), said)
@@ -126,7 +126,7 @@ async fn engines_and_settings_on_the_command_line() {
         cli(&daemon, &["engines", "install", "llama-cpp", "-s", "/none"]),
         (Some(0), "Folder does not exist: /none\n".into())
     );
-    assert_eq!(cli(&daemon, &["engines", "install", "llama-cpp"]).1, "Engine llama-cpp installed successfully!\n");
+    assert_eq!(cli(&daemon, &["engines", "install", "llama-cpp"]).1, "Engine llama-cpp downloaded successfully!\n");
     let (code, said) = cli(&daemon, &["engines", "use", "llama-cpp", "--variant", "none"]);
     assert!(code == Some(1) && said.contains("is not installed yet!"), "{said}");
     assert!(cli(&daemon, &["engines", "update", "llama-cpp"]).1.contains("already up-to-date"));

@@ -6,6 +6,7 @@ mod beside;
 mod cli;
 mod configs;
 mod edge;
+mod engine_packages;
 mod engines;
 mod faults;
 mod files;

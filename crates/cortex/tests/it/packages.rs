@@ -15,7 +15,10 @@ const OTHER_USER: &str = "65534";
 fn package(ending: &str) -> PathBuf {
     let folder = dist::program("packages");
     let found = fs_err::read_dir(folder).expect("cargo xtask package").flatten().map(|entry| entry.path());
-    found.into_iter().find(|path| path.to_string_lossy().ends_with(ending)).expect("a package")
+    found
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with(ending) && !path.to_string_lossy().contains("llama-cpp"))
+        .expect("a package")
 }
 
 fn run(command: &mut Command) -> String {

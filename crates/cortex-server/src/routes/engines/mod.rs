@@ -1,5 +1,8 @@
 //! `/v1/engines`: the engine that is here, with its compute modules as variants, and those on other machines.
 
+mod install;
+mod variants;
+
 use super::{registry::missing_field, run::blocking};
 use crate::{
     App,
@@ -14,30 +17,21 @@ use axum::{
 };
 use cortex_api::native::Message;
 use cortex_models::ErrorKind;
+use cortex_packages::{PackageError, bare};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
-/// The engine that is here.
-const LOCAL: &str = "llama-cpp";
+pub(in crate::routes) use install::{Installs, frame};
+pub(crate) use install::{follow, install, uninstall};
+pub use variants::platform;
+use variants::{LOCAL, VERSION, Variant};
+
 /// What else it is called.
 const OTHER_NAMES: &[&str] = &["llama.cpp", "cortex.llamacpp", "nitro"];
-/// Its version is ours: programs, worker and compute modules come from one build.
-const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
-
 /// Whether a name is that of the engine that is here.
 pub(crate) fn is_local(name: &str) -> bool {
     name.eq_ignore_ascii_case(LOCAL) || OTHER_NAMES.iter().any(|other| other.eq_ignore_ascii_case(name))
-}
-
-/// `linux-amd64-haswell`: what a compute module is called as a variant.
-fn variant_name(module: &str) -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let system = if std::env::consts::OS == "macos" { "mac" } else { std::env::consts::OS };
-    format!("{system}-{architecture}-{module}")
 }
 
 fn invalid(code: &str, message: impl Into<String>) -> ApiError {
@@ -45,23 +39,14 @@ fn invalid(code: &str, message: impl Into<String>) -> ApiError {
 }
 
 /// The variants that are there.
-async fn variants(app: &App) -> Vec<Value> {
-    let modules = app.engines.installed_variants().await;
-    let variant =
-        |module: &String| json!({"engine": LOCAL, "name": variant_name(module), "type": "local", "version": VERSION});
-    modules.iter().map(variant).collect()
-}
-
-/// The module of a variant's name, short or long, if it is there.
-async fn module_of(app: &App, variant: &str) -> Option<String> {
-    let modules = app.engines.installed_variants().await;
-    modules.into_iter().find(|module| *module == variant || variant_name(module) == variant)
+fn shown(app: &App) -> Vec<Value> {
+    variants::all(app).iter().map(Variant::shown).collect()
 }
 
 /// All engines.
 pub(crate) async fn list(State(app): State<App>) -> Json<Map<String, Value>> {
     let mut engines = Map::new();
-    engines.insert(LOCAL.into(), variants(&app).await.into());
+    engines.insert(LOCAL.into(), shown(&app).into());
     for engine in app.remotes.engines() {
         engines.insert(engine.engine.clone(), json!([engine.shown()]));
     }
@@ -71,7 +56,7 @@ pub(crate) async fn list(State(app): State<App>) -> Json<Map<String, Value>> {
 /// One engine; an empty list when nothing of it is there.
 pub(crate) async fn get(State(app): State<App>, Path(name): Path<String>) -> Json<Vec<Value>> {
     if is_local(&name) {
-        return Json(variants(&app).await);
+        return Json(shown(&app));
     }
     Json(app.remotes.engine(&name).map(|engine| engine.shown()).into_iter().collect())
 }
@@ -100,65 +85,12 @@ pub(crate) async fn add(State(app): State<App>, headers: HeaderMap, body: Bytes)
 struct Which {
     variant: Option<String>,
     version: Option<String>,
+    /// A folder of this machine with an archive.
+    source: Option<PathBuf>,
 }
 
 fn which(headers: &HeaderMap, body: &Bytes) -> Result<Which, ApiError> {
     if body.is_empty() { Ok(Which::default()) } else { json::required(headers, body) }
-}
-
-/// A version as it is compared: `v0.1.0` is `0.1.0`, and no version, or `latest`, is the one that is there.
-fn is_ours(version: Option<&str>) -> bool {
-    let bare = |version: &str| version.trim().trim_start_matches('v').to_owned();
-    version.is_none_or(|it| it.is_empty() || it == "latest" || bare(it) == bare(VERSION))
-}
-
-/// Installs a variant: those of this build are all there, and others cannot be had.
-pub(crate) async fn install(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Message>, ApiError> {
-    must_be_local(&name)?;
-    let Which { variant, version } = which(&headers, &body)?;
-    if !is_ours(version.as_deref()) {
-        let version = version.unwrap_or_default();
-        return Err(invalid("no_release", format!("No release found for {version}; this build has {VERSION}")));
-    }
-    if let Some(variant) = variant.filter(|variant| !variant.is_empty())
-        && module_of(&app, &variant).await.is_none()
-    {
-        let there: Vec<String> = app.engines.installed_variants().await.iter().map(|it| variant_name(it)).collect();
-        let message = format!("Failed to find a suitable variant for {name}; there are {}", there.join(", "));
-        return Err(invalid("no_variant", message));
-    }
-    Ok(Json(Message { message: "Engine starts installing!".into() }))
-}
-
-/// Removes an engine on another machine. The modules of this build are part of it, and stay.
-pub(crate) async fn uninstall(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Message>, ApiError> {
-    let gone = |name: &str| Json(Message { message: format!("Engine {name} uninstalled successfully!") });
-    if !is_local(&name) {
-        let (remotes, engine) = (app.remotes.clone(), name.clone());
-        blocking(move || remotes.remove(&engine)).await??;
-        return Ok(gone(&name));
-    }
-    let Which { variant, version } = which(&headers, &body)?;
-    match (variant, version) {
-        (None, Some(_)) => Err(invalid("no_variant", "No variant provided")),
-        (Some(variant), _) if module_of(&app, &variant).await.is_none() => {
-            Err(invalid("no_variant", "Engine variant does not exist!"))
-        }
-        _ => Err(invalid(
-            "part_of_cortex",
-            format!("the compute modules of {name} are part of this build of cortex and cannot be removed one by one"),
-        )),
-    }
 }
 
 fn must_be_local(name: &str) -> Result<(), ApiError> {
@@ -172,11 +104,10 @@ fn must_be_local(name: &str) -> Result<(), ApiError> {
 /// The variant that loads take.
 pub(crate) async fn default(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
     must_be_local(&name)?;
-    let report = app.engines.choose_variant().await;
-    let Some(module) = &report.chosen else {
+    let Some(variant) = variants::chosen(&app).await else {
         return Err(invalid("no_default", format!("Default engine variant for {name} is not set yet!")));
     };
-    Ok(Json(json!({"engine": LOCAL, "variant": variant_name(module), "version": VERSION})))
+    Ok(Json(json!({"engine": LOCAL, "variant": variant.name, "version": variant.version})))
 }
 
 /// Chooses the variant that loads take from now on; what is loaded leaves.
@@ -190,30 +121,55 @@ pub(crate) async fn set_default(
     if body.is_empty() {
         return Err(invalid("empty_body", "Request body is required"));
     }
-    let Which { variant, version } = which(&headers, &body)?;
+    let Which { variant, version, .. } = which(&headers, &body)?;
     let variant = variant.filter(|it| !it.is_empty()).ok_or_else(|| invalid("missing_field", "Variant is required"))?;
     let version = version.filter(|it| !it.is_empty()).ok_or_else(|| invalid("missing_field", "Version is required"))?;
     let missing = || {
-        let bare = version.trim_start_matches('v');
+        let bare = bare(&version);
         invalid("no_variant", format!("Engine variant {bare}-{variant} is not installed yet!"))
     };
-    let module = module_of(&app, &variant).await.filter(|_| is_ours(Some(&version))).ok_or_else(missing)?;
-    let before = app.engines.variants().chosen.clone();
-    let failed = |error: std::io::Error| {
-        ApiError::new(ErrorKind::Internal, "not_written", format!("the choice cannot be kept: {error}"))
+    let chosen = variants::find(&app, &variant, Some(&version)).ok_or_else(missing)?;
+    let before = variants::chosen(&app).await;
+    let pinned = app.engines.pinned_module();
+    use_packages_of(&app, &chosen).await?;
+    let pin = async |module: Option<String>| {
+        let engines = app.engines.clone();
+        blocking(move || engines.pin_module(module.as_deref())).await?.map_err(|error: std::io::Error| {
+            ApiError::new(ErrorKind::Internal, "not_written", format!("the choice cannot be kept: {error}"))
+        })
     };
-    app.engines.pin_variant(Some(module.clone())).await.map_err(failed)?;
-    let report = app.engines.choose_variant().await;
-    if report.chosen.as_deref() != Some(module.as_str()) {
-        app.engines.pin_variant(None).await.map_err(failed)?;
-        let why = report.dropped.iter().find(|dropped| dropped.name == module).map_or("", |dropped| &dropped.reason);
-        return Err(invalid("does_not_work", format!("{variant} does not work on this processor: {why}")));
+    pin(Some(chosen.module.clone())).await?;
+    if !chosen.is_graphics {
+        let report = app.engines.choose_variant().await;
+        if report.chosen.as_deref() != Some(chosen.module.as_str()) {
+            pin(pinned).await?;
+            if let Some(before) = &before {
+                use_packages_of(&app, before).await?;
+            }
+            let dropped = report.dropped.iter().find(|dropped| dropped.name == chosen.module);
+            let why = dropped.map_or("", |dropped| &dropped.reason);
+            return Err(invalid("does_not_work", format!("{variant} does not work on this processor: {why}")));
+        }
     }
-    if before.as_deref() != Some(module.as_str()) {
+    if before.as_ref().is_none_or(|before| (&before.name, &before.version) != (&chosen.name, &chosen.version)) {
         unload_all(&app).await;
     }
-    let version = VERSION.trim_start_matches('v');
-    Ok(Json(Message { message: format!("Engine {} {version} set as default", variant_name(&module)) }))
+    let version = bare(&chosen.version);
+    Ok(Json(Message { message: format!("Engine {} {version} set as default", chosen.name) }))
+}
+
+/// Of all that have its module, this one is what loads find.
+async fn use_packages_of(app: &App, chosen: &Variant) -> Result<(), ApiError> {
+    for other in app.packages.installed() {
+        let is_it = other.variant == chosen.name && !chosen.is_of_build;
+        if other.module == chosen.module && !is_it && other.is_current {
+            app.packages.set_current(&other.variant, None).await?;
+        }
+    }
+    if !chosen.is_of_build && !chosen.is_current {
+        app.packages.set_current(&chosen.name, Some(&chosen.version)).await?;
+    }
+    Ok(())
 }
 
 async fn unload_all(app: &App) {
@@ -222,20 +178,15 @@ async fn unload_all(app: &App) {
     }
 }
 
-/// There is nothing newer than this build for the engine that is here; of one elsewhere the facts are changed.
+/// Installs what is newer; of an engine elsewhere the facts are changed.
 pub(crate) async fn update(
     State(app): State<App>,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Message>, ApiError> {
+) -> Result<Json<Value>, ApiError> {
     if is_local(&name) {
-        let report = app.engines.choose_variant().await;
-        let Some(module) = &report.chosen else {
-            return Err(invalid("no_default", format!("Default engine variant for {name} is not set yet!")));
-        };
-        let message = format!("Engine {name}, {} is already up-to-date! Version {VERSION}", variant_name(module));
-        return Err(invalid("up_to_date", message));
+        return install::update(&app, &name).await;
     }
     app.remotes.engine(&name)?;
     if body.is_empty() {
@@ -243,7 +194,7 @@ pub(crate) async fn update(
     }
     let said: Map<String, Value> = json::required(&headers, &body)?;
     blocking(move || app.remotes.update(&name, &said)).await??;
-    Ok(Json(Message { message: "Remote Engine update successfully!".into() }))
+    Ok(Json(json!({"message": "Remote Engine update successfully!"})))
 }
 
 /// An engine is always ready: its processes start with models.
@@ -271,10 +222,30 @@ pub(crate) async fn unload(State(app): State<App>, Path(name): Path<String>) -> 
     Ok(Json(Message { message: format!("Engine {name} unloaded successfully!") }))
 }
 
-/// What can be installed: what this build has.
-pub(crate) async fn releases(Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+/// What can be installed: what this build has, and what the index has.
+pub(crate) async fn releases(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
     must_be_release(&name)?;
-    Ok(Json(json!([{"url": "", "name": VERSION, "draft": false, "prerelease": false, "published_at": ""}])))
+    let of_index = app.packages.releases().await.map_err(|error| {
+        let told = format!("Failed to get engine releases: {}", unprefixed(&error));
+        ApiError::told(error.kind(), error.code(), &told, error.hint())
+    })?;
+    let mut shown: Vec<Value> = of_index
+        .iter()
+        .map(|it| {
+            json!({"url": it.url, "name": it.version, "draft": it.draft, "prerelease": it.prerelease,
+                   "published_at": it.published_at})
+        })
+        .collect();
+    if !of_index.iter().any(|it| bare(&it.version) == bare(VERSION)) {
+        shown.push(json!({"url": "", "name": VERSION, "draft": false, "prerelease": false, "published_at": ""}));
+    }
+    Ok(Json(shown.into()))
+}
+
+/// What went wrong, without the words of another route.
+fn unprefixed(error: &PackageError) -> String {
+    let text = error.to_string();
+    text.strip_prefix("Failed to fetch engine releases: ").unwrap_or(&text).to_owned()
 }
 
 fn must_be_release(name: &str) -> Result<(), ApiError> {
@@ -305,15 +276,24 @@ pub(crate) async fn release(
         Some("compatible") => true,
         Some(_) => return Err(invalid("invalid_value", "Invalid show value. Can either be `all` or `compatible` ")),
     };
-    if !is_ours(Some(&version)) {
-        return Err(invalid("no_release", format!("No release found for {version}; this build has {VERSION}")));
-    }
+    let is_of_build = matches!(version.as_str(), "latest") || bare(&version) == bare(VERSION);
+    let archives = match app.packages.release(Some(&version)).await {
+        Ok(release) => release.archives,
+        Err(PackageError::NoRelease { .. }) if is_of_build => vec![],
+        Err(error) => return Err(error.into()),
+    };
     let report = app.engines.choose_variant().await;
-    let fails = |module: &str| report.dropped.iter().any(|dropped| dropped.name == module);
-    let modules = app.engines.installed_variants().await.into_iter();
-    let variant =
-        |module: String| json!({"name": variant_name(&module), "size": 0, "download_count": 0, "created_at": ""});
-    Ok(Json(modules.filter(|module| !only_compatible || !fails(module)).map(variant).collect()))
+    let fails = |module: &str| only_compatible && report.dropped.iter().any(|dropped| dropped.name == module);
+    let of_build = variants::all(&app).into_iter().filter(|it| is_of_build && it.is_of_build && !fails(&it.module));
+    let mut shown: Vec<Value> = of_build
+        .filter(|it| !archives.iter().any(|archive| archive.variant == it.name))
+        .map(|it| json!({"name": it.name, "size": 0, "download_count": 0, "created_at": ""}))
+        .collect();
+    shown.extend(archives.iter().map(|archive| {
+        json!({"name": archive.variant, "size": archive.bytes, "download_count": archive.download_count,
+               "created_at": archive.created_at})
+    }));
+    Ok(Json(shown))
 }
 
 #[cfg(test)]
@@ -321,15 +301,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_versions_are_understood_as_clients_write_them() {
+    fn names_are_understood_as_clients_write_them() {
         for name in ["llama-cpp", "llama.cpp", "cortex.llamacpp", "Nitro"] {
             assert!(is_local(name), "{name}");
         }
         assert!(!is_local("openai"));
-        let bare = VERSION.trim_start_matches('v');
-        for version in [None, Some(""), Some("latest"), Some(VERSION), Some(bare)] {
-            assert!(is_ours(version), "{version:?}");
-        }
-        assert!(!is_ours(Some("v9.9.9")) && variant_name("zen4").ends_with("-zen4"));
     }
 }
