@@ -16,7 +16,7 @@ cargo xtask tidy
 
 # The tools of the other languages, kept by what their lock files say.
 python_tools() { echo "$CORTEX_CACHE/tools/python-$(sha256sum "tests/$1/requirements.txt" | cut -c1-16)"; }
-for suite in openai embeddings downloads reference openai-node; do
+for suite in openai embeddings terminal reference openai-node; do
     tools=$(python_tools "$suite")
     if [ ! -f "$tools/.complete" ]; then
         rm -rf "$tools"
@@ -45,7 +45,7 @@ while read -r ok bad ignored; do
     count "$ok" "$bad" "$ignored"
 done < <(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$reports/cargo")
 
-for suite in openai embeddings downloads reference; do
+for suite in openai embeddings terminal reference; do
     echo "== tests/$suite"
     # The tests themselves come from the first: it has pytest.
     PYTHONPATH="$(python_tools "$suite"):$(python_tools openai)" python3 -m pytest -q -p no:cacheprovider --junitxml="$reports/$suite.xml" "tests/$suite" || broken=1

@@ -72,6 +72,15 @@ pub struct Migration {
     /// Models that an undo left, because they are others by now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<String>,
+    /// Engines on other machines that were taken over; an undo leaves them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote_engines: Vec<String>,
+    /// Ids of their models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote_models: Vec<String>,
+    /// Sentences about what of them cannot be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote_problems: Vec<String>,
 }
 
 /// What became of one folder.

@@ -191,11 +191,15 @@ impl Accelerators {
 
     /// Other modules may be there: what is known of them is not, until they were asked. Models that load meanwhile wait.
     pub(crate) fn expect_others(&self) {
-        let names: Vec<String> = self.modules.of_graphics().into_iter().map(|module| module.name).collect();
+        let modules = self.modules.of_graphics();
         self.report.send_modify(|known| {
+            let mut devices = known.devices.clone();
+            // What is gone computes nothing.
+            devices.retain(|device| modules.iter().any(|module| module.path == device.module));
             *known = Arc::new(AcceleratorReport {
-                is_pending: !names.is_empty(),
-                modules: names,
+                is_pending: !modules.is_empty(),
+                modules: modules.into_iter().map(|module| module.name).collect(),
+                devices,
                 ..AcceleratorReport::clone(known)
             });
         });
@@ -210,12 +214,16 @@ impl Accelerators {
     /// model needs too.
     pub(crate) async fn look(&self, processor: Option<&Path>) {
         let _turn = self.looking.lock().await;
-        let modules: Vec<PathBuf> = self.modules.of_graphics().into_iter().map(|module| module.path).collect();
+        let modules = self.paths();
         let mut problems: Vec<String> = self.choice_problem.iter().cloned().collect();
         let mut devices = self.list(&modules, &mut problems).await;
         match processor {
             Some(processor) if self.proves => self.prove(&modules, &mut devices, processor).await,
             _ => {}
+        }
+        if self.paths() != modules {
+            // Who changed them has the next look made.
+            return;
         }
         for it in &devices {
             if let Some(fault) = &it.fault {
@@ -226,6 +234,10 @@ impl Accelerators {
             *known =
                 Arc::new(AcceleratorReport { is_pending: false, devices, problems, ..AcceleratorReport::clone(known) });
         });
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        self.modules.of_graphics().into_iter().map(|module| module.path).collect()
     }
 
     /// Nobody will answer: models do without.

@@ -105,9 +105,12 @@ impl CacheType {
         Self::NAMES.iter().find(|(_, it)| *it == self).map_or("", |(name, _)| name)
     }
 
-    /// The one with this name, in any case of letters.
+    /// The one with this name, in any case of letters; Jan says `q8` and `q4`.
     pub fn of_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, it)| *it)
+        let is_it = |known: &str| {
+            known.eq_ignore_ascii_case(name) || known.strip_suffix("_0").is_some_and(|it| it.eq_ignore_ascii_case(name))
+        };
+        Self::NAMES.iter().find(|(known, _)| is_it(known)).map(|(_, it)| *it)
     }
 
     fn bytes(self, numbers: u64) -> u64 {

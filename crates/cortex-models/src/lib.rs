@@ -42,7 +42,8 @@ pub use gguf::{Gguf, GgufError, TensorInfo, Value as GgufValue};
 pub use import::{BatchEntry, BatchOutcome, Import, ImportError, Imported, Mode};
 pub use keep_alive::KeepAlive;
 pub use migrate::{
-    Down, Finding, GivenModel, Homes, Migrate, MigrateError, MigrationReport, Migrations, Outcome, Template,
+    Down, Finding, GivenModel, Homes, LegacyRemotes, Migrate, MigrateError, MigrationReport, Migrations, Outcome,
+    Template,
 };
 pub use model::{Model, ModelFiles, ModelState};
 pub use model_yaml::{ModelYaml, YamlError};

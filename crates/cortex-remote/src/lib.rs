@@ -14,5 +14,5 @@ mod template;
 
 pub use engine::{HIDDEN, RemoteEngine};
 pub use error::RemoteError;
-pub use remotes::{Call, HOPS, Remotes, Reply, ReplyStream};
+pub use remotes::{Call, HOPS, Remotes, Reply, ReplyStream, TakenOver};
 pub use store::RemoteModel;

@@ -9,7 +9,7 @@ use crate::{
     template::Template,
 };
 use bytes::Bytes;
-use cortex_models::{Exchange, Exchanged, Outbound, OutboundConfig};
+use cortex_models::{Exchange, Exchanged, LegacyRemotes, Outbound, OutboundConfig};
 use reqwest::{Method, header};
 use serde_json::{Map, Value};
 use std::{
@@ -50,6 +50,17 @@ struct State {
     revision: u64,
     /// Models that somebody started, and when, as milliseconds since 1970.
     started: HashMap<String, i64>,
+}
+
+/// What was taken over from an older program.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TakenOver {
+    /// Names of engines.
+    pub engines: Vec<String>,
+    /// Ids of models.
+    pub models: Vec<String>,
+    /// Sentences about what cannot be used.
+    pub problems: Vec<String>,
 }
 
 /// What a model is asked for.
@@ -162,6 +173,53 @@ impl Remotes {
             known.engines.push(engine.clone());
             Ok(engine)
         })
+    }
+
+    /// Takes over what an older program knows, but for names that are there already: the names of the engines and the ids of the
+    /// models that are new, and sentences about what cannot be used. Waits for the disk.
+    ///
+    /// # Errors
+    /// When nothing can be written.
+    pub fn take_over(&self, old: &LegacyRemotes) -> Result<TakenOver, RemoteError> {
+        let mut taken = TakenOver { problems: old.problems.clone(), ..TakenOver::default() };
+        let keep =
+            |result: Result<String, RemoteError>, names: &mut Vec<String>, problems: &mut Vec<String>| match result {
+                Ok(name) => {
+                    names.push(name);
+                    Ok(())
+                }
+                Err(RemoteError::EngineExists { .. } | RemoteError::ModelExists { .. }) => Ok(()),
+                Err(error @ RemoteError::Disk { .. }) => Err(error),
+                Err(error) => {
+                    problems.push(error.to_string());
+                    Ok(())
+                }
+            };
+        for engine in &old.engines {
+            keep(self.add(engine).map(|it| it.engine), &mut taken.engines, &mut taken.problems)?;
+        }
+        for model in &old.models {
+            keep(self.add_model(model).map(|it| it.id), &mut taken.models, &mut taken.problems)?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes over what an older program knows in the daemon's own folder, unless something was kept here before. Waits for the
+    /// disk.
+    ///
+    /// # Errors
+    /// When nothing can be written.
+    pub fn take_over_once(&self, data_folder: &Path) -> Result<TakenOver, RemoteError> {
+        if self.0.store.exists() {
+            return Ok(TakenOver::default());
+        }
+        let old = LegacyRemotes::read(data_folder);
+        let taken = self.take_over(&old)?;
+        if !self.0.store.exists() && (!old.problems.is_empty() || !old.engines.is_empty()) {
+            // Once is enough: what somebody removes later does not come back.
+            self.0.store.write(&self.with(|state| state.known.clone()))?;
+        }
+        Ok(taken)
     }
 
     /// Changes what is said of an engine. May wait for the disk.

@@ -74,6 +74,11 @@ impl Store {
         Self(data_folder.join("state/remote.json"))
     }
 
+    /// Whether something was kept here before.
+    pub(crate) fn exists(&self) -> bool {
+        fs_err::symlink_metadata(&self.0).is_ok()
+    }
+
     /// What it holds; nothing when it is not there. One that is damaged is left alone, and is an error.
     pub(crate) fn read(&self) -> Result<Known, RemoteError> {
         let failed = |reason: String| RemoteError::Disk { action: "read", reason };

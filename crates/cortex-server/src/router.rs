@@ -316,6 +316,26 @@ const BEFORE_ID: &[(&str, &str)] = &[
     ("/models/", "/v1/models/"),
 ];
 
+/// What may follow an id, and a further word or id.
+const AFTER_ID: &[(&str, &[&str])] = &[
+    ("/v1/engines/", &["install", "default", "update", "load", "releases"]),
+    ("/v1/threads/", &["messages"]),
+    ("/v1/files/", &["content"]),
+    ("/v1/models/pulls/", &["events"]),
+];
+
+/// An id, with what follows it as the router knows it.
+fn with_known_words(prefix: &str, rest: &str) -> String {
+    let words = AFTER_ID.iter().find(|(known, _)| *known == prefix).map(|(_, words)| *words).unwrap_or_default();
+    let mut parts: Vec<&str> = rest.split('/').collect();
+    if let Some(part) = parts.get_mut(1)
+        && let Some(word) = words.iter().find(|word| word.eq_ignore_ascii_case(part))
+    {
+        *part = word;
+    }
+    parts.join("/")
+}
+
 /// The path that the router knows, where an older client wrote it in another way: fixed parts match
 /// whatever their case, ids do not.
 fn canonical(uri: &Uri) -> Option<Uri> {
@@ -333,7 +353,7 @@ fn canonical(uri: &Uri) -> Option<Uri> {
             let (head, id) = path.split_at_checked(written.len())?;
             (head.eq_ignore_ascii_case(written) && !id.is_empty()).then_some((known, id))
         })?;
-        format!("{prefix}{id}")
+        format!("{prefix}{}", with_known_words(prefix, id))
     };
     if new == path {
         return None;
@@ -357,6 +377,10 @@ mod tests {
             ("/Models/My:Model", Some("/v1/models/My:Model")),
             ("/V1/models/Status/A%20b", Some("/v1/models/status/A%20b")),
             ("/models/START", Some("/v1/models/start")),
+            ("/Engines/Llama-CPP/Install", Some("/v1/engines/Llama-CPP/install")),
+            ("/v1/engines/llama-cpp/Releases/V1", Some("/v1/engines/llama-cpp/releases/V1")),
+            ("/v1/threads/Install/MESSAGES/M1", Some("/v1/threads/Install/messages/M1")),
+            ("/v1/models/a/Install", None),
             ("/inferences/server/chat_completion", Some("/v1/chat/completions")),
             ("/v1/models/", Some("/v1/models")),
             ("/v1/models/abc", None),

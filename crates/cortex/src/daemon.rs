@@ -162,6 +162,11 @@ impl Daemon {
         accepting.spawn(async move {
             let _ = tokio::task::spawn_blocking(move || conversations.threads.look()).await;
         });
+        let (engines_elsewhere, folder) = (remotes.clone(), settings.data_folder.clone());
+        accepting.spawn(async move {
+            // The daemon may end meanwhile.
+            let _ = tokio::task::spawn_blocking(move || take_over_remotes(&engines_elsewhere, &folder)).await;
+        });
         accepting.spawn(cortex_server::preload(app.clone(), settings.preload.clone()));
         accepting.spawn(cortex_server::serve(listener, tls, cortex_server::router(app), tasks.child()));
 
@@ -186,6 +191,22 @@ impl Daemon {
         // Left behind by a crash it does no harm: the lock says who is alive.
         let _ = fs_err::remove_file(&self.note);
         tracing::info!("stopped");
+    }
+}
+
+/// Takes over the remote engines of an older program in the same folder, the first time.
+fn take_over_remotes(remotes: &Remotes, folder: &std::path::Path) {
+    match remotes.take_over_once(folder) {
+        Ok(found) => {
+            if !found.engines.is_empty() {
+                let models = found.models.len();
+                tracing::info!(engines = ?found.engines, models, "remote engines of an older program were taken over");
+            }
+            for problem in found.problems {
+                tracing::warn!(%problem, "of the remote engines of an older program");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the remote engines of an older program cannot be taken over"),
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) enum CliError {
     Daemon(#[from] DaemonError),
     #[error("the daemon does not answer at {url}")]
     NotRunning { url: String },
-    #[error("the daemon could not be started: {reason}")]
+    #[error("Could not start server: {reason}")]
     NotStarted { reason: String, code: u8 },
     #[error("{}", body.error.message)]
     Refused { body: Box<ErrorBody> },

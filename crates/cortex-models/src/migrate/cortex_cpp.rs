@@ -9,6 +9,7 @@ use crate::{ModelYaml, layout::Layout, update::fitting_values};
 use rusqlite::{Connection, OpenFlags, types::ValueRef};
 use serde_json::{Map, Value};
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -164,8 +165,19 @@ fn read_line(line: &str) -> Option<Row> {
     })
 }
 
-/// The rows of the table of models, from a copy: the original may be locked, and opening it could write beside it.
+/// The rows of the table of models.
 fn read_database(path: &Path) -> Result<Vec<Row>, String> {
+    let rows = copied(path, |connection| rows_of(connection, "models"))?;
+    let of_row = |row: &BTreeMap<String, String>| {
+        let text = |name: &str| row.get(name).cloned().unwrap_or_default();
+        let yaml = text("path_to_model_yaml");
+        Row { id: text("model_id"), alias: text("model_alias"), yaml, status: text("status") }
+    };
+    Ok(rows.iter().map(of_row).collect())
+}
+
+/// Reads a copy of a database: the original may be locked, and opening it could write beside it.
+pub(super) fn copied<T>(path: &Path, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, String> {
     // A pipe would never answer.
     if !fs_err::metadata(path).map_err(|error| error.to_string())?.is_file() {
         return Err("it is no regular file".into());
@@ -179,31 +191,26 @@ fn read_database(path: &Path) -> Result<Vec<Row>, String> {
             copied => drop(copied.map_err(|error| error.to_string())?),
         }
     }
-    read_rows(&copy).map_err(|error| error.to_string())
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(&copy, flags)
+        .and_then(|connection| read(&connection))
+        .map_err(|error| error.to_string())
 }
 
-fn read_rows(path: &Path) -> rusqlite::Result<Vec<Row>> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    let mut statement = connection.prepare("SELECT * FROM models")?;
+/// The texts in the rows of a table, by the names of their columns: each version of the schema has more than the one before.
+pub(super) fn rows_of(connection: &Connection, table: &'static str) -> rusqlite::Result<Vec<BTreeMap<String, String>>> {
+    let mut statement = connection.prepare(&format!("SELECT * FROM {table}"))?;
     let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        // By name: each version of the schema has more columns than the one before.
-        let text = |name: &str| -> rusqlite::Result<String> {
-            let Some(at) = columns.iter().position(|column| column == name) else { return Ok(String::new()) };
-            Ok(match row.get_ref(at)? {
-                ValueRef::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-                _ => String::new(),
-            })
-        };
-        found.push(Row {
-            id: text("model_id")?,
-            alias: text("model_alias")?,
-            yaml: text("path_to_model_yaml")?,
-            status: text("status")?,
-        });
+        let mut texts = BTreeMap::new();
+        for (at, column) in columns.iter().enumerate() {
+            if let ValueRef::Text(bytes) = row.get_ref(at)? {
+                texts.insert(column.clone(), String::from_utf8_lossy(bytes).into_owned());
+            }
+        }
+        found.push(texts);
     }
     Ok(found)
 }

@@ -12,6 +12,7 @@ mod old_app;
 mod owner;
 mod places;
 mod plan;
+mod remote;
 mod scan;
 mod stores;
 
@@ -19,3 +20,4 @@ pub use error::MigrateError;
 pub use owner::{Down, GivenModel, Migrate, MigrationReport, Migrations};
 pub use places::Homes;
 pub use plan::{Finding, Outcome, Template};
+pub use remote::LegacyRemotes;

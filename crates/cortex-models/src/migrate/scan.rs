@@ -101,9 +101,22 @@ pub(crate) fn single(path: &Path, home: Option<&Path>) -> Scan {
     Scan { folders: vec![folder(path.to_owned(), name, home)] }
 }
 
-/// The services for which an older Jan has a key: in the settings of its extensions, or before those in `engines/`.
-/// The keys themselves are not kept.
+/// What an older Jan has of a service on other machines.
+#[derive(Default)]
+pub(crate) struct ServiceSettings {
+    /// Empty when there is none.
+    pub(crate) key: String,
+    /// Where chats are asked for.
+    pub(crate) address: Option<String>,
+}
+
+/// The services for which an older Jan has a key. The keys themselves are not kept.
 pub(crate) fn services_with_keys(data: &Path) -> HashSet<String> {
+    settings_of_services(data).into_iter().filter(|(_, it)| !it.key.is_empty()).map(|(service, _)| service).collect()
+}
+
+/// The services that an older Jan knows: in the settings of its extensions, or before those in `engines/`.
+pub(crate) fn settings_of_services(data: &Path) -> BTreeMap<String, ServiceSettings> {
     let below = |folder: PathBuf| -> Vec<PathBuf> {
         fs_err::read_dir(folder).map_or_else(|_| vec![], |entries| entries.flatten().map(|it| it.path()).collect())
     };
@@ -111,18 +124,28 @@ pub(crate) fn services_with_keys(data: &Path) -> HashSet<String> {
         let text = String::from_utf8_lossy(&read_short(path).ok()?).into_owned();
         serde_json::from_str::<Value>(text.trim_start_matches('\u{feff}')).ok()
     };
-    let has_text = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
-    let mut found = HashSet::new();
-    for extension in below(data.join("settings/@janhq")) {
-        let settings = read(&extension.join("settings.json"));
-        for setting in settings.as_ref().and_then(Value::as_array).into_iter().flatten() {
-            let service = setting["key"].as_str().and_then(|key| key.strip_suffix("-api-key"));
-            found.extend(service.filter(|_| has_text(&setting["controllerProps"]["value"])).map(str::to_owned));
+    let text = |value: &Value| value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+    let mut found: BTreeMap<String, ServiceSettings> = BTreeMap::new();
+    // Those of the extensions count: what lies in `engines/` is older.
+    for path in below(data.join("engines")).iter().filter(|path| path.extension().is_some_and(|it| it == "json")) {
+        if let (Some(service), Some(said)) = (path.file_stem(), read(path)) {
+            let (key, address) = (text(&said["api_key"]).unwrap_or_default(), text(&said["full_url"]));
+            found.insert(service.to_string_lossy().into_owned(), ServiceSettings { key, address });
         }
     }
-    for path in below(data.join("engines")).iter().filter(|path| path.extension().is_some_and(|it| it == "json")) {
-        let service = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        found.extend(service.filter(|_| read(path).is_some_and(|engine| has_text(&engine["api_key"]))));
+    for extension in below(data.join("settings/@janhq")) {
+        let settings = read(&extension.join("settings.json"));
+        let settings = settings.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let value = |setting: &Value| text(&setting["controllerProps"]["value"]);
+        let key_of = |setting: &Value| setting["key"].as_str().unwrap_or_default().to_owned();
+        let endpoint = settings.iter().find(|setting| key_of(setting).ends_with("-endpoint")).and_then(value);
+        for setting in settings {
+            if let Some(service) = key_of(setting).strip_suffix("-api-key")
+                && let Some(key) = value(setting)
+            {
+                found.insert(service.to_owned(), ServiceSettings { key, address: endpoint.clone() });
+            }
+        }
     }
     found
 }

@@ -73,6 +73,79 @@ fn cortex_folder(root: &Path, version: usize) -> (Legacy, Connection) {
     (legacy, database)
 }
 
+#[test]
+fn remote_engines_and_their_models_are_read_from_its_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let (legacy, database) = cortex_folder(folder.path(), 3);
+    database
+        .execute_batch(
+            "CREATE TABLE engines(id INTEGER PRIMARY KEY AUTOINCREMENT, engine_name TEXT, type TEXT, api_key TEXT, url TEXT,
+             version TEXT, variant TEXT, status TEXT, metadata TEXT, date_created TEXT, date_updated TEXT);
+             INSERT INTO engines(engine_name, type, api_key, url, version, metadata) VALUES
+             ('openai', 'remote', 'sk-1', 'https://api.openai.com/v1/chat/completions', 'v1', '{\"get_models_url\": \"https://x/models\"}'),
+             ('llama-cpp', 'local', '', '', 'v1', ''), ('odd', 'Remote', '', '', NULL, 'no json'), (NULL, 'remote', 'k', '', '', '');",
+        )
+        .unwrap();
+    legacy.file("remote/gpt.yml", "model: gpt-4o\nengine: openai\nversion: 1\ninference_params:\n  max_tokens: 9\n");
+    let run = |sql: &str| database.execute_batch(sql).unwrap();
+    run(
+        "INSERT INTO models(model_id, path_to_model_yaml, status, engine) VALUES ('no-file', 'models/remote/none.yml', 'remote', 'openai');",
+    );
+    database.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE;").unwrap();
+    // An older Jan in the same folder: what the database says counts.
+    let extension = |name: &str, settings: serde_json::Value| {
+        let path = folder.path().join(format!("settings/@janhq/{name}"));
+        fs_err::create_dir_all(&path).unwrap();
+        fs_err::write(path.join("settings.json"), settings.to_string()).unwrap();
+    };
+    let setting = |key: &str, value: &str| json!({"key": key, "controllerProps": {"value": value}});
+    extension("inference-openai-extension", json!([setting("openai-api-key", "sk-other")]));
+    extension(
+        "inference-groq-extension",
+        json!([
+            setting("chat-completions-endpoint", "https://groq.example/v1/chat/completions"),
+            setting("groq-api-key", " gsk ")
+        ]),
+    );
+    extension("inference-mistral-extension", json!([setting("mistral-api-key", "m-1")]));
+    extension("inference-cohere-extension", json!([setting("cohere-api-key", "c-1")]));
+    extension("inference-martian-extension", json!([setting("martian-api-key", "")]));
+    let before = tree(folder.path());
+    let found = cortex_models::LegacyRemotes::read(folder.path());
+    assert_eq!(tree(folder.path()), before);
+    let engines: Vec<serde_json::Value> = found.engines.iter().cloned().map(Into::into).collect();
+    assert_eq!(
+        engines,
+        [
+            json!({"engine": "openai", "type": "remote", "url": "https://api.openai.com/v1/chat/completions", "api_key": "sk-1",
+                   "version": "v1", "metadata": {"get_models_url": "https://x/models"}}),
+            json!({"engine": "odd", "type": "remote"}),
+            json!({"engine": "groq", "type": "remote", "url": "https://groq.example/v1", "api_key": "gsk"}),
+            json!({"engine": "mistral", "type": "remote", "url": "https://api.mistral.ai/v1", "api_key": "m-1"}),
+        ]
+    );
+    let models: Vec<serde_json::Value> = found.models.iter().cloned().map(Into::into).collect();
+    assert_eq!(
+        models,
+        [
+            json!({"id": "gpt", "model": "gpt-4o", "engine": "openai", "version": 1, "inference_params": {"max_tokens": 9}})
+        ]
+    );
+    assert_eq!(found.problems.len(), 2, "{:?}", found.problems);
+    assert!(found.problems[0].contains("`no-file`") && found.problems[1].contains("`cohere`"), "{:?}", found.problems);
+    // Keys are in no log.
+    assert!(!format!("{found:?}").contains("sk-1"));
+    // A database that is none is told, and what Jan has is taken all the same.
+    drop(database);
+    fs_err::write(folder.path().join("cortex.db"), "no database").unwrap();
+    let found = cortex_models::LegacyRemotes::read(folder.path());
+    assert!(found.problems[0].contains("cortex.db cannot be read") && found.engines.len() == 3, "{:?}", found.problems);
+    assert_eq!(
+        cortex_models::LegacyRemotes::read(&folder.path().join("none")),
+        cortex_models::LegacyRemotes::default()
+    );
+}
+
 const REGISTERED: &[&str] = &["tinyllama:1b", "maker:tiny-GGUF:tiny.gguf", "own", "lost", "twice"];
 
 #[test]

@@ -409,7 +409,10 @@ async fn one(app: &App, id: &str) -> Result<Response, ApiError> {
         let template = template_use(&model);
         Ok::<_, ResolveError>((model, template))
     });
-    let (model, template) = found.await??;
+    let (model, template) = found.await?.map_err(|error| {
+        let told = ApiError::from(error).with("id", id).with("object", "model");
+        told.with("result", "Fail to get model information")
+    })?;
     let mut text = String::new();
     write_entry(&mut text, &model, state_word(&model, &engine_states(&app.engines.loaded())));
     write_compatibility(&mut text, &model, &compatibility(&app.engines));

@@ -12,7 +12,11 @@ use axum::{
     http::HeaderMap,
 };
 use cortex_api::migrations::{Migration, MigrationFinding, MigrationList, MigrationRequest};
-use cortex_models::{Down, Gguf, GivenModel, Migrate, MigrateError, MigrationReport, Model, ModelId, Outcome};
+use cortex_models::{
+    Down, Gguf, GivenModel, LegacyRemotes, Migrate, MigrateError, MigrationReport, Model, ModelId, Outcome,
+};
+use cortex_remote::{Remotes, TakenOver};
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// Models of one list.
@@ -67,9 +71,51 @@ pub(crate) async fn create(
             dry_run: request.dry_run,
             include_deleted: request.include_deleted,
         };
-        blocking(move || migrations.migrate(&migrate)).await?
+        let (remotes, folder) = (app.remotes.clone(), migrate.from.clone());
+        let folder = folder.unwrap_or_else(|| app.models.data_folder().to_owned());
+        let dry_run = migrate.dry_run;
+        let report = blocking(move || migrations.migrate(&migrate)).await?;
+        let from = folder.clone();
+        let taken = blocking(move || take_over(&remotes, &folder, dry_run)).await??;
+        let mut migration = match report {
+            Ok(report) => shown(report),
+            // It has no models, but engines.
+            Err(MigrateError::NoModels { .. }) if !taken.engines.is_empty() => shown(MigrationReport {
+                id: None,
+                state: if dry_run { "dry_run" } else { "done" },
+                at: 0,
+                from: Some(from),
+                to: None,
+                findings: vec![],
+                left: vec![],
+            }),
+            Err(error) => return Err(refused(&error)),
+        };
+        migration.remote_engines = taken.engines;
+        migration.remote_models = taken.models;
+        migration.remote_problems = taken.problems;
+        return Ok(Json(migration));
     };
     report.map(|report| Json(shown(report))).map_err(|error| refused(&error))
+}
+
+/// Takes over what an older program knows of other machines, or only says what that would be. Blocks.
+fn take_over(remotes: &Remotes, folder: &std::path::Path, dry_run: bool) -> Result<TakenOver, ApiError> {
+    let old = LegacyRemotes::read(folder);
+    if !dry_run {
+        return Ok(remotes.take_over(&old)?);
+    }
+    let (engines, (models, _)) = (remotes.engines(), remotes.listed());
+    let is_new_engine = |name: &String| !engines.iter().any(|engine| engine.engine.eq_ignore_ascii_case(name));
+    let is_new_model = |id: &String| !models.iter().any(|model| model.id == *id);
+    let texts = |of: &[Map<String, Value>], field: &str| -> Vec<String> {
+        of.iter().filter_map(|it| it[field].as_str().map(str::to_owned)).collect()
+    };
+    Ok(TakenOver {
+        engines: texts(&old.engines, "engine").into_iter().filter(is_new_engine).collect(),
+        models: texts(&old.models, "id").into_iter().filter(is_new_model).collect(),
+        problems: old.problems,
+    })
 }
 
 /// All migrations.
@@ -149,5 +195,8 @@ fn shown(report: MigrationReport) -> Migration {
             })
             .collect(),
         left: report.left.iter().map(ToString::to_string).collect(),
+        remote_engines: vec![],
+        remote_models: vec![],
+        remote_problems: vec![],
     }
 }

@@ -1,6 +1,9 @@
 //! Downloads: begin, follow, pause, resume, cancel.
 
-use super::engines::{self, Installs};
+use super::{
+    engines::{self, Installs},
+    registry::missing_field,
+};
 use crate::{App, error::ApiError, json};
 use axum::{
     Json,
@@ -198,7 +201,7 @@ pub(crate) async fn info(State(app): State<App>, headers: HeaderMap, body: Bytes
         error => pull_error(&error),
     })?;
     let nothing = PullInfo {
-        id: model.clone(),
+        id: handle_of_url(&model).unwrap_or_else(|| model.clone()),
         model_source: String::new(),
         default_branch: "main".into(),
         message,
@@ -241,11 +244,21 @@ pub(crate) async fn info(State(app): State<App>, headers: HeaderMap, body: Bytes
     }))
 }
 
+/// `author:repo:file.gguf` of the URL of a file of the hub, or `repo:branch` of one of the organisation with short names.
+fn handle_of_url(text: &str) -> Option<String> {
+    let path = text.trim().split_once("://huggingface.co/")?.1;
+    let parts: Vec<&str> = path.split('?').next()?.split('/').filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        [HANDLES, repo, "blob" | "resolve", branch, ..] => Some(format!("{repo}:{branch}")),
+        [author, repo, "blob" | "resolve", _, .., file] => Some(format!("{author}:{repo}:{file}")),
+        _ => None,
+    }
+}
+
 /// A field that must be there, with the answers that cortex.cpp's clients know.
 pub(super) fn needed(value: Option<String>, field: &str) -> Result<String, ApiError> {
     match value {
-        None => Err(ApiError::new(ErrorKind::Conflict, "missing_field", format!("Missing mandatory field `{field}`"))
-            .with_status(StatusCode::CONFLICT)),
+        None => Err(missing_field(field)),
         Some(text) if text.trim().is_empty() => {
             Err(ApiError::field(field, format!("{field} is empty")).with("result", "Bad Request"))
         }
@@ -332,5 +345,23 @@ fn shown(pull: &PullSnapshot, data_folder: &FilePath) -> Pull {
         message: pull.message.clone(),
         code: pull.code.map(str::to_owned),
         items: items(&pull.plan, &pull.downloaded, data_folder),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_the_hub_have_handles() {
+        for (url, handle) in [
+            ("https://huggingface.co/a/b/blob/main/c.gguf", Some("a:b:c.gguf")),
+            ("https://huggingface.co/a/b/resolve/main/sub/c.gguf?download=true", Some("a:b:c.gguf")),
+            ("https://huggingface.co/cortexso/tinyllama/blob/1b/model.gguf", Some("tinyllama:1b")),
+            ("https://huggingface.co/a/b", None),
+            ("a:b:c.gguf", None),
+        ] {
+            assert_eq!(handle_of_url(url).as_deref(), handle, "{url}");
+        }
     }
 }

@@ -115,7 +115,7 @@ pub(crate) async fn add(
         }
     }
     let handle = ["id", "model"].iter().find_map(|field| said.get(*field)?.as_str()).unwrap_or_default().to_owned();
-    let failed = |error: ApiError| error.with("result", "Import failed!").with("modelHandle", handle.clone());
+    let failed = |error: ApiError| error.with("result", "Add failed!").with("modelHandle", handle.clone());
     let added = blocking(move || {
         let id = ["id", "model"].iter().find_map(|field| said.get(*field)?.as_str()).unwrap_or_default();
         if app.models.resolve(id).is_ok() {
@@ -127,7 +127,7 @@ pub(crate) async fn add(
     Ok(Json(ImportResponse {
         result: "OK".into(),
         model_handle: model.id,
-        message: "Model is added successfully!".into(),
+        message: "Model is imported successfully!".into(),
         ..ImportResponse::default()
     }))
 }

@@ -12,9 +12,9 @@ use cortex_api::native::{Finding, Health, List, Message};
 use cortex_engine::Phase;
 use serde_json::Value;
 
-/// Answers as soon as the daemon listens.
+/// Answers as soon as the daemon listens, with cortex.cpp's words: scripts look for them.
 pub(crate) async fn healthz() -> Html<&'static str> {
-    Html("cortex is alive")
+    Html("cortex-cpp is alive!!!")
 }
 
 /// The API reference for people. It runs nothing and loads nothing.

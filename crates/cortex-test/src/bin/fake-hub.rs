@@ -1,7 +1,7 @@
 //! Runs a fake hub for programs that are not Rust.
 //!
-//! `fake-hub [--bytes-per-second N] [--answer-delay-ms N] [--connections N] REPO BRANCH PATH=FILE ...` serves these
-//! files, and prints where, as one line of JSON, until its input ends. To a line `bytes` it answers with the bytes of
+//! `fake-hub [--bytes-per-second N] [--answer-delay-ms N] [--connections N] REPO BRANCH[,BRANCH…] PATH=FILE ...` serves
+//! these files, and prints where, as one line of JSON, until its input ends. To a line `bytes` it answers with the bytes of
 //! content that were sent. `fake-hub digest FILE` computes a digest as the daemon does, to be timed.
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,7 @@ use std::{
 };
 
 const USAGE: &str =
-    "usage: fake-hub [--bytes-per-second N] [--answer-delay-ms N] [--connections N] REPO BRANCH PATH=FILE ...";
+    "usage: fake-hub [--bytes-per-second N] [--answer-delay-ms N] [--connections N] REPO BRANCH[,BRANCH] PATH=FILE ...";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -59,13 +59,15 @@ fn run(arguments: &[String]) -> io::Result<()> {
         let (path, file) = file.split_once('=').ok_or_else(usage)?;
         let file = PathBuf::from(file);
         fs_err::metadata(&file)?;
-        hub.add_file(repo, branch, path, file);
+        for branch in branch.split(',') {
+            hub.add_file(repo, branch, path, file.clone());
+        }
     }
     let mut output = io::stdout().lock();
     let place = serde_json::json!({
         "url": hub.url(),
         "content_url": hub.content_url(),
-        "commit": hub.commit_of(repo, branch),
+        "commit": hub.commit_of(repo, branch.split(',').next().unwrap_or_default()),
     });
     writeln!(output, "{place}")?;
     output.flush()?;

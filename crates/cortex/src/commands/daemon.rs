@@ -38,8 +38,7 @@ pub(crate) async fn start(context: &Context<'_>, arguments: &ServerArguments) ->
     }
     spawn(context, arguments.loglevel.as_deref()).await?;
     context.printer.line("Server started")?;
-    context.printer.note(&format!("API at {}/v1", context.client.base_url()));
-    Ok(())
+    context.printer.line(&format!("API Documentation available at: {}", context.client.base_url()))
 }
 
 /// Starts the daemon if none answers.
@@ -47,8 +46,10 @@ pub(crate) async fn ensure_running(context: &Context<'_>) -> Result<(), CliError
     if context.client.is_up().await {
         return Ok(());
     }
-    context.printer.note("starting the daemon …");
-    spawn(context, None).await
+    context.printer.note("Starting server ...");
+    spawn(context, None).await?;
+    context.printer.note("Server started");
+    Ok(())
 }
 
 async fn spawn(context: &Context<'_>, log: Option<&str>) -> Result<(), CliError> {

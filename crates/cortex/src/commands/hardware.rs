@@ -26,7 +26,7 @@ pub(crate) async fn list(context: &Context<'_>, arguments: &HardwareArguments) -
             continue;
         }
         context.printer.line(&format!("{} Information:", section.title))?;
-        context.printer.table(section.head, &section.rows)?;
+        context.printer.grid(section.head, &section.rows)?;
     }
     if all || arguments.gpu {
         if hardware.gpus_pending {

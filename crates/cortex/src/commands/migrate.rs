@@ -45,7 +45,17 @@ pub(crate) async fn migrate(context: &Context<'_>, arguments: MigrateArguments) 
         return undone(context, &done);
     }
     report(context, &done)?;
-    if done.data.is_empty() && done.to.is_none() {
+    let would = if done.state == "dry_run" { "would be taken over" } else { "taken over" };
+    for engine in &done.remote_engines {
+        context.printer.line(&one_line(&format!("{would}: the engine `{engine}` on another machine, with its key")))?;
+    }
+    for model in &done.remote_models {
+        context.printer.line(&one_line(&format!("{would}: its model {model}")))?;
+    }
+    for problem in &done.remote_problems {
+        context.printer.note(&one_line(problem));
+    }
+    if done.data.is_empty() && done.to.is_none() && done.remote_engines.is_empty() {
         let list: MigrationList = context.client.get("/v1/migrations").await?;
         for folder in &list.found {
             context.printer.note(&format!("an older data folder; `cortex migrate --from '{folder}'` brings it in"));

@@ -105,10 +105,12 @@ fn text<'value>(value: &'value Value, key: &str) -> &'value str {
 
 /// The ids of all models, each with its aliases.
 pub(crate) async fn names(context: &Context<'_>) -> Result<Vec<(String, Vec<String>)>, CliError> {
-    let models: List<Value> = context.client.get("/v1/models?status=downloaded").await?;
+    let models: List<Value> = context.client.get("/v1/models").await?;
     Ok(models
         .data
         .iter()
+        // Those of other machines can be used too.
+        .filter(|model| text(model, "status") != "downloadable")
         .map(|model| {
             let aliases = model["aliases"].as_array().into_iter().flatten();
             let aliases = aliases.filter_map(|alias| alias.as_str().map(str::to_owned)).collect();
@@ -177,7 +179,12 @@ pub(crate) async fn status(context: &Context<'_>, id: &str) -> Result<(), CliErr
 
 /// Prints the loaded models.
 pub(crate) async fn ps(context: &Context<'_>) -> Result<(), CliError> {
-    let models: LoadedModels = context.client.get("/inferences/server/models?all=true").await?;
+    let asked = context.client.get("/inferences/server/models?all=true").await;
+    if let (Err(CliError::NotRunning { .. }), false) = (&asked, context.printer.json) {
+        // cortex.cpp's word for it; the exit code and standard error say more.
+        context.printer.line("No models loaded!")?;
+    }
+    let models: LoadedModels = asked?;
     if context.printer.json {
         return context.printer.line(&serde_json::json!(models).to_string());
     }
@@ -191,22 +198,23 @@ pub(crate) async fn ps(context: &Context<'_>) -> Result<(), CliError> {
             vec![
                 model.id.clone(),
                 model.engine.clone(),
-                model.state.clone(),
-                bytes(model.reserved),
                 bytes(model.ram),
                 bytes(model.vram),
+                age(model.start_time),
+                model.state.clone(),
+                bytes(model.reserved),
                 format!("{} × {}", model.parallel, model.context_length),
                 match (model.requests.min(model.parallel as usize), model.waiting) {
                     (running, 0) => running.to_string(),
                     (running, waiting) => format!("{running} (+{waiting} waiting)"),
                 },
-                age(model.start_time),
                 leaves(model),
             ]
         })
         .collect();
-    let head = ["MODEL", "ENGINE", "STATE", "RESERVED", "RAM", "VRAM", "CONTEXT", "REQUESTS", "UP TIME", "LEAVES"];
-    context.printer.table(&head, &rows)?;
+    // cortex.cpp's five columns first.
+    let head = ["Model", "Engine", "RAM", "VRAM", "Up time", "State", "Reserved", "Context", "Requests", "Leaves"];
+    context.printer.grid(&head, &rows)?;
     let memory = models.memory;
     context.printer.note(&format!(
         "{} are set aside for models, {} are left",
@@ -277,6 +285,8 @@ fn fields(arguments: &[String]) -> Result<(String, Map<String, Value>), CliError
         let name = name.replace('-', "_");
         match name.as_str() {
             "model_id" | "id" => id = Some(value),
+            // Taken and ignored, as ever: `alias` gives another name.
+            "model" => {}
             "stop" | "files" => {
                 fields.insert(name, value.split(',').map(str::trim).filter(|text| !text.is_empty()).collect());
             }

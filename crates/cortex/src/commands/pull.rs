@@ -55,6 +55,7 @@ async fn begin(context: &Context<'_>, model: String, arguments: PullArguments) -
         begun => begun?,
     };
     tell_reason(context, &begun);
+    context.printer.note("Start downloading..");
     if arguments.detach {
         if context.printer.json {
             return context.printer.line(&serde_json::json!(begun).to_string());
@@ -123,14 +124,17 @@ async fn choose(context: &Context<'_>, model: String, yes: bool) -> Result<Strin
             context.printer.note(&format!("    {name}"));
         }
     }
-    context.printer.note("Available to download:");
+    // Short names have variants, repositories have files.
+    let is_handle = !info.model_source.is_empty();
+    context.printer.note(if is_handle { "Available to download:" } else { "Select an option" });
     for (at, choice) in info.choices.iter().enumerate() {
         let size = if choice.bytes > 0 { format!("  {}", bytes(choice.bytes)) } else { String::new() };
         let fits = if choice.fits { "" } else { "  too large for this machine" };
         let default = if info.recommended == Some(at) { " (default)" } else { "" };
         context.printer.note(&format!("    {}. {}{default}{size}{fits}", at + 1, choice.name));
     }
-    let chosen = context.printer.choose("Select an option", info.choices.len(), info.recommended)?;
+    let question = if is_handle { "Select a model" } else { "Select an option" };
+    let chosen = context.printer.choose(question, info.choices.len(), info.recommended)?;
     let Some(choice) = chosen.and_then(|at| info.choices.get(at)) else {
         return Err(CliError::Usage {
             message: "Invalid selection".into(),

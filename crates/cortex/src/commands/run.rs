@@ -17,7 +17,7 @@ use serde_json::{Map, json};
 use std::io::{self, IsTerminal, Read};
 
 const HELP: &str = "/clear        forget the chat\n/set system T set the system message to T\n/bye, exit()  leave\n\"\"\"           begin and end a message of several lines\nctrl-C        stop the answer";
-const PROMPT: &str = ">>> ";
+const PROMPT: &str = "> ";
 const CONTINUED: &str = "... ";
 const HISTORY: usize = 1000;
 
@@ -106,14 +106,14 @@ async fn choose(context: &Context<'_>, name: Option<&str>) -> Result<String, Cli
     let Some(name) = name else {
         return match all.as_slice() {
             [] => Err(CliError::Usage {
-                message: "there are no models".into(),
+                message: "No local models available!".into(),
                 hint: Some(
                     "`cortex pull AUTHOR/REPO` downloads one, `cortex import FILE.gguf` takes in one that you have"
                         .into(),
                 ),
             }),
             [only] => Ok((*only).to_owned()),
-            _ if io::stdin().is_terminal() => menu(context, &all),
+            _ if io::stdin().is_terminal() => menu(context, "Please select an option", &all, None),
             _ => Err(CliError::Usage { message: "which model?".into(), hint: Some(list(&all)) }),
         };
     };
@@ -124,6 +124,9 @@ async fn choose(context: &Context<'_>, name: Option<&str>) -> Result<String, Cli
         _ if exact => Ok(name.to_owned()),
         [] => pull::fetch(context, name).await,
         [only] => Ok((*only).to_owned()),
+        several if context.printer.is_interactive() => {
+            menu(context, "Local Models: (press enter to select)", several, Some(0))
+        }
         several => Err(CliError::Usage {
             message: format!("`{name}` could mean {} models", several.len()),
             hint: Some(list(several)),
@@ -131,15 +134,18 @@ async fn choose(context: &Context<'_>, name: Option<&str>) -> Result<String, Cli
     }
 }
 
-fn menu(context: &Context<'_>, ids: &[&str]) -> Result<String, CliError> {
+/// Lets a person choose one of several models.
+fn menu(context: &Context<'_>, title: &str, ids: &[&str], default: Option<usize>) -> Result<String, CliError> {
+    context.printer.note(title);
     for (at, id) in ids.iter().enumerate() {
-        context.printer.note(&format!("{:>3}. {id}", at + 1));
+        let is_default = if default == Some(at) { " (default)" } else { "" };
+        context.printer.note(&format!("    {}. {id}{is_default}", at + 1));
     }
-    context.printer.note(&format!("Select a model (1-{}):", ids.len()));
-    let mut line = String::new();
-    io::stdin().read_line(&mut line).map_err(|source| CliError::System { action: "cannot read the input", source })?;
-    let chosen = line.trim().parse::<usize>().ok().and_then(|number| ids.get(number.checked_sub(1)?));
-    chosen.map(|id| (*id).to_owned()).ok_or_else(|| CliError::Usage { message: "Invalid selection".into(), hint: None })
+    let chosen = context.printer.choose("Select a model", ids.len(), default)?;
+    chosen.and_then(|at| ids.get(at)).map(|id| (*id).to_owned()).ok_or_else(|| CliError::Usage {
+        message: "Invalid selection".into(),
+        hint: Some(format!("give a number from 1 to {}", ids.len())),
+    })
 }
 
 async fn once(

@@ -4,6 +4,7 @@
 mod api;
 mod beside;
 mod cli;
+mod cli_rows;
 mod configs;
 mod edge;
 mod engine_packages;

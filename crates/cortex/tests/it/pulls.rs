@@ -136,7 +136,7 @@ async fn a_failure_says_why_on_every_way() {
     );
     assert_eq!(get(&daemon, "/v1/models").await.1["data"], json!([]));
     for (body, status, message) in [
-        (json!({}), 409, "Missing mandatory field `model`"),
+        (json!({}), 409, "No model field in request body"),
         (json!({"model": ""}), 400, "model is empty"),
         (json!({"model": "a b"}), 400, "Invalid model handle or not supported!"),
         (json!({"model": "nobody/nothing"}), 400, "Model nobody/nothing not found"),

@@ -57,6 +57,12 @@ async fn a_model_of_another_machine_is_used_as_one_that_is_here() {
         (&listed["data"][0]["id"], &listed["data"][0]["engine"], &listed["data"][0]["status"]),
         (&json!("far"), &json!("second"), &json!("remote"))
     );
+    // `run` knows it as any other.
+    let ran = here
+        .cli(&["run", "far", "What is the capital of France?", "--max-tokens", "48", "--temperature", "0"])
+        .output();
+    let ran = ran.unwrap();
+    assert!(ran.status.success() && ran.stdout.len() > 20, "{ran:?}");
     // What the request does not say, the model's parameters do.
     let mut body = question("What is the capital of France?");
     body["model"] = "far".into();
@@ -373,4 +379,49 @@ async fn answers_that_make_no_sense_are_told_and_a_cut_one_is_not_taken_for_whol
             assert!(status == 502 && refused["message"].as_str().unwrap().contains("wants to be asked at"), "{refused}");
         })
         .await;
+}
+
+/// The settings of an older Jan with a key for an engine.
+fn settings_of_jan(data: &std::path::Path, engine: &str, endpoint: &str) {
+    let folder = data.join(format!("settings/@janhq/inference-{engine}-extension"));
+    fs_err::create_dir_all(&folder).unwrap();
+    let setting = |key: &str, value: &str| json!({"key": key, "controllerProps": {"value": value}});
+    let settings = json!([setting("chat-completions-endpoint", endpoint), setting(&format!("{engine}-api-key"), KEY)]);
+    fs_err::write(folder.join("settings.json"), settings.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn engines_of_an_older_program_are_taken_over_once_and_on_request() {
+    let there = other().await;
+    let data = tempfile::tempdir().unwrap();
+    settings_of_jan(data.path(), "second", &there.url("/v1/chat/completions"));
+    let with =
+        |folder: &std::path::Path| TestDaemon::with(Options { data: Some(folder.to_owned()), ..Options::default() });
+    let here = with(data.path());
+    until(&here, "/v1/engines/second", |it| it[0]["url"] == there.url("/v1").as_str()).await;
+    assert!(!get(&here, "/v1/engines").await.1.to_string().contains(KEY) && !here.log().contains(KEY));
+    assert_eq!(post(&here, "/v1/models/add", &json!({"id": "far", "model": MODEL, "engine": "second"})).await.0, 200);
+    let mut body = question("What is the capital of France?");
+    body["model"] = "far".into();
+    let (status, answer) = post(&here, "/v1/chat/completions", &body).await;
+    assert_eq!(status, 200, "{answer}");
+    // What was removed does not come back by itself, and does on request.
+    assert_eq!(send(&here, "DELETE", "/v1/engines/second/install", None).await.0, 200);
+    drop(here);
+    let here = with(data.path());
+    assert_eq!(get(&here, "/v1/engines/second").await.1, json!([]));
+    let dry = here.cli(&["migrate", "--dry-run"]).output().unwrap();
+    let said = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(said.contains("would be taken over: the engine `second` on another machine"), "{said}");
+    assert_eq!(get(&here, "/v1/engines/second").await.1, json!([]));
+    let (status, done) = post(&here, "/v1/migrations", &json!({})).await;
+    assert_eq!((status, &done["remote_engines"]), (200, &json!(["second"])), "{done}");
+    assert!(!done.to_string().contains(KEY));
+    // From a folder elsewhere; what is there already stays as it is.
+    let elsewhere = tempfile::tempdir().unwrap();
+    settings_of_jan(elsewhere.path(), "second", "https://other.example/v1/chat/completions");
+    settings_of_jan(elsewhere.path(), "third", &there.url("/v1/chat/completions"));
+    let (status, done) = post(&here, "/v1/migrations", &json!({"from": elsewhere.path()})).await;
+    assert_eq!((status, &done["remote_engines"]), (200, &json!(["third"])), "{done}");
+    assert_eq!(get(&here, "/v1/engines/second").await.1[0]["url"], there.url("/v1"));
 }
