@@ -1,10 +1,12 @@
-//! Where data folders of Jan lie. Source: what its versions did on each system. Pure but for [`found`].
+//! Where data folders of Jan and cortex.cpp lie. Source: what its versions did on each system. Pure but for [`found`].
 
 use super::scan::read_short;
 use std::path::{Path, PathBuf};
 
 /// Names under which the app was installed.
 const APPS: &[&str] = &["Jan", "Jan-beta", "Jan-nightly"];
+/// Names of the data folder of cortex.cpp: below the person's own at first, and where programs keep their data since 2025.
+const OF_CORTEX: &[&str] = &["cortexcpp", "cortexcpp-beta", "cortexcpp-nightly"];
 
 /// What is known of the person's folders.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,8 +27,10 @@ pub struct Homes {
 fn candidates(homes: &Homes) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let apps = || homes.settings.iter().flat_map(|settings| APPS.iter().map(|app| settings.join(app)));
     let pointers = apps().map(|app| app.join("settings.json")).collect();
-    let defaults = homes.home.iter().map(|home| home.join("jan")).chain(apps().map(|app| app.join("data")));
-    (pointers, defaults.collect())
+    let of_jan = homes.home.iter().map(|home| home.join("jan")).chain(apps().map(|app| app.join("data")));
+    let parents = homes.home.iter().chain(&homes.data);
+    let of_cortex = parents.flat_map(|parent| OF_CORTEX.iter().map(|name| parent.join(name)));
+    (pointers, of_jan.chain(of_cortex).collect())
 }
 
 /// The folder that a pointer file names.
@@ -60,16 +64,27 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let place = |name: &str| root.path().join(name);
         let homes = Homes { home: Some(place("home")), settings: Some(place("home/.config")), ..Homes::default() };
-        for folder in ["home/jan/models", "home/.config/Jan/data/models", "moved/models", "home/.config/Jan-beta/data"]
-        {
+        for folder in [
+            "home/jan/models",
+            "home/.config/Jan/data/models",
+            "moved/models",
+            "home/.config/Jan-beta/data",
+            "home/cortexcpp/models",
+        ] {
             fs_err::create_dir_all(place(folder)).unwrap();
         }
         let pointer = serde_json::json!({"data_folder": place("moved"), "quick_ask": false});
         fs_err::write(place("home/.config/Jan/settings.json"), pointer.to_string()).unwrap();
         let pointer = serde_json::json!({"data_folder": place("home/jan")});
         fs_err::write(place("home/.config/Jan-beta/settings.json"), pointer.to_string()).unwrap();
-        assert_eq!(found(&homes, &place("own")), [place("moved"), place("home/jan"), place("home/.config/Jan/data")]);
-        assert_eq!(found(&homes, &place("moved")), [place("home/jan"), place("home/.config/Jan/data")]);
+        assert_eq!(
+            found(&homes, &place("own")),
+            [place("moved"), place("home/jan"), place("home/.config/Jan/data"), place("home/cortexcpp")]
+        );
+        assert_eq!(
+            found(&homes, &place("moved")),
+            [place("home/jan"), place("home/.config/Jan/data"), place("home/cortexcpp")]
+        );
         assert_eq!(found(&Homes::default(), &place("own")), Vec::<PathBuf>::new());
     }
 

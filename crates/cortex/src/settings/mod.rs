@@ -335,7 +335,7 @@ impl Settings {
             Err(error) => return Err(SettingsError::Io(error)),
         };
         let text = format!(
-            "# Settings of cortex. Keys that are not here have their default; unknown ones are kept.\napiServerHost: {}\napiServerPort: {}\nenableCors: true\nallowedOrigins: []\napiKeys: []\n",
+            "# Settings of cortex. Keys that are not here have their default; unknown ones are kept.\napiServerHost: {}\napiServerPort: {}\nenableCors: true\napiKeys: []\n",
             Value::from("127.0.0.1"),
             Value::from("39281"),
         );
