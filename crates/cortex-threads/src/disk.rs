@@ -31,9 +31,26 @@ impl Stamp {
         Some(Self { modified: metadata.modified().ok(), length: metadata.len(), inode })
     }
 
+    /// Reads what [`std::fmt::Display`] writes.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(' ').map(|part| part.parse::<u64>().ok());
+        let mut next = || parts.next().flatten();
+        let (seconds, nanoseconds, length, inode) = (next()?, u32::try_from(next()?).ok()?, next()?, next()?);
+        let age =
+            std::time::Duration::from_secs(seconds).checked_add(std::time::Duration::from_nanos(nanoseconds.into()))?;
+        Some(Self { modified: Some(UNIX_EPOCH.checked_add(age)?), length, inode })
+    }
+
     /// When it was written, in seconds since 1970.
     pub(crate) fn seconds(&self) -> u64 {
         self.modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_secs())
+    }
+}
+
+impl std::fmt::Display for Stamp {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let age = self.modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        write!(formatter, "{} {} {} {}", age.as_secs(), age.subsec_nanos(), self.length, self.inode)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Conversations on disk, in the folders and files that Jan and cortex.cpp use: `threads/<id>/thread.json` and `messages.jsonl`,
 //! `assistants/<id>/assistant.json`, `files/<name>`.
 //!
-//! An older program may read and write the same files at the same time. So nothing is kept in memory but what the files last said; a
+//! An older program may read and write the same files at the same time. So nothing is kept but what the files last said; a
 //! file is replaced as a whole or gets one more line; and fields and lines that we do not know stay as they are. Objects are JSON as
 //! their clients know them, because the files hold more than we know.
 //!
@@ -14,6 +14,7 @@ mod files;
 mod id;
 mod messages;
 mod page;
+mod seen;
 mod threads;
 
 pub use assistants::Assistants;
@@ -44,7 +45,7 @@ pub struct Conversations {
 impl Conversations {
     /// Those of a data folder, which need not be there yet.
     pub fn new(data_folder: &Path) -> Self {
-        let threads = Threads::new(data_folder.join("threads"));
+        let threads = Threads::new(data_folder.join("threads"), data_folder.join("cache/threads"));
         Self {
             messages: Messages::new(threads.clone()),
             assistants: Assistants::new(data_folder.join("assistants"), threads.clone()),

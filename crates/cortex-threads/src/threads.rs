@@ -3,7 +3,7 @@
 use crate::{
     Object, Page, ThreadsError,
     disk::{self, Stamp},
-    id,
+    id, seen,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json, value::RawValue};
@@ -15,6 +15,8 @@ use std::{
 
 /// The file of a thread.
 const FILE: &str = "thread.json";
+/// Threads that had to be read, so many that what they say is kept for the next start.
+const MANY: usize = 64;
 /// Times above this are in milliseconds: in seconds it is the year 5138.
 const LARGEST_SECONDS: f64 = 1e11;
 
@@ -25,16 +27,29 @@ pub struct Threads(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
-    /// What the files last said.
-    known: Mutex<HashMap<String, Known>>,
+    /// Where what the files said is kept for the next start.
+    cache: PathBuf,
+    /// What the files last said; nothing before the first look.
+    known: Mutex<Option<HashMap<String, Known>>>,
     /// Held by who changes a file.
     turn: Mutex<()>,
 }
 
-#[derive(Debug)]
-struct Known {
+/// A thread, and how its file looked when it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
     stamp: Stamp,
     entry: ThreadEntry,
+}
+
+impl Known {
+    pub(crate) fn new(stamp: Stamp, id: &str, created_at: u64, shown: Box<RawValue>) -> Self {
+        Self { stamp, entry: ThreadEntry { id: id.into(), created_at, shown: shown.into() } }
+    }
+
+    pub(crate) fn facts(&self) -> (Stamp, u64, &str) {
+        (self.stamp, self.entry.created_at, self.entry.shown.get())
+    }
 }
 
 /// A thread as it stands in a list.
@@ -54,8 +69,8 @@ impl Serialize for ThreadEntry {
 }
 
 impl Threads {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self(Arc::new(Shared { root, known: Mutex::default(), turn: Mutex::default() }))
+    pub(crate) fn new(root: PathBuf, cache: PathBuf) -> Self {
+        Self(Arc::new(Shared { root, cache, known: Mutex::default(), turn: Mutex::default() }))
     }
 
     /// The right to change files of threads.
@@ -146,19 +161,36 @@ impl Threads {
         disk::remove_folder(&folder, FILE)
     }
 
-    /// Reads the threads, so that the first list need not.
+    /// Reads the threads, so that the first list need not. What many of them say is kept for the next start.
     pub fn look(&self) {
-        if let Err(error) = self.list(&Page { limit: Some(0), ..Page::default() }) {
-            tracing::warn!(%error, "the threads cannot be read");
+        let looked = self.entries().and_then(|(_, read)| if read < MANY { Ok(()) } else { self.keep() });
+        if let Err(error) = looked {
+            tracing::warn!(%error, "the threads cannot be read, or what they say cannot be kept");
         }
     }
 
-    /// The threads that are asked for, by when they were made. Each file is looked at, and read when it is another than before; one
-    /// that is damaged is what it was before, or left out.
+    fn keep(&self) -> Result<(), ThreadsError> {
+        let known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = known.iter().flatten().map(|(name, known)| (name.clone(), known.clone())).collect::<Vec<_>>();
+        drop(known);
+        seen::write(&self.0.cache, &all)
+    }
+
+    /// The threads that are asked for, by when they were made.
     pub fn list(&self, page: &Page) -> Result<Vec<ThreadEntry>, ThreadsError> {
+        let (mut entries, _) = self.entries()?;
+        entries.sort_unstable_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
+        Ok(page.of(entries, |entry| &entry.id))
+    }
+
+    /// All threads, and how many had to be read. Each file is looked at, and read when it is another than before; one that is damaged
+    /// is what it was before, or left out.
+    fn entries(&self) -> Result<(Vec<ThreadEntry>, usize), ThreadsError> {
         let names = disk::names(&self.0.root)?;
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut before = std::mem::take(&mut *known);
+        let mut before = known.take().unwrap_or_else(|| seen::read(&self.0.cache));
+        let known = known.insert(HashMap::with_capacity(names.len()));
+        let mut read = 0;
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
             let Ok(folder) = id::folder_of(&self.0.root, &name) else { continue };
@@ -168,7 +200,10 @@ impl Threads {
             let now = match earlier {
                 Some(earlier) if earlier.stamp == stamp => Some(earlier),
                 earlier => match entry(&name, &path, &stamp) {
-                    Ok(entry) => Some(Known { stamp, entry }),
+                    Ok(entry) => {
+                        read += 1;
+                        Some(Known { stamp, entry })
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "a thread cannot be read");
                         // An older program may be writing it; it is looked at again.
@@ -181,9 +216,7 @@ impl Threads {
                 known.insert(name, now);
             }
         }
-        drop(known);
-        entries.sort_unstable_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
-        Ok(page.of(entries, |entry| &entry.id))
+        Ok((entries, read))
     }
 }
 
@@ -336,6 +369,49 @@ mod tests {
             [of(None, "asc", "", ""), of(Some(1), "desc", "", "b"), of(None, "asc", "a", "")],
             ["cab", "a", "cb"]
         );
+    }
+
+    #[test]
+    fn what_many_threads_say_is_kept_for_the_next_start_and_never_believed_blindly() {
+        let folder = tempfile::tempdir().unwrap();
+        let threads = Conversations::new(folder.path()).threads;
+        for number in 0..MANY {
+            let thread = folder.path().join(format!("threads/t{number:03}"));
+            fs_err::create_dir_all(&thread).unwrap();
+            fs_err::write(thread.join(FILE), json!({"title": "a\tb\n", "created_at": number + 1}).to_string()).unwrap();
+        }
+        threads.look();
+        let cache = folder.path().join("cache/threads");
+        let kept = fs_err::read_to_string(&cache).unwrap();
+        let listed = |threads: &Threads| serde_json::to_value(threads.list(&all()).unwrap()).unwrap();
+        let before = listed(&threads);
+        let again = || Conversations::new(folder.path()).threads;
+        // Nothing has to be read, one has, and one is gone.
+        assert_eq!((again().entries().unwrap().1, listed(&again())), (0, before.clone()));
+        fs_err::write(
+            folder.path().join("threads/t001").join(FILE),
+            json!({"title": "new", "created_at": 2}).to_string(),
+        )
+        .unwrap();
+        disk::remove_folder(&folder.path().join("threads/t002"), FILE).unwrap();
+        let threads = again();
+        assert_eq!(threads.entries().unwrap().1, 1);
+        let now = listed(&threads);
+        assert_eq!(now.as_array().unwrap().len(), MANY - 1);
+        assert!(now.to_string().contains("\"title\":\"new\"") && !now.to_string().contains("t002"));
+        // Damaged, of another form, or gone: everything is read.
+        for content in
+            ["", "cortex threads 9\n", &kept[..kept.len() / 2], "cortex threads 1\nx\ty\nt003\t1 2 3 4\t5\t{\n"]
+        {
+            fs_err::write(&cache, content).unwrap();
+            assert_eq!(listed(&again()), now, "{content}");
+        }
+        #[cfg(unix)]
+        {
+            Conversations::new(folder.path()).threads.keep().unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::mode(&fs_err::metadata(&cache).unwrap().permissions());
+            assert_eq!(mode & 0o777, 0o600);
+        }
     }
 
     #[cfg(unix)]
