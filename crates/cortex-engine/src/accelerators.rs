@@ -205,26 +205,37 @@ impl Accelerators {
         });
     }
 
-    /// Asks a module that is not in use yet what it finds; the reason when it does not answer.
-    pub(crate) async fn try_module(&self, module: &Path) -> Result<(), String> {
-        self.ask::<Vec<Device>>(&[Path::new("devices"), module], LIST_LIMIT).await.map(|_| ())
+    /// Asks a module that is not in use yet what it finds, and proves each device of it; the reason when it does not answer, or one
+    /// computes nonsense.
+    pub(crate) async fn try_module(&self, module: &Path, processor: Option<&Path>) -> Result<(), String> {
+        let devices: Vec<Device> = self.ask(&[Path::new("devices"), module], LIST_LIMIT).await?;
+        let Some(processor) = processor.filter(|_| self.proves) else { return Ok(()) };
+        for device in devices {
+            let scratch = Scratch::new(&self.folder, "proof");
+            let arguments = [Path::new("trial"), scratch.path(), processor, module, Path::new(&device.name)];
+            let proof: Result<TrialResult, String> = self.ask(&arguments, PROOF_LIMIT).await;
+            proof.map_err(|why| format!("{}: {why}", device.description))?;
+        }
+        Ok(())
     }
 
     /// Asks the drivers, and proves what was not proven before. `processor` is the module for the processor, which each
     /// model needs too.
     pub(crate) async fn look(&self, processor: Option<&Path>) {
         let _turn = self.looking.lock().await;
-        let modules = self.paths();
-        let mut problems: Vec<String> = self.choice_problem.iter().cloned().collect();
-        let mut devices = self.list(&modules, &mut problems).await;
-        match processor {
-            Some(processor) if self.proves => self.prove(&modules, &mut devices, processor).await,
-            _ => {}
-        }
-        if self.paths() != modules {
-            // Who changed them has the next look made.
-            return;
-        }
+        let (devices, problems) = loop {
+            let modules = self.paths();
+            let mut problems: Vec<String> = self.choice_problem.iter().cloned().collect();
+            let mut devices = self.list(&modules, &mut problems).await;
+            match processor {
+                Some(processor) if self.proves => self.prove(&modules, &mut devices, processor).await,
+                _ => {}
+            }
+            // What was found of modules that are gone meanwhile is no use.
+            if self.paths() == modules {
+                break (devices, problems);
+            }
+        };
         for it in &devices {
             if let Some(fault) = &it.fault {
                 tracing::warn!(device = %it.device.description, %fault, "the graphics processor is not used");

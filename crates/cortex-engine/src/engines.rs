@@ -241,6 +241,7 @@ impl Engines {
     /// Uses the modules in these folders from the next load on, before those of the build.
     pub fn use_module_folders(&self, folders: Vec<PathBuf>) {
         self.modules.set_packages(folders);
+        self.accelerators.expect_others();
         // A supervisor that is gone loads nothing.
         let _ = self.supervisor.send(Command::OtherModules);
     }
@@ -250,7 +251,10 @@ impl Engines {
     pub async fn try_module(&self, module: &Path) -> Result<(), String> {
         match name_of(module) {
             None => Err("it is no compute module".into()),
-            Some((_, true)) => self.accelerators.try_module(module).await,
+            Some((_, true)) => {
+                let processor = self.choice.choose(None).await;
+                self.accelerators.try_module(module, processor.as_deref()).await
+            }
             Some((_, false)) => self.choice.try_module(module).await,
         }
     }
@@ -269,6 +273,7 @@ impl Engines {
     pub fn pin_module(&self, name: Option<&str>) -> std::io::Result<()> {
         self.modules.pin(name)?;
         if self.accelerators.has_modules() {
+            self.accelerators.expect_others();
             let _ = self.supervisor.send(Command::OtherModules);
         }
         Ok(())

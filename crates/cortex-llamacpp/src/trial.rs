@@ -37,8 +37,14 @@ pub(crate) fn run(lines: Lines, scratch: &str, backend: &str, graphics: Option<G
 
 /// Prints what the modules for graphics processors can compute on.
 pub(crate) fn list_devices(lines: Lines, backends: &[&str]) -> ExitCode {
+    let mut failed: Vec<LlamaError> =
+        backends.iter().filter_map(|backend| llama::load_backend(backend).err()).collect();
+    if failed.len() == backends.len()
+        && let Some(error) = failed.pop()
+    {
+        return print(lines, Err::<(), _>(error));
+    }
     // One that cannot be loaded, because its driver is not installed, does not hide the others.
-    let failed = backends.iter().filter_map(|backend| llama::load_backend(backend).err());
     for LlamaError(message) in failed {
         stdio::warn(&message);
     }

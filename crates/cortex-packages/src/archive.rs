@@ -7,6 +7,7 @@ use crate::{
 use flate2::read::GzDecoder;
 use sha2::{Digest as _, Sha256};
 use std::{
+    cell::Cell,
     io::{self, BufReader, Read, Write},
     path::Path,
 };
@@ -16,8 +17,10 @@ pub const MANIFEST: &str = "package.json";
 /// Bytes of a manifest at most.
 const LONGEST_MANIFEST: u64 = 64 << 10;
 /// Bytes that the files of a package may have together: the libraries of a graphics processor's maker are large.
-const LARGEST: u64 = 4 << 30;
+pub(crate) const LARGEST: u64 = 4 << 30;
 const MOST_FILES: usize = 64;
+/// Bytes that an archive has beside the content of its files: heads, the manifest, and what fills it up.
+const ROOM: u64 = 1 << 20;
 const COPIED: usize = 256 << 10;
 
 /// Hexadecimal digits.
@@ -27,6 +30,21 @@ pub(crate) fn hex(digest: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// What is unpacked at most: a few bytes that are packed well must not become all of the memory.
+struct Bounded<'room, R> {
+    inner: R,
+    room: &'room Cell<u64>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let left = self.room.get().checked_sub(read as u64);
+        self.room.set(left.ok_or_else(|| io::Error::other("it unpacks to more than it says"))?);
+        Ok(read)
+    }
 }
 
 fn refused(name: &str, reason: impl Into<String>) -> PackageError {
@@ -40,16 +58,23 @@ fn refused(name: &str, reason: impl Into<String>) -> PackageError {
 pub fn describe(path: &Path) -> Result<Manifest, PackageError> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let file = fs_err::File::open(path).map_err(disk("read the archive"))?;
-    let mut archive = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
+    let room = Cell::new(ROOM);
+    let mut archive = tar::Archive::new(Bounded { inner: GzDecoder::new(BufReader::new(file)), room: &room });
     let mut entries = archive.entries().map_err(|error| refused(&name, error.to_string()))?;
     first(&name, entries.next())
+}
+
+/// The name of an entry; many programs put `./` before it.
+fn plain(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    name.strip_prefix("./").unwrap_or(&name).to_owned()
 }
 
 fn first<R: Read>(name: &str, entry: Option<io::Result<tar::Entry<'_, R>>>) -> Result<Manifest, PackageError> {
     let none = || refused(name, format!("its first file is not {MANIFEST}; is it an archive for cortex?"));
     let mut entry =
         entry.ok_or_else(none)?.map_err(|error| refused(name, format!("it cannot be unpacked: {error}")))?;
-    if entry.path_bytes().as_ref() != MANIFEST.as_bytes() || !entry.header().entry_type().is_file() {
+    if plain(&entry.path_bytes()) != MANIFEST || !entry.header().entry_type().is_file() {
         return Err(none());
     }
     let mut text = String::new();
@@ -64,7 +89,8 @@ pub(crate) fn unpack(path: &Path, folder: &Path, platform: &str) -> Result<Manif
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let broken = |error: io::Error| refused(&name, format!("it cannot be unpacked: {error}"));
     let file = fs_err::File::open(path).map_err(disk("read the archive"))?;
-    let mut archive = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
+    let room = Cell::new(ROOM);
+    let mut archive = tar::Archive::new(Bounded { inner: GzDecoder::new(BufReader::new(file)), room: &room });
     let mut entries = archive.entries().map_err(broken)?;
     let manifest = first(&name, entries.next())?;
     if let Some(fault) = manifest.fault(platform) {
@@ -74,10 +100,11 @@ pub(crate) fn unpack(path: &Path, folder: &Path, platform: &str) -> Result<Manif
     if total > LARGEST || manifest.files.len() > MOST_FILES {
         return Err(refused(&name, format!("it holds more than {MOST_FILES} files, or {} GiB", LARGEST >> 30)));
     }
+    room.set(room.get() + total);
     let mut missing: Vec<_> = manifest.files.iter().collect();
     for entry in entries {
         let mut entry = entry.map_err(broken)?;
-        let entry_name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let entry_name = plain(&entry.path_bytes());
         let at = missing.iter().position(|file| file.name == entry_name);
         let Some(file) = at.map(|at| missing.swap_remove(at)) else {
             return Err(refused(&name, format!("it holds `{entry_name}`, which {MANIFEST} does not name, or twice")));
@@ -163,6 +190,8 @@ mod tests {
         let module = Entry::File("libggml-vulkan.so", &content);
         let (manifest_read, read) = unpacked(&[Entry::File(MANIFEST, said.as_bytes()), module]).unwrap();
         assert_eq!((manifest_read.version.as_str(), read), ("0.1.0", content.clone()));
+        let module_here = Entry::File("./libggml-vulkan.so", &content);
+        assert!(unpacked(&[Entry::File("./package.json", said.as_bytes()), module_here]).is_ok());
 
         let short = &content[..10];
         let other = vec![8u8; content.len()];
@@ -198,6 +227,16 @@ mod tests {
             let said = unpack(&path, folder.path(), "linux-amd64").unwrap_err().to_string();
             assert!(said.starts_with("the archive a.tar.gz cannot be used: "), "{said}");
         }
+        // A long name that unpacks to much more than a manifest may be.
+        let mut bomb = tar::Header::new_gnu();
+        bomb.set_entry_type(tar::EntryType::GNULongName);
+        bomb.set_size(u64::from(u32::MAX));
+        bomb.set_cksum();
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(bomb.as_bytes()).unwrap();
+        packed.write_all(&vec![b'a'; 64 << 20]).unwrap();
+        fs_err::write(&path, packed.finish().unwrap()).unwrap();
+        assert!(describe(&path).unwrap_err().to_string().contains("it unpacks to more than it says"));
         let large = json!({
             "engine": "llama-cpp", "version": "0.1.0", "variant": "linux-amd64-vulkan", "build": BUILD,
             "module": "libggml-vulkan.so",

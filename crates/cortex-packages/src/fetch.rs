@@ -1,7 +1,7 @@
 //! An archive comes here: from another machine with its digest, or from this one.
 
 use crate::{
-    archive::hex,
+    archive::{LARGEST, hex},
     error::{PackageError, disk},
     index::{Archive, Place},
 };
@@ -25,6 +25,9 @@ pub(crate) async fn fetch(
 ) -> Result<(), PackageError> {
     let refused = |reason: String| PackageError::Archive { name: archive.name.clone(), reason };
     let failed = disk("write the archive");
+    if archive.bytes > LARGEST {
+        return Err(refused(format!("it is larger than {} GiB", LARGEST >> 30)));
+    }
     let file = tokio::fs::File::create_new(to).await.map_err(&failed)?;
     let mut sink = Sink { file, hash: Sha256::new(), length: 0, most: archive.bytes, name: &archive.name };
     match &archive.place {

@@ -5,7 +5,7 @@
 
 use crate::{
     error::PackageError,
-    version::{bare, is_for, numbers, of_archive},
+    version::{bare, is_called, is_for, numbers, of_archive},
 };
 use reqwest::Url;
 use serde::Deserialize;
@@ -37,6 +37,16 @@ impl Place {
         }
     }
 
+    /// Whether nobody on the way can change what comes from here: what an index promises is only as good as that.
+    pub(crate) fn is_safe(&self) -> bool {
+        let Self::Url(url) = self else { return true };
+        let is_loopback = |host: &str| {
+            let bare = host.trim_start_matches('[').trim_end_matches(']');
+            host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        };
+        url.scheme() == "https" || url.host_str().is_some_and(is_loopback)
+    }
+
     /// What is called this from here. From another machine nothing leads to a file of this one.
     fn join(&self, text: &str) -> Option<Self> {
         match self {
@@ -57,13 +67,19 @@ impl Place {
             Self::Url(url) => {
                 let mut url = url.clone();
                 url.set_query(None);
-                // There is none in an address that was asked.
-                let _ = url.set_password(None);
+                url.set_fragment(None);
+                // An address with a host can be without a user.
+                let _ = url.set_username("").and_then(|()| url.set_password(None));
                 url.to_string()
             }
             Self::File(path) => path.display().to_string(),
         }
     }
+}
+
+/// An index of the settings as it can be shown: without what may be secret.
+pub fn shown_address(text: &str) -> String {
+    Place::parse(text).map_or_else(|| "(neither an address nor a path)".into(), |place| place.shown())
 }
 
 /// A release.
@@ -115,7 +131,7 @@ struct WrittenRelease {
     #[serde(default)]
     published_at: Option<String>,
     #[serde(default)]
-    assets: Vec<WrittenAsset>,
+    assets: Vec<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -143,7 +159,8 @@ pub(crate) fn read(text: &[u8], from: &Place, platform: &str) -> Result<Vec<Rele
 }
 
 fn release_of(written: WrittenRelease, from: &Place, platform: &str) -> Release {
-    let archive = |asset: WrittenAsset| {
+    let archive = |asset: serde_json::Value| {
+        let asset: WrittenAsset = serde_json::from_value(asset).ok()?;
         let (version, variant) = of_archive(&asset.name, platform)?;
         Some(Archive {
             version: version.to_owned(),
@@ -202,8 +219,12 @@ pub(crate) fn choose<'releases>(
 }
 
 /// The archive of a variant, by its whole name or what follows the platform.
-pub(crate) fn pick<'release>(release: &'release Release, variant: &str) -> Result<&'release Archive, PackageError> {
-    let is_it = |archive: &&Archive| archive.variant == variant || archive.variant.ends_with(&format!("-{variant}"));
+pub(crate) fn pick<'release>(
+    release: &'release Release,
+    variant: &str,
+    platform: &str,
+) -> Result<&'release Archive, PackageError> {
+    let is_it = |archive: &&Archive| is_called(&archive.variant, platform, variant);
     release.archives.iter().find(is_it).ok_or_else(|| {
         let names: Vec<&str> = release.archives.iter().map(|archive| archive.variant.as_str()).collect();
         let known =
@@ -225,7 +246,7 @@ mod tests {
         let digest = format!("sha256:{}", "AB".repeat(32));
         let asset = |name: &str| json!({"name": name, "size": 5, "browser_download_url": name, "digest": digest});
         let index = json!([
-            {"tag_name": "v0.1.0", "assets": [asset("cortex-llama-cpp-0.1.0-linux-amd64-vulkan.tar.gz"), asset("notes.txt")]},
+            {"tag_name": "v0.1.0", "assets": [asset("cortex-llama-cpp-0.1.0-linux-amd64-vulkan.tar.gz"), asset("notes.txt"), {"name": 5}]},
             {"tag_name": "v0.2.0", "assets": [asset("cortex-llama-cpp-0.2.0-linux-amd64-vulkan.tar.gz")]},
             {"tag_name": "v0.1.0-3", "prerelease": true, "assets": []},
             {"tag_name": "v0.1.0-2", "html_url": "https://x/2", "assets": [
@@ -259,14 +280,15 @@ mod tests {
     fn archives_are_found_by_long_and_short_names() {
         let all = releases();
         let release = &all[2];
-        let archive = pick(release, "vulkan").unwrap();
-        assert_eq!(pick(release, "linux-amd64-vulkan").unwrap(), archive);
+        let pick = |name: &str| pick(release, name, "linux-amd64");
+        let archive = pick("vulkan").unwrap();
+        assert_eq!(pick("linux-amd64-vulkan").unwrap(), archive);
         assert_eq!((archive.bytes, archive.sha256.as_deref()), (5, Some("ab".repeat(32).as_str())));
         let url = "https://example.org/all/cortex-llama-cpp-0.1.0-2-linux-amd64-vulkan.tar.gz";
         assert_eq!(archive.place, place(url));
-        let cuda = pick(release, "cuda-12").unwrap();
+        let cuda = pick("cuda-12").unwrap();
         assert_eq!((cuda.sha256.as_deref(), cuda.place.shown().as_str()), (None, "https://elsewhere/cuda.tar.gz"));
-        let said = pick(release, "metal").unwrap_err().to_string();
+        let said = pick("metal").unwrap_err().to_string();
         assert!(said.ends_with("v0.1.0-2 has linux-amd64-vulkan, linux-amd64-cuda-12"), "{said}");
     }
 
@@ -280,7 +302,23 @@ mod tests {
         for bad in ["index.json", "ftp://x/y", "", "http://"] {
             assert_eq!(Place::parse(bad), None, "{bad}");
         }
-        assert_eq!(place("https://x/y?token=secret").shown(), "https://x/y");
+        for secret in ["https://x/y?token=secret", "https://secret@x/y", "https://u:secret@x/y#secret"] {
+            assert_eq!(
+                (place(secret).shown().as_str(), shown_address(secret).as_str()),
+                ("https://x/y", "https://x/y")
+            );
+        }
+        for (text, is_safe) in [
+            ("https://x/y", true),
+            ("/a/b", true),
+            ("http://127.0.0.1:1/y", true),
+            ("http://[::1]/y", true),
+            ("http://localhost/y", true),
+            ("http://x/y", false),
+            ("http://127.0.0.1.evil/y", false),
+        ] {
+            assert_eq!(place(text).is_safe(), is_safe, "{text}");
+        }
         let said = read(b"<html>", &place("https://x/y?token=secret"), "linux-amd64").unwrap_err().to_string();
         assert!(said.starts_with("Failed to fetch engine releases: https://x/y is no list of releases"), "{said}");
     }

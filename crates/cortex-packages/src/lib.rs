@@ -18,8 +18,9 @@ mod version;
 
 pub use archive::{MANIFEST, describe};
 pub use error::PackageError;
+pub use index::shown_address;
 pub use index::{Archive, Release};
 pub use manifest::{BUILD, Manifest, ManifestFile};
 pub use packages::{Event, EventKind, ModuleHost, Packages, PackagesConfig, Progress};
 pub use store::{Installed, PackageStore};
-pub use version::{archive_name, bare, is_for, is_newer};
+pub use version::{archive_name, bare, is_called, is_newer};

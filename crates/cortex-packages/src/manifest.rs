@@ -9,6 +9,10 @@ pub const BUILD: &str = "llama-cpp-sys-2 0.1.161";
 /// Modules for something else than a model's computation on this machine.
 const OTHERS: &[&str] = &["base", "rpc", "blas", "cpu"];
 
+/// What libraries of cortex, and those that it brings or finds everywhere, begin with.
+const OURS: &[&str] =
+    &["libggml", "libllama", "libmtmd", "libgomp.", "libstdc++.", "libgcc_s.", "libc.", "libm.", "libpthread.", "ld-"];
+
 /// The manifest of a package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -70,7 +74,7 @@ impl Manifest {
             Some(format!("`{}` is no compute module in it", self.module))
         } else {
             // One that has the name of another library of ours would be taken in its place.
-            let is_ours = |name: &&&str| name.starts_with("libggml") || name.starts_with("libllama");
+            let is_ours = |name: &&&str| OURS.iter().any(|ours| name.starts_with(ours));
             let other = names.iter().find(|name| is_ours(name) && ***name != *self.module);
             other.map(|name| format!("it brings {name}, which is part of cortex or another module"))
         }
@@ -115,6 +119,7 @@ mod tests {
             (&|it| it.module = "libcublas.so.12".into(), "no compute module"),
             (&|it| it.files.push(file("libggml-base.so")), "part of cortex"),
             (&|it| it.files.push(file("libggml-cpu-x64.so")), "part of cortex"),
+            (&|it| it.files.push(file("libgomp.so.1")), "part of cortex"),
         ] {
             let said = changed(change);
             assert!(said.contains(words), "{said} / {words}");

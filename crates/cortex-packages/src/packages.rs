@@ -1,13 +1,12 @@
 //! The owner of installs: one at a time changes what is there, and each is followed from its first byte to its last.
 
 use crate::{
-    archive::describe,
     error::{PackageError, disk},
     fetch::fetch,
     index::{self, Archive, Place, Release},
     manifest::Manifest,
     store::{Installed, PackageStore},
-    version::{archive_name, bare, is_for, numbers, of_archive},
+    version::{archive_name, bare, is_called, is_for, numbers, of_archive},
 };
 use cortex_models::{Outbound, Tasks};
 use futures::future::BoxFuture;
@@ -17,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::broadcast;
+use tokio::sync::{OwnedMutexGuard, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of an index at most.
@@ -102,6 +101,8 @@ struct Inner {
     tasks: Tasks,
     /// One change of what is installed at a time.
     changing: tokio::sync::Mutex<()>,
+    /// One choice of what is used at a time.
+    choosing: Arc<tokio::sync::Mutex<()>>,
     running: Mutex<BTreeMap<String, (Progress, CancellationToken)>>,
     events: broadcast::Sender<Event>,
 }
@@ -115,6 +116,7 @@ impl Packages {
             host,
             tasks: tasks.child(),
             changing: tokio::sync::Mutex::default(),
+            choosing: Arc::default(),
             running: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
         }))
@@ -141,6 +143,10 @@ impl Packages {
                 "`engineIndex` in the settings is neither an http address nor a path from the root".into(),
             )
         })?;
+        if !place.is_safe() {
+            let what = format!("{} is not encrypted, and what it promises is run: use https", place.shown());
+            return Err(PackageError::Index(what));
+        }
         let bytes = match &place {
             Place::Url(url) => self.0.config.outbound.bytes(url.as_str(), LARGEST_INDEX).await?,
             Place::File(path) => tokio::fs::read(path)
@@ -165,7 +171,7 @@ impl Packages {
     /// When there is none, or the index cannot be read.
     pub async fn offer(&self, variant: &str, version: Option<&str>) -> Result<Archive, PackageError> {
         let release = self.release(version).await?;
-        index::pick(&release, variant).cloned()
+        index::pick(&release, variant, &self.0.config.platform).cloned()
     }
 
     /// Begins to install an archive of the index, or joins the install of it that is under way.
@@ -189,9 +195,16 @@ impl Packages {
         }
         let (packages, name) = (self.clone(), archive.name.clone());
         self.0.tasks.spawn(async move {
-            let result = match stop.run_until_cancelled(packages.install(&archive)).await {
-                Some(result) => result.map(|_| ()),
+            // What is here is installed: from then on nobody stops it.
+            let result = match stop.run_until_cancelled(packages.fetched(&archive)).await {
                 None => Err(PackageError::Stopped),
+                Some(Err(error)) => Err(error),
+                Some(Ok((folder, path))) => {
+                    let expected = Expected { variant: archive.variant.clone(), version: archive.version.clone() };
+                    let installed = packages.take_in(path, expected).await;
+                    drop(folder);
+                    installed.map(|_| ())
+                }
             };
             let mut running = packages.running();
             let Some((progress, _)) = running.remove(&name) else { return };
@@ -246,12 +259,19 @@ impl Packages {
         variant: Option<&str>,
         version: Option<&str>,
     ) -> Result<Option<Installed>, PackageError> {
-        let found = archives_in(folder, &self.0.config.platform).map_err(disk("read the folder"))?;
-        if found.is_empty() {
-            return Ok(None);
+        let (folder, config) = (folder.to_owned(), self.0.config.clone());
+        let (variant, version) = (variant.map(str::to_owned), version.map(str::to_owned));
+        let found = blocking(move || {
+            let found = archives_in(&folder, &config.platform).map_err(disk("read the folder"))?;
+            if found.is_empty() {
+                return Ok(None);
+            }
+            choose_file(&folder, &found, (variant.as_deref(), version.as_deref()), &config).map(Some)
+        });
+        match found.await? {
+            None => Ok(None),
+            Some((path, expected)) => self.take_in(path, expected).await.map(Some),
         }
-        let path = choose_file(folder, &found, (variant, version), &self.0.config)?.clone();
-        self.take_in(path).await.map(Some)
     }
 
     /// Removes packages, see [`Installed`]: all of them without a variant. False when there was nothing like that.
@@ -259,13 +279,8 @@ impl Packages {
     /// # Errors
     /// When the disk fails.
     pub async fn remove(&self, variant: Option<&str>, version: Option<&str>) -> Result<bool, PackageError> {
-        let _turn = self.0.changing.lock().await;
-        let (store, variant, version) = (self.0.store.clone(), variant.map(str::to_owned), version.map(str::to_owned));
-        let removed = blocking(move || store.remove(variant.as_deref(), version.as_deref())).await?;
-        if removed {
-            self.0.host.use_folders(self.0.store.folders()).await;
-        }
-        Ok(removed)
+        let (variant, version) = (variant.map(str::to_owned), version.map(str::to_owned));
+        self.change(move |store| store.remove(variant.as_deref(), version.as_deref())).await
     }
 
     /// Uses this version of a variant from the next load on; with none, the module of the build.
@@ -273,14 +288,47 @@ impl Packages {
     /// # Errors
     /// When it is not installed, or the disk fails.
     pub async fn set_current(&self, variant: &str, version: Option<&str>) -> Result<(), PackageError> {
-        let _turn = self.0.changing.lock().await;
-        let (store, variant, version) = (self.0.store.clone(), variant.to_owned(), version.map(str::to_owned));
-        blocking(move || store.set_current(&variant, version.as_deref())).await?;
-        self.0.host.use_folders(self.0.store.folders()).await;
-        Ok(())
+        let (variant, version) = (variant.to_owned(), version.map(str::to_owned));
+        self.change(move |store| store.set_current(&variant, version.as_deref())).await
     }
 
-    async fn install(&self, archive: &Archive) -> Result<Installed, PackageError> {
+    /// The right to choose what is used: a choice that does not work is taken back before another one is made.
+    pub async fn choosing(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.0.choosing).lock_owned().await
+    }
+
+    /// Runs to its end, also when nobody waits for it any more.
+    async fn owned<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, PackageError>> + Send + 'static,
+    ) -> Result<T, PackageError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.tasks.spawn(async move {
+            // Who asked may have left.
+            let _ = reply.send(work.await);
+        });
+        // Only the end of the daemon ends it before.
+        answer.await.unwrap_or(Err(PackageError::Stopped))
+    }
+
+    /// Changes what is installed, and tells the engine whatever became of it.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&PackageStore) -> Result<T, PackageError> + Send + 'static,
+    ) -> Result<T, PackageError> {
+        let packages = self.clone();
+        self.owned(async move {
+            let _turn = packages.0.changing.lock().await;
+            let store = packages.0.store.clone();
+            let changed = blocking(move || change(&store)).await;
+            packages.0.host.use_folders(packages.0.store.folders()).await;
+            changed
+        })
+        .await
+    }
+
+    /// Brings an archive of the index here; its folder is removed when it is dropped.
+    async fn fetched(&self, archive: &Archive) -> Result<(tempfile::TempDir, PathBuf), PackageError> {
         let folder = self.0.store.new_folder()?;
         let path = folder.path().join(&archive.name);
         let last = Mutex::new(None::<Instant>);
@@ -296,23 +344,31 @@ impl Packages {
             self.tell(EventKind::Updated, progress, None);
         };
         fetch(&self.0.config.outbound, archive, &path, &told).await?;
-        let installed = self.take_in(path).await?;
-        Ok(installed)
+        Ok((folder, path))
     }
 
     /// Verifies an archive, tries what is in it, and puts it in its place.
-    async fn take_in(&self, archive: PathBuf) -> Result<Installed, PackageError> {
-        let _turn = self.0.changing.lock().await;
-        let store = self.0.store.clone();
-        let unpacked = blocking(move || store.unpack(&archive)).await?;
-        let Manifest { variant, version, .. } = unpacked.manifest.clone();
-        let tried = self.0.host.try_module(unpacked.module()).await;
-        tried.map_err(|reason| PackageError::DoesNotWork { variant: variant.clone(), reason })?;
-        let store = self.0.store.clone();
-        let installed = blocking(move || store.take_in(unpacked)).await?;
-        tracing::info!(%variant, %version, "the package is installed");
-        self.0.host.use_folders(self.0.store.folders()).await;
-        Ok(installed)
+    async fn take_in(&self, archive: PathBuf, expected: Expected) -> Result<Installed, PackageError> {
+        let packages = self.clone();
+        self.owned(async move {
+            let _turn = packages.0.changing.lock().await;
+            let (store, ours) = (packages.0.store.clone(), packages.0.config.version.clone());
+            let unpacked = blocking(move || {
+                let unpacked = store.unpack(&archive)?;
+                expected.check(&unpacked.manifest, &archive, &ours)?;
+                Ok(unpacked)
+            })
+            .await?;
+            let Manifest { variant, version, .. } = unpacked.manifest.clone();
+            let tried = packages.0.host.try_module(unpacked.module()).await;
+            tried.map_err(|reason| PackageError::DoesNotWork { variant: variant.clone(), reason })?;
+            let store = packages.0.store.clone();
+            let installed = blocking(move || store.take_in(unpacked)).await;
+            packages.0.host.use_folders(packages.0.store.folders()).await;
+            tracing::info!(%variant, %version, is_installed = installed.is_ok(), "a package came in");
+            installed
+        })
+        .await
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, (Progress, CancellationToken)>> {
@@ -322,6 +378,26 @@ impl Packages {
     fn tell(&self, kind: EventKind, progress: &Progress, message: Option<String>) {
         // Nobody needs to listen.
         let _ = self.0.events.send(Event { kind, progress: progress.clone(), message });
+    }
+}
+
+/// What an archive must hold, by its name.
+struct Expected {
+    variant: String,
+    version: String,
+}
+
+impl Expected {
+    fn check(&self, manifest: &Manifest, archive: &Path, ours: &str) -> Result<(), PackageError> {
+        if (&manifest.variant, &manifest.version) != (&self.variant, &self.version) {
+            let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let reason = format!("it holds {} {}", manifest.variant, manifest.version);
+            return Err(PackageError::Archive { name, reason });
+        }
+        if is_for(&manifest.version, ours) {
+            return Ok(());
+        }
+        Err(PackageError::OtherCortex { version: manifest.version.clone(), ours: ours.to_owned() })
     }
 }
 
@@ -349,46 +425,41 @@ fn archives_in(folder: &Path, platform: &str) -> std::io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The archive that is meant.
-fn choose_file<'found>(
+/// The archive that is meant, and what it must hold.
+fn choose_file(
     folder: &Path,
-    found: &'found [PathBuf],
+    found: &[PathBuf],
     (variant, version): (Option<&str>, Option<&str>),
     config: &PackagesConfig,
-) -> Result<&'found PathBuf, PackageError> {
-    let facts = |path: &'found PathBuf| {
+) -> Result<(PathBuf, Expected), PackageError> {
+    let facts = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str())?;
-        let (its_version, its_variant) = of_archive(name, &config.platform)?;
-        Some((path, its_version, its_variant))
+        let (version, variant) = of_archive(name, &config.platform)?;
+        Some((path.clone(), Expected { variant: variant.to_owned(), version: version.to_owned() }))
     };
     let version = version.map(bare).filter(|version| !matches!(*version, "" | "latest"));
-    let is_variant = |it: &str| variant.is_none_or(|variant| it == variant || it.ends_with(&format!("-{variant}")));
+    let is_variant = |it: &str| variant.is_none_or(|variant| is_called(it, &config.platform, variant));
     // Without a word about the version, those of another cortex are not meant.
     let is_version = |it: &str| version.map_or_else(|| is_for(it, &config.version), |version| it == version);
-    let mut meant: Vec<(&PathBuf, &str, &str)> = found
+    let mut meant: Vec<(PathBuf, Expected)> = found
         .iter()
         .filter_map(facts)
-        .filter(|(_, its_version, its_variant)| is_variant(its_variant) && is_version(its_version))
+        .filter(|(_, named)| is_variant(&named.variant) && is_version(&named.version))
         .collect();
-    meant.sort_by_key(|(_, its_version, _)| std::cmp::Reverse(numbers(its_version)));
-    let Some(&(first, _, named)) = meant.first() else {
-        let example =
-            archive_name(version.unwrap_or(&config.version), variant.unwrap_or(&format!("{}-vulkan", config.platform)));
-        return Err(PackageError::NoArchive { folder: folder.into(), example });
-    };
-    let mut variants: Vec<&str> = meant.iter().map(|(_, _, variant)| *variant).collect();
+    meant.sort_by_key(|(_, named)| std::cmp::Reverse(numbers(&named.version)));
+    let mut variants: Vec<&str> = meant.iter().map(|(_, named)| named.variant.as_str()).collect();
     variants.sort_unstable();
     variants.dedup();
     if variants.len() > 1 {
         return Err(PackageError::Several { folder: folder.into(), names: variants.join(", ") });
     }
-    // The name could lie.
-    let manifest = describe(first)?;
-    if manifest.variant != named {
-        let name = first.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Err(PackageError::Archive { name, reason: format!("it holds {}", manifest.variant) });
-    }
-    Ok(first)
+    meant.into_iter().next().ok_or_else(|| PackageError::NoArchive {
+        folder: folder.into(),
+        example: archive_name(
+            version.unwrap_or(&config.version),
+            variant.unwrap_or(&format!("{}-vulkan", config.platform)),
+        ),
+    })
 }
 
 #[cfg(test)]

@@ -108,17 +108,28 @@ impl PackageStore {
         let Manifest { version, variant, .. } = &unpacked.manifest;
         let (of_variant, before) = (self.0.folder.join(variant), self.in_use(variant));
         let target = of_variant.join(version);
-        if !target.exists() {
-            fs_err::create_dir_all(&of_variant).map_err(disk("make the folder of the variant"))?;
+        let failed = disk("put the package in its place");
+        fs_err::create_dir_all(&of_variant).map_err(disk("make the folder of the variant"))?;
+        let is_same = manifest_in(&target).as_ref() == Some(&unpacked.manifest)
+            && look_at(&target, &self.0.platform).is_some_and(|it| it.is_ok());
+        if !is_same {
+            // One that is damaged, or was built anew, makes room; who uses it keeps the files that it has.
+            let aside = self.new_folder()?;
+            if fs_err::symlink_metadata(&target).is_ok() {
+                move_into_place(&target, &aside.path().join("old")).map_err(&failed)?;
+            }
             let folder = unpacked.folder.keep();
             let moved = readable(&folder).and_then(|()| move_into_place(&folder, &target));
             if let Err(error) = moved {
                 let _ = fs_err::remove_dir_all(&folder);
-                return Err(disk("put the package in its place")(error));
+                // What was there is better than nothing.
+                let _ = move_into_place(&aside.path().join("old"), &target);
+                return Err(failed(error));
             }
         }
         self.write_current(variant, version)?;
-        for old in self.installed().iter().filter(|it| it.variant == *variant) {
+        let is_again = before.as_ref() == Some(version);
+        for old in self.installed().iter().filter(|it| it.variant == *variant && !is_again) {
             if old.version != *version && Some(&old.version) != before.as_ref() {
                 // It stays in nobody's way.
                 let _ = fs_err::remove_dir_all(&old.folder);
@@ -150,19 +161,25 @@ impl PackageStore {
             variant.is_none_or(|variant| it.variant == variant) && version.is_none_or(|version| it.version == version)
         };
         let meant: Vec<Installed> = self.installed().into_iter().filter(is_meant).collect();
+        let mut failure = None;
         for package in &meant {
-            fs_err::remove_dir_all(&package.folder).map_err(disk("remove the package"))?;
-            if package.is_current
-                && let Some(of_variant) = package.folder.parent()
-            {
+            if let Err(error) = fs_err::remove_dir_all(&package.folder) {
+                failure = Some(disk("remove the package")(error));
+                continue;
+            }
+            let Some(of_variant) = package.folder.parent() else { continue };
+            if package.is_current || entries(of_variant).is_empty() {
                 // What it named is gone: the newest that is left is used.
                 let _ = fs_err::remove_file(of_variant.join(CURRENT));
-                // Fails, as it should, while another version is there.
-                let _ = fs_err::remove_dir(of_variant);
             }
+            // Fails, as it should, while another version is there.
+            let _ = fs_err::remove_dir(of_variant);
         }
         self.look();
-        Ok(!meant.is_empty())
+        match failure {
+            Some(failure) => Err(failure),
+            None => Ok(!meant.is_empty()),
+        }
     }
 
     fn in_use(&self, variant: &str) -> Option<String> {
@@ -211,6 +228,10 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     // What is not there has nothing in it.
     let Ok(entries) = fs_err::read_dir(folder) else { return vec![] };
     entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+fn manifest_in(folder: &Path) -> Option<Manifest> {
+    serde_json::from_slice(&fs_err::read(folder.join(MANIFEST)).ok()?).ok()
 }
 
 /// A package in a folder, or why what is there cannot be used; `None` when it is none.
@@ -284,6 +305,9 @@ mod tests {
         assert_eq!(shown(&store), "0.1.0-3 0.1.0-2*");
         install("0.1.0-3");
         assert_eq!(shown(&store), "0.1.0-3* 0.1.0-2");
+        // Again, while it is in use: the way back stays.
+        install("0.1.0-3");
+        assert_eq!(shown(&store), "0.1.0-3* 0.1.0-2");
         // Another program, or the next start, sees the same.
         assert_eq!(PackageStore::open(data.path(), "linux-amd64").installed(), store.installed());
         store.set_current("linux-amd64-vulkan", None).unwrap();
@@ -293,6 +317,7 @@ mod tests {
         assert!(store.remove(Some("linux-amd64-vulkan"), Some("v0.1.0-3")).unwrap());
         assert_eq!(shown(&store), "0.1.0-2*");
         assert!(!store.remove(Some("linux-amd64-vulkan"), Some("0.1.0-3")).unwrap());
+        install("0.1.0-4");
         assert!(store.remove(None, None).unwrap());
         assert_eq!(shown(&store), "");
         assert_eq!(entries(&data.path().join("engines/llama-cpp")), Vec::<PathBuf>::new());
@@ -315,7 +340,11 @@ mod tests {
         );
         assert!(PackageStore::open(data.path(), "mac-arm64").installed().is_empty());
         fs_err::write(package.folder.join("libggml-vulkan.so"), "longer than it was").unwrap();
-        assert!(PackageStore::open(data.path(), "linux-amd64").installed().is_empty());
+        let again = PackageStore::open(data.path(), "linux-amd64");
+        assert!(again.installed().is_empty());
+        // Installed once more, it is whole.
+        let package = again.take_in(again.unpack(&archive(data.path(), "0.1.0")).unwrap()).unwrap();
+        assert_eq!(fs_err::read(package.folder.join("libggml-vulkan.so")).unwrap(), b"0.1.0");
         // A wrong archive leaves nothing behind.
         let wrong = data.path().join("wrong.tar.gz");
         fs_err::write(&wrong, "no archive").unwrap();

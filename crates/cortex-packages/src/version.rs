@@ -24,7 +24,7 @@ pub fn is_newer(version: &str, than: &str) -> bool {
 }
 
 /// Whether a package of this version belongs to a cortex of that one: `0.1.0` and `0.1.0-2` belong to `0.1.0`.
-pub fn is_for(version: &str, cortex: &str) -> bool {
+pub(crate) fn is_for(version: &str, cortex: &str) -> bool {
     numbers(version).starts_with(&numbers(cortex))
 }
 
@@ -32,6 +32,12 @@ pub fn is_for(version: &str, cortex: &str) -> bool {
 pub(crate) fn is_name(text: &str) -> bool {
     let is_good = |letter: char| letter.is_ascii_alphanumeric() || "._+-".contains(letter);
     !text.is_empty() && text.len() <= LONGEST && text.chars().all(is_good) && !text.starts_with(['.', '-', '+'])
+}
+
+/// Whether a variant is called this: in full, or by what follows the platform.
+pub fn is_called(variant: &str, platform: &str, name: &str) -> bool {
+    let short = variant.strip_prefix(platform).and_then(|rest| rest.strip_prefix('-'));
+    variant == name || short == Some(name)
 }
 
 /// The name of an archive: `cortex-llama-cpp-0.1.0-linux-amd64-vulkan.tar.gz`.
@@ -69,6 +75,13 @@ mod tests {
         for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "a b", "-x", "ä", long.as_str()] {
             assert!(!is_name(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn variants_have_short_names() {
+        let cuda = "linux-amd64-cuda-12";
+        assert!(is_called(cuda, "linux-amd64", cuda) && is_called(cuda, "linux-amd64", "cuda-12"));
+        assert!(!is_called(cuda, "linux-amd64", "12") && !is_called(cuda, "linux-amd64", "cuda"));
     }
 
     #[test]

@@ -164,44 +164,22 @@ impl Remotes {
     /// # Errors
     /// When there is one of that name, or what is said cannot be used.
     pub fn add(&self, said: &Map<String, Value>) -> Result<RemoteEngine, RemoteError> {
-        self.change(|known| {
-            let engine = RemoteEngine::new(said, known.next_id.max(1), &now())?;
-            if position(known, &engine.engine).is_some() {
-                return Err(RemoteError::EngineExists { engine: engine.engine });
-            }
-            known.next_id = engine.id + 1;
-            known.engines.push(engine.clone());
-            Ok(engine)
-        })
+        self.change(|known| add_engine(known, said))
     }
 
     /// Takes over what an older program knows, but for names that are there already: the names of the engines and the ids of the
-    /// models that are new, and sentences about what cannot be used. Waits for the disk.
+    /// models that are new, and sentences about what cannot be used. `is_taken` says whether an id is that of another model. All of it
+    /// or nothing is on disk afterwards. Waits for the disk.
     ///
     /// # Errors
     /// When nothing can be written.
-    pub fn take_over(&self, old: &LegacyRemotes) -> Result<TakenOver, RemoteError> {
-        let mut taken = TakenOver { problems: old.problems.clone(), ..TakenOver::default() };
-        let keep =
-            |result: Result<String, RemoteError>, names: &mut Vec<String>, problems: &mut Vec<String>| match result {
-                Ok(name) => {
-                    names.push(name);
-                    Ok(())
-                }
-                Err(RemoteError::EngineExists { .. } | RemoteError::ModelExists { .. }) => Ok(()),
-                Err(error @ RemoteError::Disk { .. }) => Err(error),
-                Err(error) => {
-                    problems.push(error.to_string());
-                    Ok(())
-                }
-            };
-        for engine in &old.engines {
-            keep(self.add(engine).map(|it| it.engine), &mut taken.engines, &mut taken.problems)?;
-        }
-        for model in &old.models {
-            keep(self.add_model(model).map(|it| it.id), &mut taken.models, &mut taken.problems)?;
-        }
-        Ok(taken)
+    pub fn take_over(&self, old: &LegacyRemotes, is_taken: &dyn Fn(&str) -> bool) -> Result<TakenOver, RemoteError> {
+        self.change(|known| Ok(taken_over(known, old, is_taken)))
+    }
+
+    /// What [`Remotes::take_over`] would do.
+    pub fn would_take_over(&self, old: &LegacyRemotes, is_taken: &dyn Fn(&str) -> bool) -> TakenOver {
+        taken_over(&mut self.with(|state| state.known.clone()), old, is_taken)
     }
 
     /// Takes over what an older program knows in the daemon's own folder, unless something was kept here before. Waits for the
@@ -209,12 +187,17 @@ impl Remotes {
     ///
     /// # Errors
     /// When nothing can be written.
-    pub fn take_over_once(&self, data_folder: &Path) -> Result<TakenOver, RemoteError> {
+    pub fn take_over_once(
+        &self,
+        data_folder: &Path,
+        is_taken: &dyn Fn(&str) -> bool,
+    ) -> Result<TakenOver, RemoteError> {
         if self.0.store.exists() {
             return Ok(TakenOver::default());
         }
         let old = LegacyRemotes::read(data_folder);
-        let taken = self.take_over(&old)?;
+        let taken = self.take_over(&old, is_taken)?;
+        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.0.store.exists() && (!old.problems.is_empty() || !old.engines.is_empty()) {
             // Once is enough: what somebody removes later does not come back.
             self.0.store.write(&self.with(|state| state.known.clone()))?;
@@ -286,32 +269,7 @@ impl Remotes {
     /// # Errors
     /// When its engine is not known, or its id is.
     pub fn add_model(&self, said: &Map<String, Value>) -> Result<RemoteModel, RemoteError> {
-        let text = |field: &str| said.get(field).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
-        let model =
-            text("model").ok_or_else(|| RemoteError::invalid("model", "it must be the model's name, a text"))?;
-        let engine =
-            text("engine").ok_or_else(|| RemoteError::invalid("engine", "it must be the engine's name, a text"))?;
-        let id = text("id").unwrap_or(model);
-        if id.len() > 512 || id.chars().any(char::is_control) {
-            return Err(RemoteError::invalid("model", "an id is at most 512 bytes, without control characters"));
-        }
-        let inference_params = parameters(said)?.unwrap_or_default();
-        self.change(|known| {
-            let at = position(known, engine).ok_or_else(|| RemoteError::NoEngine { engine: engine.to_owned() })?;
-            if known.models.iter().any(|model| model.id == id) {
-                return Err(RemoteError::ModelExists { id: id.to_owned() });
-            }
-            let mut new = RemoteModel {
-                id: id.to_owned(),
-                model: model.to_owned(),
-                engine: known.engines[at].engine.clone(),
-                inference_params,
-                other: Map::new(),
-            };
-            tell(&mut new, said);
-            known.models.push(new.clone());
-            Ok(new)
-        })
+        self.change(|known| add_model(known, said))
     }
 
     /// Changes what is said of a model. May wait for the disk.
@@ -650,6 +608,69 @@ impl ReplyStream {
         self.ready.clear();
         error
     }
+}
+
+/// Adds an engine to what is known.
+fn add_engine(known: &mut Known, said: &Map<String, Value>) -> Result<RemoteEngine, RemoteError> {
+    let engine = RemoteEngine::new(said, known.next_id.max(1), &now())?;
+    if position(known, &engine.engine).is_some() {
+        return Err(RemoteError::EngineExists { engine: engine.engine });
+    }
+    known.next_id = engine.id + 1;
+    known.engines.push(engine.clone());
+    Ok(engine)
+}
+
+/// Adds a model to what is known.
+fn add_model(known: &mut Known, said: &Map<String, Value>) -> Result<RemoteModel, RemoteError> {
+    let text = |field: &str| said.get(field).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
+    let model = text("model").ok_or_else(|| RemoteError::invalid("model", "it must be the model's name, a text"))?;
+    let engine =
+        text("engine").ok_or_else(|| RemoteError::invalid("engine", "it must be the engine's name, a text"))?;
+    let id = text("id").unwrap_or(model);
+    if id.len() > 512 || id.chars().any(char::is_control) {
+        return Err(RemoteError::invalid("model", "an id is at most 512 bytes, without control characters"));
+    }
+    let inference_params = parameters(said)?.unwrap_or_default();
+    let at = position(known, engine).ok_or_else(|| RemoteError::NoEngine { engine: engine.to_owned() })?;
+    if known.models.iter().any(|model| model.id == id) {
+        return Err(RemoteError::ModelExists { id: id.to_owned() });
+    }
+    let mut new = RemoteModel {
+        id: id.to_owned(),
+        model: model.to_owned(),
+        engine: known.engines[at].engine.clone(),
+        inference_params,
+        other: Map::new(),
+    };
+    tell(&mut new, said);
+    known.models.push(new.clone());
+    Ok(new)
+}
+
+fn taken_over(known: &mut Known, old: &LegacyRemotes, is_taken: &dyn Fn(&str) -> bool) -> TakenOver {
+    let mut taken = TakenOver { problems: old.problems.clone(), ..TakenOver::default() };
+    let name = |said: &Map<String, Value>, field: &str| said[field].as_str().unwrap_or_default().to_owned();
+    for said in &old.engines {
+        match add_engine(known, said) {
+            Ok(engine) => taken.engines.push(engine.engine),
+            Err(RemoteError::EngineExists { .. }) => {}
+            Err(error) => taken.problems.push(format!("the engine `{}` is left out: {error}", name(said, "engine"))),
+        }
+    }
+    for said in &old.models {
+        let id = name(said, "id");
+        match add_model(known, said) {
+            _ if is_taken(&id) => {
+                known.models.retain(|model| model.id != id);
+                taken.problems.push(format!("the model `{id}` is left out: another model has its id"));
+            }
+            Ok(model) => taken.models.push(model.id),
+            Err(RemoteError::ModelExists { .. }) => {}
+            Err(error) => taken.problems.push(format!("the model `{id}` is left out: {error}")),
+        }
+    }
+    taken
 }
 
 fn position(known: &Known, name: &str) -> Option<usize> {

@@ -131,9 +131,15 @@ impl Daemon {
         let sources = Sources::new(&models, outbound.clone(), &tasks, settings.pulls.resolve_limit);
         let pulls = Pulls::start(settings.pulls.clone(), models.clone(), outbound.clone(), &tasks);
         let remotes = Remotes::open(&settings.data_folder, settings.outbound.clone());
+        let packages_outbound = Outbound::new(settings.outbound_for_packages());
         let store = PackageStore::open(&settings.data_folder, &cortex_server::platform());
         let engines = Engines::start(engine_config(&settings, store.folders()), &tasks);
-        let packages = Packages::new(store, package_config(&settings), Arc::new(Host(engines.clone())), &tasks);
+        let packages = Packages::new(
+            store,
+            package_config(packages_outbound.clone(), settings.engine_index.clone()),
+            Arc::new(Host(engines.clone())),
+            &tasks,
+        );
         let stop = CancellationToken::new();
         let conversations = Conversations::new(&settings.data_folder);
         let token = local_token(&settings).map_err(system("cannot write the token of the command line"))?;
@@ -162,16 +168,20 @@ impl Daemon {
         accepting.spawn(async move {
             let _ = tokio::task::spawn_blocking(move || conversations.threads.look()).await;
         });
-        let (engines_elsewhere, folder) = (remotes.clone(), settings.data_folder.clone());
+        let (engines_elsewhere, folder, here) = (remotes.clone(), settings.data_folder.clone(), models.clone());
         accepting.spawn(async move {
             // The daemon may end meanwhile.
-            let _ = tokio::task::spawn_blocking(move || take_over_remotes(&engines_elsewhere, &folder)).await;
+            let _ = tokio::task::spawn_blocking(move || take_over_remotes(&engines_elsewhere, &folder, &here)).await;
         });
         accepting.spawn(cortex_server::preload(app.clone(), settings.preload.clone()));
         accepting.spawn(cortex_server::serve(listener, tls, cortex_server::router(app), tasks.child()));
 
         let grace = settings.shutdown_grace;
-        let settings = SettingsOwner::new(overrides.clone(), settings, Some(Live { edge, outbound, images, remotes }));
+        let settings = SettingsOwner::new(
+            overrides.clone(),
+            settings,
+            Some(Live { edge, outbound, images, packages: packages_outbound, remotes }),
+        );
         accepting.spawn(settings.run(requests));
         crate::output::server_is_up(address);
         Ok(Self { models, engines, accepting, shutdown, stop, note, grace, _lock: lock })
@@ -195,8 +205,8 @@ impl Daemon {
 }
 
 /// Takes over the remote engines of an older program in the same folder, the first time.
-fn take_over_remotes(remotes: &Remotes, folder: &std::path::Path) {
-    match remotes.take_over_once(folder) {
+fn take_over_remotes(remotes: &Remotes, folder: &std::path::Path, models: &ModelStore) {
+    match remotes.take_over_once(folder, &|id| models.resolve(id).is_ok()) {
         Ok(found) => {
             if !found.engines.is_empty() {
                 let models = found.models.len();
@@ -248,13 +258,8 @@ fn lock_folder(settings: &Settings) -> Result<File, DaemonError> {
     }
 }
 
-fn package_config(settings: &Settings) -> PackagesConfig {
-    PackagesConfig {
-        index: settings.engine_index.clone(),
-        outbound: Outbound::new(settings.outbound_for_packages()),
-        platform: cortex_server::platform(),
-        version: env!("CARGO_PKG_VERSION").into(),
-    }
+fn package_config(outbound: Outbound, index: Option<String>) -> PackagesConfig {
+    PackagesConfig { index, outbound, platform: cortex_server::platform(), version: env!("CARGO_PKG_VERSION").into() }
 }
 
 /// The engine, as those see it who bring modules.

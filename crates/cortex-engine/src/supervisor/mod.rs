@@ -271,10 +271,7 @@ impl Supervisor {
                     let _ = reply.send(());
                 });
             }
-            Command::OtherModules => {
-                self.accelerators.expect_others();
-                self.look_for_accelerators();
-            }
+            Command::OtherModules => self.look_for_accelerators(),
             Command::ShutDown { streams, workers, reply } => self.shut_down(streams, workers, reply),
         }
     }

@@ -185,7 +185,11 @@ async fn what_is_not_what_the_index_promises_is_not_installed() {
     let (url, _) = serve(BTreeMap::new(), usize::MAX).await;
     let said = setting(&url).packages.releases().await.unwrap_err().to_string();
     assert!(said.starts_with("Failed to fetch engine releases: ") && said.contains("404"), "{said}");
-    for (index, words) in [("index.json", "neither an http address"), ("/none/index.json", "/none/index.json")] {
+    for (index, words) in [
+        ("index.json", "neither an http address"),
+        ("/none/index.json", "/none/index.json"),
+        ("http://example.org:80/index.json", "is not encrypted"),
+    ] {
         let said = setting(index).packages.releases().await.unwrap_err().to_string();
         assert!(said.contains(words), "{said}");
     }
@@ -240,7 +244,10 @@ async fn archives_of_a_folder_are_chosen_by_their_names_and_believed_by_their_co
         said.contains("several archives: linux-amd64-cuda, linux-amd64-vulkan; say which one with --variant"),
         "{said}"
     );
-    assert!(from(Some("cuda"), None).await.unwrap_err().contains("it holds linux-amd64-vulkan"));
+    assert!(from(Some("cuda"), None).await.unwrap_err().contains("it holds linux-amd64-vulkan 0.1.0"));
+    assert!(from(Some("vulkan"), Some("0.9.0")).await.unwrap_err().contains("0.9.0 is for another cortex"));
+    fs_err::write(folder.join(archive_name("0.1.0-7", VARIANT)), archive("0.1.0-2", VARIANT, b"module")).unwrap();
+    assert!(from(Some("vulkan"), None).await.unwrap_err().contains("it holds linux-amd64-vulkan 0.1.0-2"));
     let gone = setting.packages.install_from(&folder.join("none"), None, None).await.unwrap_err();
     assert!(gone.to_string().contains("cannot read the folder"), "{gone}");
 }
@@ -259,6 +266,8 @@ async fn an_install_can_be_stopped_and_is_joined_by_others() {
     assert_eq!(setting.packages.begin(offer), begun);
     // Somebody who comes late hears of it.
     assert_eq!(setting.packages.events().0[0].progress, begun);
+    // It has asked, and waits.
+    let (_silent, _) = listener.accept().await.unwrap();
     assert!(setting.packages.stop(&begun.name));
     let kinds = [events.recv().await.unwrap().kind, events.recv().await.unwrap().kind];
     assert_eq!(kinds, [EventKind::Started, EventKind::Stopped]);

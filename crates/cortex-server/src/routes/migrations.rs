@@ -13,10 +13,9 @@ use axum::{
 };
 use cortex_api::migrations::{Migration, MigrationFinding, MigrationList, MigrationRequest};
 use cortex_models::{
-    Down, Gguf, GivenModel, LegacyRemotes, Migrate, MigrateError, MigrationReport, Model, ModelId, Outcome,
+    Down, Gguf, GivenModel, LegacyRemotes, Migrate, MigrateError, MigrationReport, Model, ModelId, ModelStore, Outcome,
 };
 use cortex_remote::{Remotes, TakenOver};
-use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// Models of one list.
@@ -71,20 +70,25 @@ pub(crate) async fn create(
             dry_run: request.dry_run,
             include_deleted: request.include_deleted,
         };
-        let (remotes, folder) = (app.remotes.clone(), migrate.from.clone());
-        let folder = folder.unwrap_or_else(|| app.models.data_folder().to_owned());
+        let folder = migrate.from.clone().unwrap_or_else(|| app.models.data_folder().to_owned());
         let dry_run = migrate.dry_run;
         let report = blocking(move || migrations.migrate(&migrate)).await?;
-        let from = folder.clone();
-        let taken = blocking(move || take_over(&remotes, &folder, dry_run)).await??;
+        let is_without_models = matches!(report, Err(MigrateError::NoModels { .. }));
+        // A word such as `ollama` is no folder of theirs.
+        let taken = if (report.is_ok() || is_without_models) && folder.is_absolute() {
+            let (remotes, models, from) = (app.remotes.clone(), app.models.clone(), folder.clone());
+            blocking(move || take_over(&remotes, &models, &from, dry_run)).await?
+        } else {
+            TakenOver::default()
+        };
         let mut migration = match report {
             Ok(report) => shown(report),
             // It has no models, but engines.
-            Err(MigrateError::NoModels { .. }) if !taken.engines.is_empty() => shown(MigrationReport {
+            Err(_) if is_without_models && !taken.engines.is_empty() => shown(MigrationReport {
                 id: None,
                 state: if dry_run { "dry_run" } else { "done" },
                 at: 0,
-                from: Some(from),
+                from: Some(folder),
                 to: None,
                 findings: vec![],
                 left: vec![],
@@ -100,21 +104,16 @@ pub(crate) async fn create(
 }
 
 /// Takes over what an older program knows of other machines, or only says what that would be. Blocks.
-fn take_over(remotes: &Remotes, folder: &std::path::Path, dry_run: bool) -> Result<TakenOver, ApiError> {
+fn take_over(remotes: &Remotes, models: &ModelStore, folder: &std::path::Path, dry_run: bool) -> TakenOver {
     let old = LegacyRemotes::read(folder);
-    if !dry_run {
-        return Ok(remotes.take_over(&old)?);
+    let is_taken = |id: &str| models.resolve(id).is_ok();
+    if dry_run {
+        return remotes.would_take_over(&old, &is_taken);
     }
-    let (engines, (models, _)) = (remotes.engines(), remotes.listed());
-    let is_new_engine = |name: &String| !engines.iter().any(|engine| engine.engine.eq_ignore_ascii_case(name));
-    let is_new_model = |id: &String| !models.iter().any(|model| model.id == *id);
-    let texts = |of: &[Map<String, Value>], field: &str| -> Vec<String> {
-        of.iter().filter_map(|it| it[field].as_str().map(str::to_owned)).collect()
-    };
-    Ok(TakenOver {
-        engines: texts(&old.engines, "engine").into_iter().filter(is_new_engine).collect(),
-        models: texts(&old.models, "id").into_iter().filter(is_new_model).collect(),
-        problems: old.problems,
+    remotes.take_over(&old, &is_taken).unwrap_or_else(|error| {
+        // The models are there all the same.
+        let problem = format!("the engines on other machines cannot be taken over: {error}");
+        TakenOver { problems: vec![problem], ..TakenOver::default() }
     })
 }
 

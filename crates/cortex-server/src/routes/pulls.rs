@@ -10,7 +10,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{
         Path, State,
-        ws::{Message, WebSocket, WebSocketUpgrade},
+        ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -138,7 +138,19 @@ impl Follower {
 }
 
 /// The WebSocket of cortex.cpp: frames of downloads, and nothing else, ever.
-pub(crate) async fn events(State(app): State<App>, upgrade: WebSocketUpgrade) -> Response {
+pub(crate) async fn events(
+    State(app): State<App>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(why) => {
+            let status = why.status();
+            return ApiError::new(ErrorKind::Invalid, "not_a_websocket", why.body_text())
+                .with_status(status)
+                .into_response();
+        }
+    };
     // From before the answer: a client that has it misses nothing.
     let (pulls, installs) = (app.pulls.events(), Installs::of(&app));
     upgrade.max_message_size(64 << 10).on_upgrade(move |socket| send_events(app, socket, pulls, installs))

@@ -187,9 +187,8 @@ fn value(settings: &Settings, key: &str) -> Value {
         "allowedOrigins" => json!(settings.allowed_origins),
         "allowedHosts" => json!(settings.allowed_hosts),
         "allowedImageHosts" => json!(settings.allowed_image_hosts),
-        // What follows the path may be a password.
         "engineIndex" => {
-            json!(settings.engine_index.as_deref().map_or("", |it| it.split('?').next().unwrap_or_default()))
+            json!(settings.engine_index.as_deref().map(cortex_packages::shown_address).unwrap_or_default())
         }
         "apiKeys" => secret(!settings.api_keys.is_empty()),
         "workerPath" => json!(settings.worker_program),

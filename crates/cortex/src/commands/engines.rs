@@ -108,10 +108,17 @@ async fn get(context: &Context<'_>, name: &str) -> Result<(), CliError> {
 /// Starts an install with a request, and shows it until it is over. What there was to do; `None` when it was done at once.
 async fn installed(context: &Context<'_>, name: &str, what: &str, body: &Value) -> Result<Option<String>, CliError> {
     // Listens first: a short install is over before a second request.
-    let mut stream = context.client.follow(&format!("{}/install", of(name))).await?.bytes_stream();
+    let following = context.client.follow(&format!("{}/install", of(name))).await;
+    let following = match following {
+        // An engine on another machine has nothing to follow.
+        Err(CliError::Refused { .. }) => None,
+        following => Some(following?),
+    };
     let mut events = Events::default();
     let begun: Value = context.client.post(&format!("{}/{what}", of(name)), body).await?;
-    let Some(task) = begun["task"]["id"].as_str().map(str::to_owned) else { return Ok(None) };
+    let task = begun["task"]["id"].as_str().map(str::to_owned);
+    let (Some(task), Some(following)) = (task, following) else { return Ok(None) };
+    let mut stream = following.bytes_stream();
     let mut bars = None;
     let ended = || CliError::Ended { hint: "`cortex engines list` shows what became of the install".into() };
     loop {

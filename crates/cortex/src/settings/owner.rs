@@ -14,6 +14,7 @@ pub(crate) struct Live {
     pub(crate) edge: watch::Sender<Arc<Config>>,
     pub(crate) outbound: Outbound,
     pub(crate) images: Option<Outbound>,
+    pub(crate) packages: Outbound,
     pub(crate) remotes: Remotes,
 }
 
@@ -157,6 +158,7 @@ impl SettingsOwner {
             };
             live.edge.send_replace(Arc::new(settings.edge(address, token)));
             live.outbound.configure(settings.outbound.clone());
+            live.packages.configure(settings.outbound_for_packages());
             if let Some(images) = &live.images {
                 images.configure(settings.outbound_for_images());
             }
@@ -359,7 +361,13 @@ mod tests {
         let settings = Settings::load(&overrides).unwrap();
         let (edge, seen) = watch::channel(Arc::new(settings.edge(settings.address, "token".into())));
         let remotes = Remotes::open(folder.path(), settings.outbound.clone());
-        let live = Live { edge, outbound: Outbound::new(settings.outbound.clone()), images: None, remotes };
+        let live = Live {
+            edge,
+            outbound: Outbound::new(settings.outbound.clone()),
+            images: None,
+            packages: Outbound::new(settings.outbound.clone()),
+            remotes,
+        };
         (SettingsOwner::new(overrides, settings, Some(live)), seen, folder)
     }
 

@@ -61,15 +61,19 @@ impl Setting {
         self.folder.path().join("archives")
     }
 
-    /// Packs a module; what the index says of it.
+    /// Packs a module for the processor; what the index says of it.
     fn pack(&self, version: &str, module: &[u8]) -> Value {
+        self.pack_as(version, &variant(), MODULE, module)
+    }
+
+    fn pack_as(&self, version: &str, variant: &str, file: &str, module: &[u8]) -> Value {
         let manifest = json!({
-            "engine": "llama-cpp", "version": version, "variant": variant(), "build": BUILD, "module": MODULE,
-            "files": [{"name": MODULE, "bytes": module.len(), "sha256": sha256(module)}],
+            "engine": "llama-cpp", "version": version, "variant": variant, "build": BUILD, "module": file,
+            "files": [{"name": file, "bytes": module.len(), "sha256": sha256(module)}],
         })
         .to_string();
-        let packed = tarball(&[Entry::File(MANIFEST, manifest.as_bytes()), Entry::File(MODULE, module)]);
-        let name = archive_name(version, &variant());
+        let packed = tarball(&[Entry::File(MANIFEST, manifest.as_bytes()), Entry::File(file, module)]);
+        let name = archive_name(version, variant);
         fs_err::write(self.archives().join(&name), &packed).unwrap();
         json!({"tag_name": format!("v{version}"), "published_at": "2026-11-27T00:00:00Z", "assets": [{
             "name": name, "size": packed.len(), "browser_download_url": name,
@@ -278,6 +282,37 @@ async fn archives_of_this_machine_are_for_its_command_line() {
     assert_eq!(default(&daemon).await, format!("{} v{NEW}", variant()));
     let (code, said) = typed(&daemon, &["engines", "use", "llama-cpp"], "9\n");
     assert!(code == Some(2) && said.contains("Invalid selection"), "{said}");
+    // A package may have the name of a module of the build, which can be chosen again; and what was chosen and is gone is no choice.
+    let own = format!("{}-mine", cortex_server::platform());
+    let folder_of_own = setting.folder.path().join("own");
+    fs_err::create_dir(&folder_of_own).unwrap();
+    let module = fs_err::read(setting.folder.path().join("worker/backends/libggml-cpu-x64.so")).unwrap();
+    setting.pack_as(NEW, &own, "libggml-cpu-x64.so", &module);
+    let name = archive_name(NEW, &own);
+    fs_err::copy(setting.archives().join(&name), folder_of_own.join(&name)).unwrap();
+    fs_err::remove_file(setting.archives().join(&name)).unwrap();
+    assert_eq!(cli(&daemon, &[&install[..], &["-s", &folder_of_own.to_string_lossy()]].concat()).0, Some(0));
+    for (variant, version) in [
+        ("mine", format!("v{NEW}")),
+        ("x64", concat!("v", env!("CARGO_PKG_VERSION")).into()),
+        ("mine", format!("v{NEW}")),
+    ] {
+        let (code, said) = cli(&daemon, &["engines", "use", "llama-cpp", "--variant", variant]);
+        assert_eq!((code, said.as_str()), (Some(0), "Engine llama-cpp updated successfully!\n"), "{variant}");
+        assert_eq!(default(&daemon).await, format!("{}-{variant} {version}", cortex_server::platform()));
+    }
+    assert_eq!(cli(&daemon, &["engines", "uninstall", "llama-cpp", "--variant", "mine"]).0, Some(0));
+    assert!(!setting.folder.path().join("data/state/variant").exists());
+    // A module for graphics processors that is none is not installed either.
+    let folder_of_own = folder_of_own.to_string_lossy().into_owned();
+    let vulkan = format!("{}-vulkan", cortex_server::platform());
+    setting.pack_as(NEW, &vulkan, "libggml-vulkan.so", b"this is no library");
+    let name = archive_name(NEW, &vulkan);
+    fs_err::copy(setting.archives().join(&name), Path::new(&folder_of_own).join(&name)).unwrap();
+    fs_err::remove_file(setting.archives().join(&name)).unwrap();
+    let (code, said) = cli(&daemon, &[&install[..], &["--variant", "vulkan", "-s", &folder_of_own]].concat());
+    assert!(code == Some(1) && said.contains("does not work on this machine"), "{said}");
+    assert!(!shown(&daemon).await.contains("vulkan"));
     // A folder without archives leads to the index, as ever.
     let empty = setting.folder.path().join("empty");
     fs_err::create_dir(&empty).unwrap();

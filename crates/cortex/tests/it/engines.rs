@@ -137,6 +137,7 @@ async fn engines_and_settings_on_the_command_line() {
     assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
     let (_, shown) = cli(&daemon, &["--json", "engines", "get", "mine"]);
     assert!(shown.contains("********") && !shown.contains("sekret"), "{shown}");
+    assert_eq!(cli(&daemon, &["engines", "update", "mine"]), (Some(0), "Engine mine updated successfully!\n".into()));
     assert_eq!(cli(&daemon, &["engines", "uninstall", "mine"]).1, "Engine mine uninstalled successfully!\n");
     // Settings of the daemon that runs.
     let changed = cli(&daemon, &["config", "--cors", "off", "--huggingface_token", "hf_x", "--api_keys", "one,two"]);

@@ -17,11 +17,15 @@ use cortex_api::{
     native::Message,
     pulls::{DownloadFrame, DownloadItem, DownloadTask},
 };
+use cortex_models::ErrorKind;
 use cortex_packages::{Archive, Event, EventKind, PackageError, Progress, bare, is_newer};
 use futures::stream;
 use serde_json::{Value, json};
-use std::{collections::VecDeque, convert::Infallible};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+/// Silence after which a comment keeps the connection alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 impl From<PackageError> for ApiError {
     fn from(error: PackageError) -> Self {
@@ -62,15 +66,16 @@ pub(in crate::routes) struct Installs {
     app: App,
     waiting: VecDeque<Event>,
     events: Receiver<Event>,
+    lagged: bool,
 }
 
 impl Installs {
     pub(in crate::routes) fn of(app: &App) -> Self {
         let (fresh, events) = app.packages.events();
-        Self { app: app.clone(), waiting: fresh.into(), events }
+        Self { app: app.clone(), waiting: fresh.into(), events, lagged: false }
     }
 
-    /// The next event; `None` when there will be none.
+    /// The next event; `None` when there will be none. A listener that is far behind may miss even an end: then it `lagged`.
     pub(in crate::routes) async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.waiting.pop_front() {
@@ -79,8 +84,7 @@ impl Installs {
             match self.events.recv().await {
                 Ok(event) => return Some(event),
                 Err(RecvError::Closed) => return None,
-                // One that is far behind misses some progress.
-                Err(RecvError::Lagged(_)) => *self = Self::of(&self.app),
+                Err(RecvError::Lagged(_)) => *self = Self { lagged: true, ..Self::of(&self.app) },
             }
         }
     }
@@ -96,8 +100,13 @@ pub(crate) async fn follow(State(app): State<App>, Path(name): Path<String>) -> 
         let text = if is_first {
             ": hello\n\n".into()
         } else {
-            let event = stop.run_until_cancelled(installs.next()).await??;
-            sse::data(&frame(&event))
+            let next = tokio::time::timeout(KEEP_ALIVE, installs.next());
+            match stop.run_until_cancelled(next).await? {
+                Err(_) => ": still here\n\n".to_owned(),
+                // It has to ask how things are.
+                Ok(_) if installs.lagged => return None,
+                Ok(event) => sse::data(&frame(&event?)),
+            }
         };
         Some((Ok::<_, Infallible>(Bytes::from(text)), (false, installs, stop)))
     });
@@ -124,11 +133,15 @@ pub(crate) async fn install(
             // What lies there is run. Who can read the token can run programs anyway.
             return Err(invalid(
                 "not_local",
-                "archives of this machine are installed on its command line: cortex engines install NAME -s FOLDER",
+                "archives of this machine are installed on the command line of its user, told the daemon's data folder: cortex engines install NAME -s FOLDER",
             )
             .with_status(StatusCode::FORBIDDEN));
         }
         let installed = app.packages.install_from(&folder, variant.as_deref(), version.as_deref()).await?;
+        if installed.is_none() && !app.packages.has_index() && variant.is_none() {
+            let folder = folder.display();
+            return Err(invalid("no_archive", format!("{folder} has no archive of llama-cpp for this machine")));
+        }
         if let Some(installed) = installed {
             return Ok(Json(json!({
                 "message": format!("Engine {name} installed successfully!"),
@@ -140,14 +153,12 @@ pub(crate) async fn install(
     let begins = |task: DownloadTask| Ok(Json(json!({"message": "Engine starts installing!", "task": task})));
     let wanted = match &variant {
         Some(variant) => Some(variant.clone()),
-        None => suitable(&app).await,
+        None => suitable(&app, version.as_deref()).await?,
     };
     let there = match &wanted {
         Some(wanted) => variants::find(&app, wanted, version.as_deref()),
         // Without a word, what works here is meant, and that is part of every build.
-        None => variants::all(&app)
-            .into_iter()
-            .find(|it| it.is_of_build && (version.is_none() || it.has_version(version.as_deref()))),
+        None => variants::chosen(&app).await.filter(|it| version.is_none() || it.has_version(version.as_deref())),
     };
     match (there, wanted) {
         (Some(there), _) => begins(task(&app.packages.already_there(&there.name, bare(&there.version)))),
@@ -182,23 +193,17 @@ fn not_there(app: &App, name: &str, variant: Option<&str>, version: Option<&str>
 }
 
 /// The variant for the graphics processors of this machine that the index has; none is what the build has.
-async fn suitable(app: &App) -> Option<String> {
-    if !app.packages.has_index() {
-        return None;
-    }
-    let gpus = app.hardware.machine().gpus?;
+async fn suitable(app: &App, version: Option<&str>) -> Result<Option<String>, PackageError> {
+    let gpus = app.hardware.machine().gpus.filter(|gpus| !gpus.gpus.is_empty());
+    let Some(gpus) = gpus.filter(|_| app.packages.has_index()) else { return Ok(None) };
     let is_nvidia = gpus.gpus.iter().any(|gpu| gpu.vendor.eq_ignore_ascii_case("nvidia"));
-    let release = app.packages.release(None).await.ok()?;
-    let modules: &[&str] = match (is_nvidia, gpus.gpus.is_empty()) {
-        (true, _) => &["cuda", "vulkan"],
-        (false, false) => &["vulkan"],
-        (false, true) => &[],
-    };
+    let release = app.packages.release(version).await?;
+    let modules: &[&str] = if is_nvidia { &["cuda", "vulkan"] } else { &["vulkan"] };
     let of_module = |module: &&str| {
         let begins = variant_name(module);
         release.archives.iter().find(|archive| archive.variant.starts_with(&begins)).map(|it| it.variant.clone())
     };
-    modules.iter().find_map(of_module)
+    Ok(modules.iter().find_map(of_module))
 }
 
 /// Removes packages, or an engine on another machine. The modules of this build are part of it, and stay.
@@ -226,9 +231,21 @@ pub(crate) async fn uninstall(
         .collect();
     let full = there.iter().find(|it| !it.is_of_build);
     if let Some(package) = full {
-        let package = variant.is_some().then_some(package.name.as_str());
-        let version = version.filter(|version| version != "latest");
-        app.packages.remove(package, version.as_deref()).await?;
+        let chosen = variants::chosen(&app).await;
+        let named = variant.is_some().then_some(package.name.as_str());
+        // `latest` is the one in use.
+        let version = version.is_some().then_some(package.version.as_str());
+        app.packages.remove(named, version).await?;
+        // Who chose what is gone has chosen nothing.
+        if let Some(chosen) = chosen.filter(|it| !it.is_of_build)
+            && variants::find(&app, &chosen.name, Some(&chosen.version)).is_none()
+            && app.engines.pinned_module().as_ref() == Some(&chosen.module)
+        {
+            let engines = app.engines.clone();
+            blocking(move || engines.pin_module(None)).await?.map_err(|error| {
+                ApiError::new(ErrorKind::Internal, "not_written", format!("the choice cannot be taken back: {error}"))
+            })?;
+        }
         return Ok(gone(&name));
     }
     if there.is_empty() {

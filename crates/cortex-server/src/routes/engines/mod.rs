@@ -17,7 +17,7 @@ use axum::{
 };
 use cortex_api::native::Message;
 use cortex_models::ErrorKind;
-use cortex_packages::{PackageError, bare};
+use cortex_packages::{Installed, PackageError, bare};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -128,7 +128,10 @@ pub(crate) async fn set_default(
         let bare = bare(&version);
         invalid("no_variant", format!("Engine variant {bare}-{variant} is not installed yet!"))
     };
+    let _turn = app.packages.choosing().await;
     let chosen = variants::find(&app, &variant, Some(&version)).ok_or_else(missing)?;
+    let of_module = |it: &Installed| it.module == chosen.module && it.is_current;
+    let in_use: Vec<Installed> = app.packages.installed().into_iter().filter(of_module).collect();
     let before = variants::chosen(&app).await;
     let pinned = app.engines.pinned_module();
     use_packages_of(&app, &chosen).await?;
@@ -143,8 +146,9 @@ pub(crate) async fn set_default(
         let report = app.engines.choose_variant().await;
         if report.chosen.as_deref() != Some(chosen.module.as_str()) {
             pin(pinned).await?;
-            if let Some(before) = &before {
-                use_packages_of(&app, before).await?;
+            for package in app.packages.installed().iter().filter(|it| it.module == chosen.module) {
+                let version = in_use.iter().find(|it| it.variant == package.variant).map(|it| it.version.as_str());
+                app.packages.set_current(&package.variant, version).await?;
             }
             let dropped = report.dropped.iter().find(|dropped| dropped.name == chosen.module);
             let why = dropped.map_or("", |dropped| &dropped.reason);

@@ -1,7 +1,7 @@
 //! Compute modules as cortex.cpp's variants: those of the build, and those of packages.
 
 use crate::App;
-use cortex_packages::bare;
+use cortex_packages::{bare, is_called};
 use serde_json::{Value, json};
 
 /// The engine that is here.
@@ -46,7 +46,7 @@ impl Variant {
 
     /// Whether it is called that, in full or by what follows the platform.
     pub(super) fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.name.strip_prefix(&format!("{}-", platform())) == Some(name)
+        is_called(&self.name, &platform(), name)
     }
 
     /// Whether it has this version; as `latest`, or without one, what is in use has it.
@@ -82,7 +82,11 @@ pub(super) fn all(app: &App) -> Vec<Variant> {
 
 /// The variant that is called this.
 pub(super) fn find(app: &App, name: &str, version: Option<&str>) -> Option<Variant> {
-    all(app).into_iter().find(|variant| variant.is_called(name) && variant.has_version(version))
+    let called: Vec<Variant> = all(app).into_iter().filter(|variant| variant.is_called(name)).collect();
+    let found = called.iter().find(|variant| variant.has_version(version));
+    // None of that name may be in use: then the newest is meant, which comes first.
+    let any = called.first().filter(|_| version.is_none_or(|version| matches!(version, "" | "latest")));
+    found.or(any).cloned()
 }
 
 /// The variant that loads take: the one for graphics processors that somebody chose, or the one for the processor.
