@@ -39,6 +39,9 @@ pub struct Config {
     pub locks_memory: bool,
     /// Prompt tokens in a step at most.
     pub batch: u32,
+    /// What an entry of a step costs, in percent of a step with one, where it is not to be measured: for tests of guesses, which are made
+    /// only where they pay.
+    pub entry_cost: Option<u32>,
     /// Whether compute modules are proven before use. Off only in a test that shows what would happen.
     pub variant_trial: bool,
 }

@@ -299,6 +299,7 @@ fn engine_config(settings: &Settings, module_folders: Vec<PathBuf>) -> cortex_en
         prompt_cache_bytes: settings.prompt_cache_bytes,
         locks_memory: settings.memory_lock,
         batch: 512,
+        entry_cost: settings.entry_cost,
         variant_trial: settings.variant_trial,
     }
 }

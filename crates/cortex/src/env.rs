@@ -50,6 +50,8 @@ pub(crate) const DRIVERS: &[&str] = &[
 ];
 /// For tests only: `off` takes the first compute module untried.
 pub(crate) const CORTEX_TEST_VARIANT_TRIAL: &str = "CORTEX_TEST_VARIANT_TRIAL";
+/// For tests of guesses: what an entry of a step costs, in percent of a step with one.
+pub(crate) const CORTEX_TEST_ENTRY_COST: &str = "CORTEX_TEST_ENTRY_COST";
 
 /// A variable; an empty one counts as not set.
 #[expect(clippy::disallowed_methods, reason = "this is the one reader")]

@@ -128,7 +128,7 @@ impl Supervisor {
                                 .of(&files.weights),
                             projector: files.projector.as_deref().map(text),
                             draft_model: files.draft_model.as_deref().map(text),
-                            entry_cost: None,
+                            entry_cost: config.entry_cost,
                             adapters: files.adapters.iter().map(|path| text(path)).collect(),
                         },
                         environment: config.driver_environment,

@@ -15,6 +15,7 @@ mod fit;
 mod graphics;
 mod hardware;
 mod http;
+mod http_rows;
 mod jan;
 mod memory;
 mod migrate;

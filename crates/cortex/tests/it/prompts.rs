@@ -99,22 +99,16 @@ async fn each_of_several_keys_has_beginnings_of_its_own() {
 
 #[tokio::test]
 async fn what_an_answer_is_like_is_guessed_from() {
-    let daemon = TestDaemon::start();
+    // Guesses are made where they pay, which on a busy machine they may not.
+    let cheap = vec![("CORTEX_TEST_ENTRY_COST".into(), "20".into())];
+    let daemon = TestDaemon::with(Options { environment: cheap, ..Options::default() });
     import(&daemon).await;
     let mut body = question("What is the capital of France? Answer in one sentence.");
     let (_, plain) = post(&daemon, "/v1/chat/completions", &body).await;
     let text = plain["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
     body["prediction"] = json!({"type": "content", "content": text});
-    // Nothing is guessed before the time of a step is known, nor while a busy machine makes guesses dear: one of a few is the test.
-    let mut guessed = Value::Null;
-    for _ in 0..20 {
-        let (status, answer) = post(&daemon, "/v1/chat/completions", &body).await;
-        assert_eq!((status, &answer["choices"][0]["message"]["content"]), (200, &json!(text)));
-        guessed = answer;
-        if guessed["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0 {
-            break;
-        }
-    }
+    let (status, guessed) = post(&daemon, "/v1/chat/completions", &body).await;
+    assert_eq!((status, &guessed["choices"][0]["message"]["content"]), (200, &json!(text)));
     assert!(guessed["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0, "{guessed}");
     let details = &guessed["usage"]["completion_tokens_details"];
     assert_eq!(details["accepted_prediction_tokens"], guessed["timings"]["draft_n_accepted"], "{guessed}");
