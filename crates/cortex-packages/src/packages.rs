@@ -30,6 +30,8 @@ const EVENTS: usize = 256;
 pub trait ModuleHost: Send + Sync {
     /// Runs a module in a process of its own; the reason when it does not work on this machine.
     fn try_module(&self, module: PathBuf) -> BoxFuture<'_, Result<(), String>>;
+    /// Whether the build has a module of this name.
+    fn is_of_build(&self, module: &str) -> bool;
     /// Uses the modules in these folders from the next load on, before those of the build.
     fn use_folders(&self, folders: Vec<PathBuf>) -> BoxFuture<'_, ()>;
 }
@@ -352,7 +354,8 @@ impl Packages {
         let packages = self.clone();
         self.owned(async move {
             let _turn = packages.0.changing.lock().await;
-            let (store, ours) = (packages.0.store.clone(), packages.0.config.version.clone());
+            let store = packages.0.store.clone();
+            let (ours, platform) = (packages.0.config.version.clone(), packages.0.config.platform.clone());
             let unpacked = blocking(move || {
                 let unpacked = store.unpack(&archive)?;
                 expected.check(&unpacked.manifest, &archive, &ours)?;
@@ -360,6 +363,17 @@ impl Packages {
             })
             .await?;
             let Manifest { variant, version, .. } = unpacked.manifest.clone();
+            let module = unpacked.manifest.module_name();
+            // Nobody could tell the two apart.
+            if version == packages.0.config.version
+                && variant == format!("{platform}-{module}")
+                && packages.0.host.is_of_build(module)
+            {
+                let reason = format!(
+                    "{version} of it is part of this build; a newer one has a further number, such as {version}-2"
+                );
+                return Err(PackageError::Archive { name: archive_name(&version, &variant), reason });
+            }
             let tried = packages.0.host.try_module(unpacked.module()).await;
             tried.map_err(|reason| PackageError::DoesNotWork { variant: variant.clone(), reason })?;
             let store = packages.0.store.clone();

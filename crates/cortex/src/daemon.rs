@@ -270,6 +270,10 @@ impl ModuleHost for Host {
         Box::pin(async move { self.0.try_module(&module).await })
     }
 
+    fn is_of_build(&self, module: &str) -> bool {
+        self.0.modules_of_build().iter().any(|it| it.name == module)
+    }
+
     fn use_folders(&self, folders: Vec<PathBuf>) -> BoxFuture<'_, ()> {
         Box::pin(async { self.0.use_module_folders(folders) })
     }

@@ -393,6 +393,11 @@ impl Supervisor {
             Err(error) => {
                 tracing::warn!(model = %id, %error, "could not be loaded");
                 let is_ours = matches!(error, EngineError::Stopped { .. } | EngineError::ShuttingDown);
+                // Their module, or a driver, may be another than it was: what works is found out anew, and the next load goes by it.
+                if !is_ours && self.entries.get(id).is_some_and(|entry| !entry.devices.is_empty()) {
+                    self.accelerators.expect_others();
+                    self.look_for_accelerators();
+                }
                 if !is_ours && let Some(entry) = self.entries.get(id) {
                     self.counts.failed_loads.add();
                     self.failures.failed(id, Attempt::now(&entry.files, entry.load), &error, Instant::now());

@@ -27,6 +27,10 @@ impl ModuleHost for FakeHost {
         async move { if works { Ok(()) } else { Err("died of SIGILL".into()) } }.boxed()
     }
 
+    fn is_of_build(&self, module: &str) -> bool {
+        module == "cuda"
+    }
+
     fn use_folders(&self, folders: Vec<PathBuf>) -> BoxFuture<'_, ()> {
         *self.folders.lock().unwrap() = folders;
         async {}.boxed()
@@ -61,11 +65,15 @@ fn setting(index: &str) -> Setting {
 }
 
 fn archive(version: &str, variant: &str, content: &[u8]) -> Vec<u8> {
+    packed(version, variant, "libggml-vulkan.so", content)
+}
+
+fn packed(version: &str, variant: &str, file: &str, content: &[u8]) -> Vec<u8> {
     let manifest = json!({
-        "engine": "llama-cpp", "version": version, "variant": variant, "build": BUILD, "module": "libggml-vulkan.so",
-        "files": [{"name": "libggml-vulkan.so", "bytes": content.len(), "sha256": hex(&Sha256::digest(content))}],
+        "engine": "llama-cpp", "version": version, "variant": variant, "build": BUILD, "module": file,
+        "files": [{"name": file, "bytes": content.len(), "sha256": hex(&Sha256::digest(content))}],
     });
-    tarball(&[Entry::File(MANIFEST, manifest.to_string().as_bytes()), Entry::File("libggml-vulkan.so", content)])
+    tarball(&[Entry::File(MANIFEST, manifest.to_string().as_bytes()), Entry::File(file, content)])
 }
 
 /// Bytes that cannot be packed.
@@ -248,6 +256,16 @@ async fn archives_of_a_folder_are_chosen_by_their_names_and_believed_by_their_co
     assert!(from(Some("vulkan"), Some("0.9.0")).await.unwrap_err().contains("0.9.0 is for another cortex"));
     fs_err::write(folder.join(archive_name("0.1.0-7", VARIANT)), archive("0.1.0-2", VARIANT, b"module")).unwrap();
     assert!(from(Some("vulkan"), None).await.unwrap_err().contains("it holds linux-amd64-vulkan 0.1.0-2"));
+    // What is part of the build is not installed beside it, unless it is newer.
+    for (version, refusal) in [("0.1.0", Some("is part of this build")), ("0.1.0-2", None)] {
+        let cuda = packed(version, other, "libggml-cuda.so", b"module");
+        fs_err::write(folder.join(archive_name(version, other)), cuda).unwrap();
+        let result = from(Some("cuda"), Some(version)).await;
+        match refusal {
+            Some(words) => assert!(result.unwrap_err().contains(words)),
+            None => assert_eq!(result, Ok(Some(version.into()))),
+        }
+    }
     let gone = setting.packages.install_from(&folder.join("none"), None, None).await.unwrap_err();
     assert!(gone.to_string().contains("cannot read the folder"), "{gone}");
 }
