@@ -1,5 +1,9 @@
 //! The owner of the remote engines, and the way to them.
 
+mod take_over;
+
+pub use take_over::TakenOver;
+
 use crate::{
     RemoteEngine, RemoteError, RemoteModel, anthropic,
     engine::{Dialect, Place},
@@ -9,7 +13,7 @@ use crate::{
     template::Template,
 };
 use bytes::Bytes;
-use cortex_models::{Exchange, Exchanged, LegacyRemotes, Outbound, OutboundConfig};
+use cortex_models::{Exchange, Exchanged, Outbound, OutboundConfig};
 use reqwest::{Method, header};
 use serde_json::{Map, Value};
 use std::{
@@ -50,17 +54,6 @@ struct State {
     revision: u64,
     /// Models that somebody started, and when, as milliseconds since 1970.
     started: HashMap<String, i64>,
-}
-
-/// What was taken over from an older program.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TakenOver {
-    /// Names of engines.
-    pub engines: Vec<String>,
-    /// Ids of models.
-    pub models: Vec<String>,
-    /// Sentences about what cannot be used.
-    pub problems: Vec<String>,
 }
 
 /// What a model is asked for.
@@ -165,44 +158,6 @@ impl Remotes {
     /// When there is one of that name, or what is said cannot be used.
     pub fn add(&self, said: &Map<String, Value>) -> Result<RemoteEngine, RemoteError> {
         self.change(|known| add_engine(known, said))
-    }
-
-    /// Takes over what an older program knows, but for names that are there already: the names of the engines and the ids of the
-    /// models that are new, and sentences about what cannot be used. `is_taken` says whether an id is that of another model. All of it
-    /// or nothing is on disk afterwards. Waits for the disk.
-    ///
-    /// # Errors
-    /// When nothing can be written.
-    pub fn take_over(&self, old: &LegacyRemotes, is_taken: &dyn Fn(&str) -> bool) -> Result<TakenOver, RemoteError> {
-        self.change(|known| Ok(taken_over(known, old, is_taken)))
-    }
-
-    /// What [`Remotes::take_over`] would do.
-    pub fn would_take_over(&self, old: &LegacyRemotes, is_taken: &dyn Fn(&str) -> bool) -> TakenOver {
-        taken_over(&mut self.with(|state| state.known.clone()), old, is_taken)
-    }
-
-    /// Takes over what an older program knows in the daemon's own folder, unless something was kept here before. Waits for the
-    /// disk.
-    ///
-    /// # Errors
-    /// When nothing can be written.
-    pub fn take_over_once(
-        &self,
-        data_folder: &Path,
-        is_taken: &dyn Fn(&str) -> bool,
-    ) -> Result<TakenOver, RemoteError> {
-        if self.0.store.exists() {
-            return Ok(TakenOver::default());
-        }
-        let old = LegacyRemotes::read(data_folder);
-        let taken = self.take_over(&old, is_taken)?;
-        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.0.store.exists() && (!old.problems.is_empty() || !old.engines.is_empty()) {
-            // Once is enough: what somebody removes later does not come back.
-            self.0.store.write(&self.with(|state| state.known.clone()))?;
-        }
-        Ok(taken)
     }
 
     /// Changes what is said of an engine. May wait for the disk.
@@ -646,31 +601,6 @@ fn add_model(known: &mut Known, said: &Map<String, Value>) -> Result<RemoteModel
     tell(&mut new, said);
     known.models.push(new.clone());
     Ok(new)
-}
-
-fn taken_over(known: &mut Known, old: &LegacyRemotes, is_taken: &dyn Fn(&str) -> bool) -> TakenOver {
-    let mut taken = TakenOver { problems: old.problems.clone(), ..TakenOver::default() };
-    let name = |said: &Map<String, Value>, field: &str| said[field].as_str().unwrap_or_default().to_owned();
-    for said in &old.engines {
-        match add_engine(known, said) {
-            Ok(engine) => taken.engines.push(engine.engine),
-            Err(RemoteError::EngineExists { .. }) => {}
-            Err(error) => taken.problems.push(format!("the engine `{}` is left out: {error}", name(said, "engine"))),
-        }
-    }
-    for said in &old.models {
-        let id = name(said, "id");
-        match add_model(known, said) {
-            _ if is_taken(&id) => {
-                known.models.retain(|model| model.id != id);
-                taken.problems.push(format!("the model `{id}` is left out: another model has its id"));
-            }
-            Ok(model) => taken.models.push(model.id),
-            Err(RemoteError::ModelExists { .. }) => {}
-            Err(error) => taken.problems.push(format!("the model `{id}` is left out: {error}")),
-        }
-    }
-    taken
 }
 
 fn position(known: &Known, name: &str) -> Option<usize> {
