@@ -18,11 +18,11 @@ UNIT = {WORKER: ["--bin", "cortex-llamacpp", "-p", "cortex-llamacpp"], ENGINE: [
 
 # What is wrong, the file, the line as it is, the mistake, where the test is, its name.
 MISTAKES = [
-    ("a beginning that is of another key is waited for", f"{WORKER}/slot.rs", "&& slot.is_for(wanted)", "", WORKER, "of_another_scope"),
+    ("a beginning that is of another key is waited for", f"{WORKER}/slot.rs", "slot.is_for(wanted) && is_ahead", "is_ahead", WORKER, "of_another_scope"),
     ("a beginning of another key is used", f"{WORKER}/slot.rs", "self.scope.is_some() && self.scope == wanted.scope", "self.scope.is_some()", WORKER, "of_another_scope"),
-    ("a recurrent state is cut", f"{WORKER}/slot.rs", "if wanted.is_whole && common < self.cells.len() { 0 } else { common }", "common", WORKER, "cannot_be_cut"),
+    ("a recurrent state is cut", f"{WORKER}/slot.rs", "if !wanted.is_whole || common == self.cells.len() && most == common {", "if true {", WORKER, "cannot_be_cut"),
     ("the youngest conversation gives way", f"{WORKER}/slot.rs", ".min_by_key(|(index, slot)| (slot.last_used, *index))", ".max_by_key(|(index, slot)| (slot.last_used, *index))", WORKER, "slot::tests"),
-    ("a beginning that is being computed is computed again", f"{WORKER}/slot.rs", "return Some(Place::Later);", "", WORKER, "waited_for"),
+    ("a beginning that is being computed is computed again", f"{WORKER}/slot.rs", "return Some(later);", "", WORKER, "waited_for"),
     ("a state of another key is read from disk", f"{WORKER}/saved.rs", ".filter(|(_, saved)| saved.scope == scope)", "", WORKER, "saves_most"),
     ("a damaged state is read", f"{WORKER}/saved.rs", "if (bytes, checksum) == (saved.bytes, saved.checksum) {", "if bytes == saved.bytes {", WORKER, "files_are_found"),
     ("the state that was used last is removed first", f"{WORKER}/saved.rs", "    files.sort();\n", "    files.sort();\n    files.reverse();\n", WORKER, "longest_ago"),
@@ -43,6 +43,7 @@ MISTAKES = [
     ("the matcher does not hear of a token", f"{WORKER}/sampling.rs", "guide.accept(token).map_err(|LlamaError(why)| NoChoice::Constraint(why))?;", "let _ = guide;", "worker", "an_answer_is_what"),
     ("what fills a gap stays", f"{WORKER}/answering/steps.rs", "self.truncate(slot, self.slots[slot].cells.len());", "let _ = slot;", "worker", "between_two_that_run"),
     ("what is nobody's is kept", f"{WORKER}/answering/mod.rs", "self.slots[index].scope = scope;", "self.slots[index].scope = Some(scope.unwrap_or(0));", "prompt_cache", "for_nobody"),
+    ("a checkpoint outlives what it was of", f"{WORKER}/slot.rs", "self.checkpoints.retain(|it| it.tokens <= keep);", "", "layouts", "alone"),
     ("an image is taken for another one", f"{WORKER}/images.rs", "let content = Sha256::new().chain_update(size.0.to_le_bytes()).chain_update(&pixels).finalize();", "let content = Sha256::new().chain_update(size.0.to_le_bytes()).finalize();", "beside", "part_of_prompts"),
     ("half of an image is computed again", f"{WORKER}/answering/mod.rs", "keep = image.range.start;", "", "beside", "images_are_part"),
     ("text behind an image stands where its tokens are counted", f"{WORKER}/images.rs", "token >= 0 || token & 1 == 0", "token != 1", WORKER, "images::tests"),

@@ -31,6 +31,8 @@ pub(crate) struct Size {
     pub(crate) bytes: u64,
     /// Bytes that it takes of the memory that graphics processors have of their own.
     pub(crate) graphics: u64,
+    /// Bytes of those of memory that are for earlier states of recurrent layers.
+    pub(crate) checkpoints: u64,
 }
 
 impl LoadSettings {
@@ -74,13 +76,15 @@ impl Need {
     }
 
     fn size(&self, context: u32, parallel: u32, graphics: Graphics) -> Size {
-        let placed = ModelShape { context, parallel, ..self.shape.clone() }.placed(graphics);
+        let shape = ModelShape { context, parallel, ..self.shape.clone() };
+        let placed = shape.placed(graphics);
         Size {
             context,
             parallel,
             layers: placed.layers,
             bytes: placed.memory_bytes(),
             graphics: placed.graphics_bytes(),
+            checkpoints: shape.checkpoint_bytes(),
         }
     }
 

@@ -18,6 +18,10 @@ const PROCESS: u64 = 10 << 20;
 const PROCESS_TOKEN: u64 = 224;
 /// What the driver of a graphics processor takes in the process that uses it.
 const GRAPHICS_PROCESS: u64 = 64 << 20;
+/// Earlier states of recurrent layers that are kept beside one for each request at a time: of system prompts, and of turns before the last.
+const SHARED_STATES: u64 = 6;
+/// Bytes for earlier states, even if they are small.
+const LEAST_FOR_STATES: u64 = 8 << 20;
 
 /// Contexts that are taken where nobody says otherwise. Longer ones are seldom used, and cost time at each load.
 const COMFORTABLE: [u32; 3] = [8192, 16_384, 32_768];
@@ -257,7 +261,20 @@ impl ModelShape {
             Self { context, parallel, cache_type, ..(**draft).clone() }.placed(Graphics::None).memory_bytes()
         });
         let process = process.saturating_add(self.beside_bytes).saturating_add(draft);
+        let process = process.saturating_add(self.checkpoint_bytes());
         process.saturating_add(if is_on_graphics { GRAPHICS_PROCESS } else { 0 })
+    }
+
+    /// Bytes for earlier states of recurrent layers: one for each request at a time, and a few for what several begin with; small
+    /// ones may be many.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        let numbers = |architecture: &Architecture| {
+            architecture.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.state))
+        };
+        match self.architecture.as_ref().map_or(0, numbers).saturating_mul(4) {
+            0 => 0,
+            state => state.saturating_mul(sequences(self).saturating_add(SHARED_STATES)).max(LEAST_FOR_STATES),
+        }
     }
 
     /// Layers that can be on a graphics processor, the output among them; 0 when they are not known.

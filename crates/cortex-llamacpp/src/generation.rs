@@ -41,6 +41,8 @@ pub(crate) struct Generation {
     pub(crate) shows_control: bool,
     /// Go on after the end token.
     pub(crate) ignore_eos: bool,
+    /// After so many tokens of the prompt, in order, a step ends and leaves a checkpoint.
+    pub(crate) stops: Vec<usize>,
     /// Alone in its batches.
     pub(crate) deterministic: bool,
     /// Order of admission: the prompt that came first is computed first.
@@ -172,11 +174,31 @@ impl Generation {
         let next = self.images.iter().position(|image| image.range.end > self.computed);
         match next.map(|number| (number, &self.images[number])) {
             _ if self.remaining() == 0 => Next::Answer,
-            None => Next::Text(self.remaining()),
-            Some((_, image)) if image.range.start > self.computed => Next::Text(image.range.start - self.computed),
+            None => Next::Text(self.until(self.prompt.len())),
+            Some((_, image)) if image.range.start > self.computed => Next::Text(self.until(image.range.start)),
             Some((number, PlacedImage { vectors: Some(_), .. })) => Next::Image(number),
             Some((number, _)) => Next::Vectors(number),
         }
+    }
+
+    /// Tokens of the prompt up to the next stop, and not beyond an end.
+    fn until(&self, end: usize) -> usize {
+        let stop = self.stops.iter().find(|&&stop| stop > self.computed);
+        stop.map_or(end, |&stop| stop.min(end)) - self.computed
+    }
+
+    /// Has the prompt stop there, unless it is there already or an image is.
+    pub(crate) fn stop_at(&mut self, tokens: usize) {
+        let is_inside = |image: &PlacedImage| image.range.start < tokens && tokens < image.range.end;
+        let is_ahead = self.computed < tokens && tokens < self.prompt.len();
+        if let (true, Err(at)) = (is_ahead && !self.images.iter().any(is_inside), self.stops.binary_search(&tokens)) {
+            self.stops.insert(at, tokens);
+        }
+    }
+
+    /// Whether the prompt has come to a stop.
+    pub(crate) fn is_at_stop(&self) -> bool {
+        self.stops.binary_search(&self.computed).is_ok() && self.remaining() > 0
     }
 
     /// Prompt tokens that still have to be computed.
@@ -232,6 +254,7 @@ impl Generation {
             unsent_probabilities: vec![],
             shows_control: false,
             ignore_eos: false,
+            stops: vec![],
             deterministic: false,
             admitted: 0,
             cached: 0,

@@ -108,6 +108,11 @@ impl SavedPrompts {
         })
     }
 
+    /// Whether a beginning is of use only when all of it is one of the prompt.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// The beginning that saves the most time for a prompt: its place and how many tokens of the prompt it gives. `there` are the
     /// tokens that need not be computed anyway, `seconds_per_token` is what others take.
     pub(crate) fn best(

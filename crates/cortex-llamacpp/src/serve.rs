@@ -7,7 +7,6 @@
 use crate::{
     answering::Worker,
     draft_model::Drafter,
-    drafting::StepTimes,
     embedding::Embedder,
     images::Images,
     llama::{self, Adapter, Context, LONGEST_EMBEDDED, LlamaError},
@@ -139,8 +138,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             None => {
                 let is_whole = vocabulary.is_recurrent() || vocabulary.sliding_window() > 0;
                 let saved = SavedPrompts::open(&load, &build(), context.sequence_length, is_whole);
-                let step_times = StepTimes::new(load.entry_cost);
-                Worker::new(&vocabulary, context, saved, (images, drafter), step_times).run(lines, inbox)
+                Worker::new(&vocabulary, context, saved, (images, drafter), &load).run(lines, inbox)
             }
             Some(_) => Embedder::new(&vocabulary, context).run(lines, inbox),
         };

@@ -1,12 +1,28 @@
 //! One sequence of the context: what its cells hold, and who uses it.
 
 use crate::{generation::Generation, llama::Token};
+use std::sync::Arc;
+
+/// What the recurrent layers held of a sequence when it had fewer tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct Checkpoint {
+    /// How many those were.
+    pub(crate) tokens: usize,
+    /// As llama.cpp writes it. Slots that begin alike share it.
+    pub(crate) state: Arc<[u8]>,
+}
 
 /// One sequence of the context.
 #[derive(Default)]
 pub(crate) struct Slot {
     /// The tokens whose keys and values the cells hold, in order.
     pub(crate) cells: Vec<Token>,
+    /// Where it can be cut when its layers are recurrent, the shortest first; none is longer than the cells.
+    pub(crate) checkpoints: Vec<Checkpoint>,
+    /// How many of them the last prompt had before what makes the model answer: there the next turn goes on, whatever the answer was.
+    pub(crate) turn: usize,
+    /// The cells are those of another slot, and llama.cpp copies them with the next step only: nothing can be read here before.
+    pub(crate) is_unsettled: bool,
     /// Whose they are: only requests with the same number may use them; without one, nobody.
     pub(crate) scope: Option<u64>,
     /// The request that runs here.
@@ -24,10 +40,50 @@ impl Slot {
         }
         generation
     }
+
+    /// Keeps the first tokens only.
+    pub(crate) fn cut(&mut self, keep: usize) {
+        self.cells.truncate(keep);
+        self.turn = self.turn.min(keep);
+        self.checkpoints.retain(|it| it.tokens <= keep);
+    }
+
+    /// The last checkpoint that has no more tokens than these.
+    pub(crate) fn checkpoint(&self, most: usize) -> Option<&Checkpoint> {
+        self.checkpoints.iter().rfind(|it| it.tokens <= most)
+    }
+}
+
+/// Forgets checkpoints until no more than so many bytes are left: the ones that save the fewest tokens first, because another one
+/// stands shortly before them. The last one of each slot is the place where its conversation goes on, and goes last.
+pub(crate) fn thin(slots: &mut [Slot], most: u64) {
+    loop {
+        let mut known: Vec<(&Arc<[u8]>, bool, usize)> = Vec::new();
+        for slot in slots.iter() {
+            let mut before = 0;
+            for (at, it) in slot.checkpoints.iter().enumerate() {
+                let (is_last, saves) = (at + 1 == slot.checkpoints.len(), it.tokens - before);
+                before = it.tokens;
+                match known.iter_mut().find(|(state, ..)| Arc::ptr_eq(state, &it.state)) {
+                    Some(shared) => *shared = (shared.0, shared.1 || is_last, shared.2.max(saves)),
+                    None => known.push((&it.state, is_last, saves)),
+                }
+            }
+        }
+        let bytes: u64 = known.iter().map(|(state, ..)| state.len() as u64).sum();
+        let least = known.into_iter().min_by_key(|(_, is_last, saves)| (*is_last, *saves));
+        let Some((state, ..)) = least.filter(|_| bytes > most) else { return };
+        let state = state.clone();
+        for slot in slots.iter_mut() {
+            slot.checkpoints.retain(|it| !Arc::ptr_eq(&it.state, &state));
+        }
+    }
 }
 
 /// Fewer tokens than this are computed sooner than copied or waited for.
-const WORTH: usize = 32;
+pub(crate) const WORTH: usize = 32;
+/// At the end of a prompt, so many tokens at most make the model answer: the name of who speaks next, and what it begins with.
+pub(crate) const TAIL: usize = 16;
 /// Of what another slot holds, at least this share has to be of use: all of it is copied.
 const SHARE: usize = 64;
 
@@ -38,7 +94,7 @@ pub(crate) struct Wanted<'prompt> {
     pub(crate) prompt: &'prompt [Token],
     /// Whose it is.
     pub(crate) scope: Option<u64>,
-    /// What a slot holds cannot be cut, as with recurrent models.
+    /// What a slot holds can be cut at its checkpoints only, as with recurrent models.
     pub(crate) is_whole: bool,
 }
 
@@ -71,7 +127,12 @@ pub(crate) enum Place {
         common: usize,
     },
     /// Nowhere yet: another prompt is being computed that begins like it, further than anything that is there.
-    Later,
+    Later {
+        /// Whose it is.
+        slot: usize,
+        /// Tokens that both begin with.
+        common: usize,
+    },
 }
 
 /// The place of a prompt; nothing when no slot is free. What it shares with others is computed once: the longest common beginning
@@ -106,17 +167,15 @@ pub(crate) fn place(
     let there = best.map_or(own_common, |(_, common)| common.max(own_common));
     let saved = saved(there).filter(|(_, common)| *common > there);
     let known = saved.map_or(there, |(_, common)| common);
-    let is_being_computed = |slot: &Slot| {
-        slot.generation.as_ref().is_some_and(|generation| {
-            generation.remaining() > 0
-                && !generation.deterministic
-                && slot.is_for(wanted)
-                && common_prefix(&generation.prompt, prompt).min(prompt.len().saturating_sub(1)) >= known + WORTH
-        })
+    let is_being_computed = |(index, slot): (usize, &Slot)| {
+        let generation = slot.generation.as_ref().filter(|it| it.remaining() > 0 && !it.deterministic)?;
+        let common = common_prefix(&generation.prompt, prompt).min(prompt.len().saturating_sub(1));
+        // What cannot be cut there any more is of no use.
+        let is_ahead = !is_whole || common > generation.computed;
+        (slot.is_for(wanted) && is_ahead && common >= known + WORTH).then_some(Place::Later { slot: index, common })
     };
-    // A recurrent state is only of use at the end of the other prompt, where it is the answer's already.
-    if !is_whole && slots.iter().any(is_being_computed) {
-        return Some(Place::Later);
+    if let Some(later) = slots.iter().enumerate().find_map(is_being_computed) {
+        return Some(later);
     }
     if let Some((saved, common)) = saved {
         let (slot, _) = oldest(None)?;
@@ -145,7 +204,12 @@ impl Slot {
             return 0;
         }
         let common = common_prefix(&self.cells, wanted.prompt);
-        if wanted.is_whole && common < self.cells.len() { 0 } else { common }
+        // The last token of a prompt is computed in any case.
+        let most = common.min(wanted.prompt.len().saturating_sub(1));
+        if !wanted.is_whole || common == self.cells.len() && most == common {
+            return common;
+        }
+        self.checkpoint(most).map_or(0, |it| it.tokens)
     }
 
     fn is_for(&self, wanted: Wanted<'_>) -> bool {
@@ -167,13 +231,13 @@ mod tests {
     }
 
     fn free(cells: Vec<Token>, last_used: u64) -> Slot {
-        Slot { cells, last_used, scope: Some(0), generation: None }
+        Slot { cells, last_used, scope: Some(0), ..Slot::default() }
     }
 
     /// A slot whose request has computed so many tokens of its prompt.
     fn busy(prompt: Vec<Token>, computed: usize) -> Slot {
         let cells = prompt[..computed].to_vec();
-        Slot { cells, last_used: 0, scope: Some(0), generation: Some(Generation::for_test(prompt, computed)) }
+        Slot { cells, scope: Some(0), generation: Some(Generation::for_test(prompt, computed)), ..Slot::default() }
     }
 
     fn wanted(prompt: &[Token]) -> Wanted<'_> {
@@ -199,7 +263,7 @@ mod tests {
         assert_eq!(of(None), Some(Place::Here { slot: 0, common: 300 }));
         // Who computes further is waited for.
         let slots = [busy(tokens(0..1000), 10), free(vec![], 0)];
-        assert_eq!(place(&slots, wanted(&prompt), |_| Some((5, 800))), Some(Place::Later));
+        assert_eq!(place(&slots, wanted(&prompt), |_| Some((5, 800))), Some(Place::Later { slot: 0, common: 899 }));
         assert_eq!(
             place(&slots, wanted(&prompt), |_| Some((5, 890))),
             Some(Place::Restored { slot: 1, saved: 5, common: 890 })
@@ -257,7 +321,7 @@ mod tests {
     fn a_beginning_that_is_being_computed_is_waited_for() {
         let prompt = tokens(0..200);
         let computing = busy(tokens(0..300), 10);
-        check(&[computing, free(vec![], 0)], &prompt, Some(Place::Later));
+        check(&[computing, free(vec![], 0)], &prompt, Some(Place::Later { slot: 0, common: 199 }));
         // It is there.
         check(
             &[busy(tokens(0..300), 250), free(vec![], 0)],
@@ -271,14 +335,66 @@ mod tests {
         check(&[busy(vec![5; 300], 10), free(vec![], 0)], &prompt, Some(Place::Here { slot: 1, common: 0 }));
     }
 
+    /// The same with checkpoints after so many tokens.
+    fn with(slot: Slot, checkpoints: &[usize]) -> Slot {
+        let state: Arc<[u8]> = Arc::new([0; 10]);
+        let checkpoint = |&tokens: &usize| Checkpoint { tokens, state: state.iter().copied().collect() };
+        Slot { checkpoints: checkpoints.iter().map(checkpoint).collect(), ..slot }
+    }
+
     #[test]
-    fn what_cannot_be_cut_is_of_use_as_a_whole_only() {
+    fn what_cannot_be_cut_is_of_use_as_a_whole_or_up_to_a_checkpoint() {
         let prompt = tokens(0..200);
         let whole = |slots: &[Slot]| place(slots, Wanted { is_whole: true, ..wanted(&prompt) }, |_| None);
         let slots = [free(tokens(0..150), 7), free(vec![], 0)];
         assert_eq!(whole(&slots), Some(Place::Here { slot: 0, common: 150 }));
-        let longer: Vec<Token> = tokens(0..150).into_iter().chain([9]).collect();
-        assert_eq!(whole(&[free(longer, 7)]), Some(Place::Here { slot: 0, common: 0 }));
-        assert_eq!(whole(&[busy(tokens(0..300), 10), free(vec![], 0)]), Some(Place::Here { slot: 1, common: 0 }));
+        let longer = || tokens(0..150).into_iter().chain([9]).collect::<Vec<Token>>();
+        assert_eq!(whole(&[free(longer(), 7)]), Some(Place::Here { slot: 0, common: 0 }));
+        assert_eq!(whole(&[with(free(longer(), 7), &[40, 120])]), Some(Place::Here { slot: 0, common: 120 }));
+        // One that lies behind what is common is of no use, nor is the end of the prompt itself.
+        assert_eq!(whole(&[with(free(longer(), 7), &[40, 151])]), Some(Place::Here { slot: 0, common: 40 }));
+        assert_eq!(whole(&[with(free(tokens(0..200), 7), &[190, 200])]), Some(Place::Here { slot: 0, common: 190 }));
+        // From a request that runs, and one that has not come so far.
+        let running = with(busy(tokens(0..300), 300), &[100]);
+        let expected = Place::Copied { slot: 1, from: 0, common: 100 };
+        assert_eq!(whole(&[running, free(vec![], 0)]), Some(expected));
+        let slots = [busy(tokens(0..300), 10), free(vec![], 0)];
+        assert_eq!(whole(&slots), Some(Place::Later { slot: 0, common: 199 }));
+        // It has passed the place.
+        let slots = [busy(tokens(0..300), 250), free(vec![], 0)];
+        assert_eq!(whole(&slots), Some(Place::Here { slot: 1, common: 0 }));
+    }
+
+    #[test]
+    fn checkpoints_that_save_little_go_first() {
+        let of = |slots: &[Slot]| -> Vec<Vec<usize>> {
+            slots.iter().map(|slot| slot.checkpoints.iter().map(|it| it.tokens).collect()).collect()
+        };
+        let mut slots = [with(free(tokens(0..500), 1), &[100, 130, 400]), with(free(tokens(0..90), 2), &[20])];
+        thin(&mut slots, 40);
+        assert_eq!(of(&slots), [vec![100, 130, 400], vec![20]]);
+        thin(&mut slots, 30);
+        assert_eq!(of(&slots), [vec![100, 400], vec![20]]);
+        // The last ones go last, and of these the one that saves least.
+        thin(&mut slots, 25);
+        assert_eq!(of(&slots), [vec![400], vec![20]]);
+        thin(&mut slots, 10);
+        assert_eq!(of(&slots), [vec![400], vec![]]);
+        // What two slots share counts once.
+        let shared = slots[0].checkpoints.clone();
+        slots[1].checkpoints = shared;
+        thin(&mut slots, 10);
+        assert_eq!(of(&slots), [vec![400], vec![400]]);
+        thin(&mut slots, 0);
+        assert_eq!(of(&slots), [vec![], Vec::<usize>::new()]);
+    }
+
+    #[test]
+    fn what_is_cut_loses_its_checkpoints() {
+        let mut slot = with(free(tokens(0..500), 1), &[100, 130, 400]);
+        assert_eq!(slot.checkpoint(399).map(|it| it.tokens), Some(130));
+        assert_eq!(slot.checkpoint(99).map(|it| it.tokens), None);
+        slot.cut(130);
+        assert_eq!((slot.cells.len(), slot.checkpoints.len()), (130, 2));
     }
 }

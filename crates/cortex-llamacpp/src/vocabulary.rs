@@ -162,6 +162,11 @@ impl<'model> Vocabulary<'model> {
             .collect()
     }
 
+    /// Whether the token is one that templates set between messages and no text becomes.
+    pub(crate) fn is_control(&self, token: Token) -> bool {
+        (0..self.size).contains(&token) && self.model.vocab().is_control(LlamaToken(token))
+    }
+
     /// Whether the token ends an answer.
     pub(crate) fn ends_answer(&self, token: Token) -> bool {
         self.model.vocab().is_eog(LlamaToken(token))

@@ -125,38 +125,159 @@ pub const QWEN_WIDTH: u64 = 64;
 
 /// A text model like that of Qwen2-VL, whose positions have rows and columns. Its tokens are bytes.
 pub fn qwen() -> Vec<u8> {
-    let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
-    let tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter().chain(bytes).collect();
+    let mut builder = of_bytes("qwen2vl", 2);
+    for layer in 0..2 {
+        for (name, length) in [("q", QWEN_WIDTH), ("k", QWEN_WIDTH / 2), ("v", QWEN_WIDTH / 2)] {
+            builder = builder.tensor(&format!("blk.{layer}.attn_{name}.bias"), vec![length]);
+        }
+    }
+    builder.value("qwen2vl.rope.dimension_sections", Value::Ints(vec![2, 3, 3, 0])).random(11, 0.3).build()
+}
+
+/// Tokens that most layers of [`windowed`] look back at.
+pub const WINDOW: u32 = 64;
+
+/// A text model like Gemma 3, of which one layer in six looks at everything and the others at the last [`WINDOW`] tokens. Its tokens are
+/// bytes, and the control tokens `<s>` and `</s>`.
+pub fn windowed() -> Vec<u8> {
+    let mut builder = of_bytes("gemma3", 6)
+        .value("gemma3.attention.sliding_window", Value::U32(WINDOW))
+        .value("tokenizer.ggml.add_bos_token", Value::Bool(false))
+        .value("tokenizer.ggml.add_space_prefix", Value::Bool(false));
+    for layer in 0..6 {
+        for (name, length) in [
+            ("attn_q_norm", QWEN_WIDTH / 4),
+            ("attn_k_norm", QWEN_WIDTH / 4),
+            ("post_attention_norm", QWEN_WIDTH),
+            ("post_ffw_norm", QWEN_WIDTH),
+        ] {
+            builder = builder.tensor(&format!("blk.{layer}.{name}.weight"), vec![length]);
+        }
+    }
+    builder.random(17, 0.3).build()
+}
+
+/// A small model of this architecture whose tokens are bytes, with the usual tensors.
+fn of_bytes(architecture: &str, layers: u64) -> GgufBuilder {
+    let (tokens, kinds) = byte_tokens();
     let count = tokens.len();
     let size = Size {
         vocabulary: count as u64,
         embedding: QWEN_WIDTH,
         feed_forward: 128,
-        layers: 2,
+        layers,
         heads: 4,
         kept_heads: 2,
-        context: 1024,
+        context: 4096,
     };
-    // Those before the bytes are unknown, and control tokens.
-    let kinds = [2, 3, 3].into_iter().chain(std::iter::repeat_n(6, 256)).collect();
-    let mut builder = GgufBuilder::llama_of(size);
-    for layer in 0..size.layers {
-        for (name, length) in [("q", QWEN_WIDTH), ("k", QWEN_WIDTH / 2), ("v", QWEN_WIDTH / 2)] {
-            builder = builder.tensor(&format!("blk.{layer}.attn_{name}.bias"), vec![length]);
-        }
-    }
-    let mut builder = builder
-        .with("general.architecture", Value::Text("qwen2vl".into()))
+    let mut builder = GgufBuilder::llama_of(size)
+        .with("general.architecture", Value::Text(architecture.into()))
         .with("tokenizer.ggml.tokens", Value::Texts(tokens))
         .with("tokenizer.ggml.scores", Value::Floats(vec![0.0; count]))
-        .with("tokenizer.ggml.token_type", Value::Ints(kinds))
-        .value("llama.rope.dimension_sections", Value::Ints(vec![2, 3, 3, 0]));
+        .with("tokenizer.ggml.token_type", Value::Ints(kinds));
     for (key, _) in &mut builder.values {
         if let Some(rest) = key.strip_prefix("llama.") {
-            *key = format!("qwen2vl.{rest}");
+            *key = format!("{architecture}.{rest}");
         }
     }
-    builder.random(11, 0.3).build()
+    builder
+}
+
+/// Width of the vectors of [`hybrid`].
+const HYBRID_WIDTH: u64 = 64;
+/// Its layers, of which each fourth one has keys and values and the others a state.
+const HYBRID_LAYERS: u64 = 4;
+/// Heads of keys and of values in a layer with a state, and their width.
+const STATE_HEADS: (u64, u64, u64) = (2, 4, 16);
+
+/// A model like Qwen 3.5, most of whose layers are recurrent. Its tokens are bytes, and the control tokens `<s>` and `</s>`.
+pub fn hybrid() -> Vec<u8> {
+    let text = |text: &str| Value::Text(text.into());
+    let number = |number: u64| Value::U32(u32::try_from(number).unwrap_or(u32::MAX));
+    let (key_heads, value_heads, head) = STATE_HEADS;
+    let (keys, values) = (key_heads * head, value_heads * head);
+    let (width, inside) = (HYBRID_WIDTH, 2 * HYBRID_WIDTH);
+    let (tokens, kinds) = byte_tokens();
+    let count = tokens.len();
+    let mut builder = GgufBuilder::default()
+        .value("general.architecture", text("qwen35"))
+        .value("general.name", text("Tiny Test Hybrid"))
+        .value("qwen35.block_count", number(HYBRID_LAYERS))
+        .value("qwen35.context_length", number(4096))
+        .value("qwen35.embedding_length", number(width))
+        .value("qwen35.feed_forward_length", number(inside))
+        .value("qwen35.attention.head_count", number(4))
+        .value("qwen35.attention.head_count_kv", number(2))
+        .value("qwen35.attention.key_length", number(head))
+        .value("qwen35.attention.value_length", number(head))
+        .value("qwen35.attention.layer_norm_rms_epsilon", Value::F32(1e-6))
+        .value("qwen35.rope.dimension_count", number(head))
+        .value("qwen35.rope.dimension_sections", Value::Ints(vec![3, 3, 2, 0]))
+        .value("qwen35.full_attention_interval", number(4))
+        .value("qwen35.ssm.conv_kernel", number(4))
+        .value("qwen35.ssm.state_size", number(head))
+        .value("qwen35.ssm.group_count", number(key_heads))
+        .value("qwen35.ssm.time_step_rank", number(value_heads))
+        .value("qwen35.ssm.inner_size", number(values))
+        .value("tokenizer.ggml.model", text("llama"))
+        .value("tokenizer.ggml.tokens", Value::Texts(tokens))
+        .value("tokenizer.ggml.scores", Value::Floats(vec![0.0; count]))
+        .value("tokenizer.ggml.token_type", Value::Ints(kinds))
+        .value("tokenizer.ggml.bos_token_id", Value::U32(1))
+        .value("tokenizer.ggml.eos_token_id", Value::U32(2))
+        .value("tokenizer.ggml.add_bos_token", Value::Bool(false))
+        .value("tokenizer.ggml.add_space_prefix", Value::Bool(false))
+        .tensor("token_embd.weight", vec![width, count as u64])
+        .tensor("output_norm.weight", vec![width])
+        .tensor("output.weight", vec![width, count as u64]);
+    for layer in 0..HYBRID_LAYERS {
+        let mut tensors = vec![
+            ("attn_norm.weight", vec![width]),
+            ("post_attention_norm.weight", vec![width]),
+            ("ffn_gate.weight", vec![width, inside]),
+            ("ffn_up.weight", vec![width, inside]),
+            ("ffn_down.weight", vec![inside, width]),
+        ];
+        tensors.extend(if (layer + 1).is_multiple_of(4) {
+            vec![
+                // The question and its gate.
+                ("attn_q.weight", vec![width, 2 * 4 * head]),
+                ("attn_k.weight", vec![width, 2 * head]),
+                ("attn_v.weight", vec![width, 2 * head]),
+                ("attn_output.weight", vec![4 * head, width]),
+                ("attn_q_norm.weight", vec![head]),
+                ("attn_k_norm.weight", vec![head]),
+            ]
+        } else {
+            vec![
+                ("attn_qkv.weight", vec![width, 2 * keys + values]),
+                ("attn_gate.weight", vec![width, values]),
+                ("ssm_conv1d.weight", vec![4, 2 * keys + values]),
+                ("ssm_dt.bias", vec![value_heads]),
+                ("ssm_a", vec![value_heads]),
+                ("ssm_beta.weight", vec![width, value_heads]),
+                ("ssm_alpha.weight", vec![width, value_heads]),
+                ("ssm_norm.weight", vec![head]),
+                ("ssm_out.weight", vec![values, width]),
+            ]
+        });
+        for (name, dimensions) in tensors {
+            builder = builder.tensor(&format!("blk.{layer}.{name}"), dimensions);
+        }
+    }
+    let mut builder = builder.random(13, 0.3);
+    // A state fades: it would grow without end otherwise.
+    for tensor in builder.tensors.iter_mut().filter(|it| it.name.ends_with("ssm_a")) {
+        tensor.data = [-0.02f32, -0.05, -0.1, -0.01].iter().flat_map(|it| it.to_le_bytes()).collect();
+    }
+    builder.build()
+}
+
+/// Tokens for bytes behind an unknown one and the control tokens `<s>` and `</s>`, and what kind each is.
+fn byte_tokens() -> (Vec<String>, Vec<i32>) {
+    let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
+    let tokens = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter().chain(bytes).collect();
+    (tokens, [2, 3, 3].into_iter().chain(std::iter::repeat_n(6, 256)).collect())
 }
 
 /// [`png`] in base64.

@@ -94,6 +94,8 @@ pub struct Load {
     pub device_layers: u32,
     /// Where beginnings of prompts are kept beyond the model's stay in memory, if anywhere.
     pub prompt_cache: Option<PromptCache>,
+    /// Bytes that may be used for earlier states of recurrent layers, which cannot be cut back as keys and values can.
+    pub checkpoint_bytes: u64,
     /// The GGUF file with what makes vectors of images.
     pub projector: Option<String>,
     /// GGUF files of LoRA adapters, which requests name by their number here.

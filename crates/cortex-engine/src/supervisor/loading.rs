@@ -126,6 +126,7 @@ impl Supervisor {
                             device_layers: size.layers,
                             prompt_cache: PromptCaches::new(&config.cache_folder, config.prompt_cache_bytes)
                                 .of(&files.weights),
+                            checkpoint_bytes: size.checkpoints,
                             projector: files.projector.as_deref().map(text),
                             draft_model: files.draft_model.as_deref().map(text),
                             entry_cost: config.entry_cost,

@@ -13,12 +13,12 @@ use crate::{
     saved::{self, SavedPrompts},
     schedule::Pace,
     serve::{End, HEARTBEAT},
-    slot::{self, Place, Slot, Wanted, common_prefix},
+    slot::{self, Checkpoint, Place, Slot, Wanted, common_prefix},
     stdio::{self, Lines},
     text::TextStream,
     vocabulary::Vocabulary,
 };
-use cortex_api::worker::{AdapterUse, FinishReason, FromWorker, Generate, Rejection, Segment, Stats, ToWorker};
+use cortex_api::worker::{AdapterUse, FinishReason, FromWorker, Generate, Load, Rejection, Segment, Stats, ToWorker};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{HashMap, VecDeque},
@@ -61,6 +61,8 @@ pub(crate) struct Worker<'model> {
     images: Option<Images>,
     /// A small model that guesses.
     drafter: Option<Drafter>,
+    /// Bytes of checkpoints at most; none are kept of what can be cut anywhere.
+    checkpoint_bytes: u64,
     /// Requests with images that are not tokenised yet.
     with_images: HashMap<u64, Generate>,
     /// All that has a slot waits for vectors of images.
@@ -78,9 +80,10 @@ impl<'model> Worker<'model> {
         context: Context<'model>,
         saved: Option<SavedPrompts>,
         (images, drafter): (Option<Images>, Option<Drafter>),
-        step_times: StepTimes,
+        load: &Load,
     ) -> Self {
         let slots = (0..context.sequences).map(|_| Slot::default()).collect();
+        let checkpoint_bytes = if vocabulary.is_recurrent() { load.checkpoint_bytes } else { 0 };
         Self {
             vocabulary,
             context,
@@ -92,10 +95,11 @@ impl<'model> Worker<'model> {
             compiling: HashMap::new(),
             images,
             drafter,
+            checkpoint_bytes,
             with_images: HashMap::new(),
             is_stalled: false,
             pace: Pace::default(),
-            step_times,
+            step_times: StepTimes::new(load.entry_cost),
             stats: Stats::default(),
             admitted: 0,
             last_sign: Instant::now(),
@@ -106,7 +110,9 @@ impl<'model> Worker<'model> {
     pub(crate) fn run(&mut self, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> End {
         let end = self.answer(lines, inbox);
         lines.flush();
-        self.save_all();
+        for slot in 0..self.slots.len() {
+            self.save_lost(slot);
+        }
         if let Some(saved) = &mut self.saved {
             saved.finish(PATIENCE);
         }
@@ -374,13 +380,19 @@ impl<'model> Worker<'model> {
                 saved.best(wanted.prompt, scope?, there, self.pace.seconds_per_token())
             };
             let Some(place) = slot::place(&self.slots, wanted, on_disk) else { return };
-            if place == Place::Later {
+            if let Place::Later { slot, common } = place {
+                if let Some(other) = self.slots[slot].generation.as_mut().filter(|_| self.vocabulary.is_recurrent()) {
+                    other.stop_at(common);
+                }
                 at += 1;
                 continue;
             }
             let Some(Accepted { generate, prompt, guide }) = self.waiting.remove(at) else { return };
             let (index, reused, restored) = self.take_place(place, &prompt);
             let TokenisedPrompt { tokens: prompt, images } = prompt;
+            let (first, turn) = self.marks(&prompt);
+            let stops = if is_alone || self.checkpoint_bytes == 0 { vec![] } else { vec![first, turn] };
+            self.slots[index].turn = turn;
             self.slots[index].scope = scope;
             self.has_unsaved = true;
             self.admitted += 1;
@@ -404,6 +416,7 @@ impl<'model> Worker<'model> {
                 unsent_probabilities: vec![],
                 shows_control: generate.shows_control,
                 ignore_eos: generate.ignore_eos,
+                stops: vec![],
                 deterministic: generate.deterministic,
                 admitted: self.admitted,
                 cached: u32::try_from(reused).unwrap_or(u32::MAX),
@@ -411,7 +424,53 @@ impl<'model> Worker<'model> {
                 started: Instant::now(),
                 first_token: None,
             });
+            for stop in stops {
+                if let Some(generation) = self.slots[index].generation.as_mut() {
+                    generation.stop_at(stop);
+                }
+            }
         }
+    }
+
+    /// Where other prompts may part from this one: where its first message ends, which others may have too, and where its last one
+    /// does, before what makes the model answer. What a template makes of the answer in the next turn may differ from what was said.
+    fn marks(&self, prompt: &[Token]) -> (usize, usize) {
+        let tail = prompt.len().saturating_sub(slot::TAIL);
+        let is_mark = |at: &usize| self.vocabulary.is_control(prompt[*at]);
+        let last = (tail..prompt.len()).find(is_mark).unwrap_or(tail);
+        ((slot::WORTH..tail).find(is_mark).unwrap_or(last), last)
+    }
+
+    /// Notes what a slot holds now as a place that it can be taken back to.
+    fn note(&mut self, index: usize) {
+        let tokens = self.slots[index].cells.len();
+        if self.checkpoint_bytes == 0
+            || tokens < slot::WORTH
+            || self.slots[index].checkpoint(tokens).is_some_and(|it| it.tokens == tokens)
+        {
+            return;
+        }
+        match self.context.checkpoint(u32::try_from(index).unwrap_or(u32::MAX)) {
+            Ok(state) => self.slots[index].checkpoints.push(Checkpoint { tokens, state: state.into() }),
+            Err(LlamaError(why)) => {
+                stdio::warn(&format!("no state can be kept: {why}"));
+                self.checkpoint_bytes = 0;
+            }
+        }
+        slot::thin(&mut self.slots, self.checkpoint_bytes);
+    }
+
+    /// Takes a slot back to its last checkpoint that has no more than so many tokens; how many it has. Without one it is empty.
+    fn go_back(&mut self, index: usize, most: usize) -> usize {
+        let slot = &mut self.slots[index];
+        let found = slot.checkpoint(most).cloned();
+        let kept = found.filter(|it| {
+            let positions = u32::try_from(positions(&slot.cells[..it.tokens])).unwrap_or(u32::MAX);
+            self.context.go_back(u32::try_from(index).unwrap_or(u32::MAX), &it.state, positions)
+        });
+        let kept = kept.map_or(0, |it| it.tokens);
+        self.truncate(index, kept);
+        kept
     }
 
     /// The tokens of the text that an answer is expected to be like.
@@ -433,17 +492,18 @@ impl<'model> Worker<'model> {
             }
             Place::Copied { slot, from, common } => {
                 self.keep(slot, 0);
-                (slot, if self.copy(from, slot) { common } else { 0 })
+                (slot, if self.copy(from, slot, common) { common } else { 0 })
             }
             Place::Restored { slot, saved, .. } => {
                 self.keep(slot, 0);
                 let sequence = u32::try_from(slot).unwrap_or(u32::MAX);
                 let cells = self.saved.as_mut().map(|it| it.restore(saved, &mut self.context, sequence));
                 self.slots[slot].cells = cells.unwrap_or_default();
+                self.note(slot);
                 (slot, common_prefix(&self.slots[slot].cells, &prompt.tokens))
             }
             // The caller has seen to it.
-            Place::Later => (0, 0),
+            Place::Later { .. } => (0, 0),
         };
         let reused = self.reuse(index, common, prompt);
         (index, reused, if matches!(place, Place::Restored { .. }) { reused } else { 0 })
@@ -452,8 +512,22 @@ impl<'model> Worker<'model> {
     /// Writes to disk what a slot loses that keeps so many of its tokens, when that is much and no other slot has it.
     fn keep(&mut self, slot: usize, common: usize) {
         if self.slots[slot].cells.len() >= common + saved::SHORTEST / 2 {
-            self.save(slot);
+            self.save_lost(slot);
         }
+    }
+
+    /// Writes to disk what a slot holds and loses. What cannot be cut is of use as a whole only: so it ends where the prompt did, because the
+    /// next turn may have another answer than was given.
+    fn save_lost(&mut self, index: usize) {
+        if self.saved.as_ref().is_some_and(SavedPrompts::is_whole) {
+            let slot = &self.slots[index];
+            if slot.checkpoint(slot.turn).is_some_and(|it| it.tokens >= saved::SHORTEST) {
+                self.go_back(index, slot.turn);
+            } else if !self.vocabulary.is_recurrent() && slot.turn >= saved::SHORTEST {
+                self.truncate(index, slot.turn);
+            }
+        }
+        self.save(index);
     }
 
     /// Writes to disk what a slot holds, unless another one has it too.
@@ -465,7 +539,7 @@ impl<'model> Worker<'model> {
                 && other.cells.starts_with(&slot.cells)
                 && (other.cells.len() > slot.cells.len() || at < index)
         });
-        if let (Some(saved), Some(scope), false) = (&mut self.saved, slot.scope, is_elsewhere) {
+        if let (Some(saved), Some(scope), false) = (&mut self.saved, slot.scope, is_elsewhere || slot.is_unsettled) {
             saved.save(&self.context, u32::try_from(index).unwrap_or(u32::MAX), &slot.cells, scope);
         }
     }
@@ -477,14 +551,23 @@ impl<'model> Worker<'model> {
         self.has_unsaved = false;
     }
 
-    /// Gives a slot what another one holds; false when that was not possible.
-    fn copy(&mut self, from: usize, to: usize) -> bool {
+    /// Gives a slot what another one holds, of which so much is wanted; false when that was not possible.
+    fn copy(&mut self, from: usize, to: usize, common: usize) -> bool {
         let sequence = |slot: usize| u32::try_from(slot).unwrap_or(u32::MAX);
-        let result = self.context.copy(sequence(from), sequence(to));
-        self.slots[to].cells = match &result {
-            Ok(()) => self.slots[from].cells.clone(),
-            Err(_) => vec![],
+        // Of layers with a window, the state of a sequence has what its end looks back at; nothing can be cut from that.
+        let is_cut = self.slots[from].cells.len() > common || self.slots[from].is_unsettled;
+        let is_unsettled = is_cut && self.vocabulary.sliding_window() > 0 && !self.vocabulary.is_recurrent();
+        let result = if is_unsettled {
+            self.context.copy_all(sequence(from), sequence(to))
+        } else {
+            self.context.copy(sequence(from), sequence(to))
         };
+        self.slots[to].is_unsettled = is_unsettled;
+        let (cells, checkpoints) = match &result {
+            Ok(()) => (self.slots[from].cells.clone(), self.slots[from].checkpoints.clone()),
+            Err(_) => (vec![], vec![]),
+        };
+        (self.slots[to].cells, self.slots[to].checkpoints) = (cells, checkpoints);
         if let Err(LlamaError(message)) = &result {
             stdio::warn(&format!("a beginning that is there could not be copied: {message}"));
         }
@@ -501,7 +584,7 @@ impl<'model> Worker<'model> {
         }
         let held = self.slots[index].cells.len();
         if keep < held && self.vocabulary.is_recurrent() {
-            keep = 0;
+            return self.go_back(index, keep);
         }
         let sequence = u32::try_from(index).unwrap_or(u32::MAX);
         let window = self.vocabulary.sliding_window();
@@ -521,11 +604,11 @@ impl<'model> Worker<'model> {
     /// Cuts a slot back to so many of its tokens; false when the model cannot do that, and the slot is then empty.
     fn truncate(&mut self, index: usize, keep: usize) -> bool {
         let slot = &mut self.slots[index];
-        slot.cells.truncate(keep);
+        slot.cut(keep);
         let kept = u32::try_from(positions(&slot.cells)).unwrap_or(u32::MAX);
         let is_cut = self.context.truncate(u32::try_from(index).unwrap_or(u32::MAX), kept);
         if !is_cut {
-            slot.cells.clear();
+            slot.cut(0);
         }
         is_cut
     }

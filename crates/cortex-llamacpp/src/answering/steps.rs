@@ -4,7 +4,7 @@ use super::Worker;
 use crate::{
     draft_model::Wish,
     drafting::{self, Candidate},
-    generation::Next,
+    generation::{Generation, Next},
     images::positions,
     llama::{AdapterSet, Entry, LlamaError, Placed, Token},
     sampling::NoChoice,
@@ -120,6 +120,9 @@ impl Worker<'_> {
             return self.finish(index, FinishReason::Error, lines);
         }
         self.pace.learn(count, started.elapsed());
+        self.settle();
+        let slot = &mut self.slots[index];
+        let Some(generation) = slot.generation.as_mut() else { return };
         self.stats.prompt_tokens += count as u64;
         slot.cells.extend(&generation.prompt[generation.computed..generation.computed + count]);
         generation.computed += count;
@@ -129,6 +132,13 @@ impl Worker<'_> {
         }
         if is_complete {
             self.next_tokens(&Ready { slot: index, index: count - 1, answering: false, drafted: 0 }, lines);
+        }
+    }
+
+    /// What was to be copied with the next step has been.
+    fn settle(&mut self) {
+        for slot in &mut self.slots {
+            slot.is_unsettled = false;
         }
     }
 
@@ -204,6 +214,7 @@ impl Worker<'_> {
             return;
         }
         let took = started.elapsed();
+        self.settle();
         self.pace.learn(prompt_tokens, took);
         if prompt_tokens == 0 {
             self.step_times.learn(entries.len(), took);
@@ -213,6 +224,11 @@ impl Worker<'_> {
             let slot = entry.sequence as usize;
             if !fillers.contains(&slot) {
                 self.slots[slot].cells.push(entry.token);
+            }
+        }
+        for share in batch {
+            if self.slots[share.slot].generation.as_ref().is_some_and(Generation::is_at_stop) {
+                self.note(share.slot);
             }
         }
         for ready in ready {

@@ -20,6 +20,9 @@ pub(crate) const LONGEST_EMBEDDED: u32 = 4096;
 /// Numbers that say where a vector of an image stands, in models whose positions have dimensions.
 const DIMENSIONS: usize = 4;
 
+/// Of a state, what earlier positions cannot be cut out of. Source: `LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY` of llama.h.
+const PARTIAL: sys::llama_state_seq_flags = 1;
+
 /// One token to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -444,6 +447,58 @@ impl<'model> Context<'model> {
         }
         self.truncate(to, 0);
         error(format!("{written} bytes of state were read and {read} written"))
+    }
+
+    /// Gives a sequence what another one holds, in all cells that there are, when the next batch is computed; until then nothing can be
+    /// read from it.
+    pub(crate) fn copy_all(&mut self, from: u32, to: u32) -> Result<(), LlamaError> {
+        if from >= self.sequences || to >= self.sequences || from == to {
+            return error(format!("sequence {from} cannot be copied to {to}"));
+        }
+        self.truncate(to, 0);
+        // SAFETY: the memory lives, and has both sequences; -1 is the beginning and the end, and only all can be copied.
+        unsafe { sys::llama_memory_seq_cp(self.memory(), from.cast_signed(), to.cast_signed(), -1, -1) }
+        Ok(())
+    }
+
+    /// What a sequence holds now of what cannot be cut: the states of its recurrent layers.
+    pub(crate) fn checkpoint(&self, sequence: u32) -> Result<Vec<u8>, LlamaError> {
+        if sequence >= self.sequences {
+            return error(format!("there is no sequence {sequence}"));
+        }
+        let (context, sequence) = (self.inner.0.as_ptr(), sequence.cast_signed());
+        // SAFETY: the context lives, and the buffer has as many bytes as is said.
+        let (state, written) = unsafe {
+            let mut state = vec![0u8; sys::llama_state_seq_get_size_ext(context, sequence, PARTIAL)];
+            let written =
+                sys::llama_state_seq_get_data_ext(context, state.as_mut_ptr(), state.len(), sequence, PARTIAL);
+            (state, written)
+        };
+        if written == 0 || written != state.len() { error("its states cannot be read") } else { Ok(state) }
+    }
+
+    /// Takes a sequence back to its first positions, of which it had a checkpoint. False when that is not possible; the sequence is then
+    /// empty.
+    pub(crate) fn go_back(&mut self, sequence: u32, checkpoint: &[u8], positions: u32) -> bool {
+        if sequence >= self.sequences {
+            return false;
+        }
+        // SAFETY: the context lives, and the buffer has as many bytes as is said.
+        let read = unsafe {
+            sys::llama_state_seq_set_data_ext(
+                self.inner.0.as_ptr(),
+                checkpoint.as_ptr(),
+                checkpoint.len(),
+                sequence.cast_signed(),
+                PARTIAL,
+            )
+        };
+        // The keys and values of the layers between them are cut as usual.
+        if read > 0 {
+            return self.truncate(sequence, positions);
+        }
+        self.truncate(sequence, 0);
+        false
     }
 
     /// Bytes that [`Context::save`] would write.

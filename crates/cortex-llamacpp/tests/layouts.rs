@@ -1,0 +1,308 @@
+//! Models that keep something else of a prompt than the keys and values of all its tokens, with a real worker: what recurrent layers keep
+//! cannot be cut back, and layers with a window forget. What is known of a prompt is used all the same, and the answer is that of the
+//! prompt alone. Their weights are random: what they say makes no sense, and is always the same.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+use cortex_api::worker::{FromWorker, Generate, Load, PromptCache, Timings, ToWorker, TokenProbabilities};
+use cortex_test::{
+    made,
+    numbers::Numbers,
+    worker::{TestWorker, generate, load_of, told},
+};
+use std::path::{Path, PathBuf};
+
+/// Bytes of checkpoints: more than enough for this model, whose states take 25 KiB.
+const CHECKPOINTS: u64 = 1 << 20;
+
+/// What a model keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Three layers of four keep a state.
+    States,
+    /// Five layers of six keep the last tokens.
+    Window,
+}
+
+impl Kept {
+    /// Checks how much was known of a prompt that has so many tokens up to the last end of a message: those of layers with a state, which
+    /// can be cut there only, and up to the next difference of others.
+    #[track_caller]
+    fn check(self, found: u32, end: u32) {
+        match self {
+            Self::States => assert_eq!(found, end),
+            Self::Window => assert!((end..end + 16).contains(&found), "{found} {end}"),
+        }
+    }
+
+    fn model(self, folder: &Path) -> PathBuf {
+        let path = folder.join("model.gguf");
+        // What is known of a file does not count for another one.
+        if !path.exists() {
+            let file = match self {
+                Self::States => made::hybrid(),
+                Self::Window => made::windowed(),
+            };
+            fs_err::write(&path, file).unwrap();
+        }
+        path
+    }
+
+    fn load(self, folder: &Path, parallel: u32) -> Load {
+        Load { checkpoint_bytes: CHECKPOINTS, ..load_of(&self.model(folder), 2048, parallel) }
+    }
+
+    fn keeping(self, folder: &Path, parallel: u32) -> Load {
+        let prompt_cache = Some(PromptCache { folder: folder.join("kept").display().to_string(), bytes: 1 << 30 });
+        Load { prompt_cache, ..self.load(folder, parallel) }
+    }
+}
+
+/// From the end of the last message on.
+const END: &str = "</s><s>says: ";
+
+/// A conversation: messages between marks, each token a byte.
+fn prompt(messages: &[&str]) -> String {
+    let said: String = messages.iter().flat_map(|message| ["<s>", message, "</s>"]).collect();
+    said + "<s>says: "
+}
+
+fn system(name: &str) -> String {
+    format!("You keep the books of the harbour of {name}, where ships pay by their length and by their masts. ")
+        .repeat(4)
+}
+
+fn ask(worker: &mut TestWorker, request: Generate) -> (Vec<TokenProbabilities>, Timings) {
+    let id = request.id;
+    worker.send(&ToWorker::Generate(Box::new(request)));
+    let messages = worker.until_finished(id);
+    (told(&messages, id), timings(&messages, id))
+}
+
+fn timings(messages: &[FromWorker], of: u64) -> Timings {
+    let found = messages.iter().find_map(|it| match it {
+        FromWorker::Finished { id, timings, .. } if *id == of => Some(*timings),
+        _ => None,
+    });
+    found.expect("it has ended")
+}
+
+fn request(id: u64, prompt: &str) -> Generate {
+    Generate { probabilities: Some(5), ..generate(id, prompt, 12) }
+}
+
+/// The answer when nothing is known of the prompt and nothing else is computed with it.
+fn reference(worker: &mut TestWorker, id: u64, prompt: &str) -> Vec<TokenProbabilities> {
+    ask(worker, Generate { deterministic: true, ..request(id, prompt) }).0
+}
+
+/// How far the logarithms of probabilities may be apart: the weights have 32 bits, and only the order of sums differs.
+const NEAR: f32 = 0.02;
+
+/// Whether two answers are the same, with the same probabilities, up to where the reference had to choose between two that are as likely.
+fn same(reference: &[TokenProbabilities], other: &[TokenProbabilities]) -> bool {
+    for (reference, other) in reference.iter().zip(other) {
+        let of_other = |token: i32| other.top.iter().find(|it| it.token == token).map(|it| it.logprob);
+        let (best, second) = (&reference.top[0], &reference.top[1]);
+        let is_near = of_other(best.token).is_some_and(|logprob| (logprob - best.logprob).abs() < NEAR);
+        if !is_near {
+            return false;
+        }
+        if reference.chosen.token != other.chosen.token {
+            return best.logprob - second.logprob < NEAR;
+        }
+    }
+    reference.len() == other.len()
+}
+
+/// Tokens of a text: marks, and bytes, of which a space has three in such a vocabulary.
+fn length(text: &str) -> u32 {
+    let marks = 2 * text.matches("<s>").count() + 3 * text.matches("</s>").count();
+    u32::try_from(text.len() - marks + 2 * text.matches(' ').count()).unwrap()
+}
+
+#[test]
+fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one() {
+    turns(Kept::States);
+}
+
+#[test]
+fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one_in_windows() {
+    turns(Kept::Window);
+}
+
+fn turns(kept: Kept) {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut worker, _) = TestWorker::loaded_as(kept.load(scratch.path(), 1));
+    let (mut alone, _) = TestWorker::loaded_as(kept.load(scratch.path(), 1));
+    let system = system("Bergen");
+    let mut messages = vec![system.as_str(), "Who pays most?"];
+    let (_, first) = ask(&mut worker, request(1, &prompt(&messages)));
+    assert_eq!(first.cached_tokens, 0);
+    // What the model has really said is left out, as templates leave out what it has thought.
+    for (answer, question) in [("The longest one.", "And then?"), ("The second one.", "And after that one?")] {
+        let shared = length(&prompt(&messages)) - length(END);
+        messages.extend([answer, question]);
+        let text = prompt(&messages);
+        let (found, timings) = ask(&mut worker, request(2, &text));
+        kept.check(timings.cached_tokens, shared);
+        let expected = reference(&mut alone, 3, &text);
+        assert!(same(&expected, &found), "{expected:?} {found:?}");
+    }
+    // The same prompt again needs its end only.
+    let text = prompt(&messages);
+    let (again, timings) = ask(&mut worker, request(4, &text));
+    kept.check(timings.cached_tokens, length(&text) - length(END));
+    let expected = reference(&mut alone, 5, &text);
+    assert!(same(&expected, &again), "{expected:?} {again:?}");
+    // What was said as it was said goes on from the end.
+    let said: Vec<u8> = again.iter().flat_map(|it| it.chosen.bytes.clone()).collect();
+    if let Ok(said) = String::from_utf8(said) {
+        let longer = format!("{text}{said}</s><s>Why?</s><s>says: ");
+        let (_, timings) = ask(&mut worker, request(6, &longer));
+        assert!(timings.cached_tokens >= length(&text), "{timings:?}");
+    }
+}
+
+#[test]
+fn a_beginning_that_several_have_is_computed_once_whenever_they_come() {
+    sharers(Kept::States);
+}
+
+#[test]
+fn a_beginning_that_several_have_is_computed_once_whenever_they_come_in_windows() {
+    sharers(Kept::Window);
+}
+
+fn sharers(kept: Kept) {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut worker, _) = TestWorker::loaded_as(kept.load(scratch.path(), 4));
+    let (mut alone, _) = TestWorker::loaded_as(kept.load(scratch.path(), 1));
+    let system = system("Oslo");
+    let questions = ["Who?", "How many of them?", "Since when do they?", "And where from do they come?"];
+    let text = |at: usize| prompt(&[&system, questions[at]]);
+    for at in 0..questions.len() {
+        worker.send(&ToWorker::Generate(Box::new(request(at as u64, &text(at)))));
+    }
+    let messages = worker.until_all_finished(&[0, 1, 2, 3]);
+    let shared = length(&format!("<s>{system}"));
+    let cached: Vec<u32> = (0..4).map(|id| timings(&messages, id).cached_tokens).collect();
+    assert_eq!(cached[0], 0);
+    // The first mark of the question is common too.
+    assert!(cached[1..].iter().all(|&cached| cached >= shared), "{cached:?} {shared}");
+    for at in 0..questions.len() {
+        let expected = reference(&mut alone, 50 + at as u64, &text(at));
+        let found = told(&messages, at as u64);
+        assert!(same(&expected, &found), "{expected:?} {found:?}");
+    }
+    // Later ones have it too, from the place where the first message ended.
+    let (_, later) = ask(&mut worker, request(90, &prompt(&[&system, "Why is that so?"])));
+    assert!(later.cached_tokens >= shared, "{later:?}");
+    let (_, other) = ask(&mut worker, request(91, &prompt(&["Another one.", "Who?"])));
+    assert!(other.cached_tokens <= 1, "the mark at the beginning: {other:?}");
+}
+
+#[test]
+fn a_process_that_ends_leaves_the_place_where_the_next_turn_goes_on() {
+    restart(Kept::States);
+}
+
+#[test]
+fn a_process_that_ends_leaves_the_place_where_the_next_turn_goes_on_in_windows() {
+    restart(Kept::Window);
+}
+
+fn restart(kept: Kept) {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut alone, _) = TestWorker::loaded_as(kept.load(scratch.path(), 1));
+    let system = system("Turku");
+    let first = prompt(&[&system, "Who pays most?"]);
+    let (mut worker, _) = TestWorker::loaded_as(kept.keeping(scratch.path(), 1));
+    ask(&mut worker, request(1, &first));
+    worker.shut_down();
+    let (mut worker, _) = TestWorker::loaded_as(kept.keeping(scratch.path(), 1));
+    let text = prompt(&[&system, "Who pays most?", "Nobody.", "Really?"]);
+    let (found, timings) = ask(&mut worker, request(2, &text));
+    assert_eq!(timings.restored_tokens, length(&first) - length(END), "{timings:?}");
+    let expected = reference(&mut alone, 3, &text);
+    assert!(same(&expected, &found), "{expected:?} {found:?}");
+    // And it can be taken back to that place again.
+    let text = prompt(&[&system, "Who pays most?", "All.", "All of them?"]);
+    let (found, timings) = ask(&mut worker, request(4, &text));
+    kept.check(timings.cached_tokens, length(&first) - length(END));
+    let expected = reference(&mut alone, 5, &text);
+    assert!(same(&expected, &found), "{expected:?} {found:?}");
+}
+
+#[test]
+fn without_room_for_states_everything_is_computed_again_and_right() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut worker, _) = TestWorker::loaded_as(Load { checkpoint_bytes: 0, ..Kept::States.load(scratch.path(), 1) });
+    let system = system("Riga");
+    ask(&mut worker, request(1, &prompt(&[&system, "Who?"])));
+    let text = prompt(&[&system, "Who?", "Nobody.", "Really?"]);
+    let (found, timings) = ask(&mut worker, request(2, &text));
+    assert_eq!(timings.cached_tokens, 0);
+    let expected = reference(&mut worker, 3, &text);
+    assert!(same(&expected, &found), "{expected:?} {found:?}");
+}
+
+/// Mixes of requests; in so many of them at least something that was there has to be of use.
+const MIXES: usize = 40;
+const WITH_REUSE: usize = 20;
+
+#[test]
+fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone() {
+    mixes(Kept::States);
+}
+
+#[test]
+fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone_in_windows() {
+    mixes(Kept::Window);
+}
+
+fn mixes(kept: Kept) {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut alone, _) = TestWorker::loaded_as(kept.load(scratch.path(), 1));
+    // Room for three states: most have to go.
+    let tight = Load { checkpoint_bytes: 80_000, ..kept.keeping(scratch.path(), 3) };
+    let (mut worker, _) = TestWorker::loaded_as(tight.clone());
+    let mut numbers = Numbers(3);
+    let (mut id, mut reuse) = (0, 0);
+    for mix in 0..MIXES {
+        if mix % 10 == 9 {
+            worker.shut_down();
+            worker = TestWorker::loaded_as(tight.clone()).0;
+        }
+        let mut sent: Vec<(u64, String)> = vec![];
+        let mut messages = vec![];
+        for _ in 0..2 + numbers.index(3) {
+            id += 1;
+            let system = system(["Bergen", "Oslo"][numbers.index(2)]);
+            let nonce = format!("Who is ship{}?", numbers.below(90_000));
+            let turns = ["Who?", "The long one.", "And then?", "The short one.", "Why?", "Because."];
+            let kept = 2 * numbers.index(3);
+            let parts: Vec<&str> =
+                std::iter::once(system.as_str()).chain(turns[..kept].iter().copied()).chain([nonce.as_str()]).collect();
+            let text = prompt(&parts);
+            worker.send(&ToWorker::Generate(Box::new(request(id, &text))));
+            sent.push((id, text));
+            if numbers.below(3) == 0 {
+                let open = sent.iter().map(|(id, _)| *id).filter(|id| !has_ended(&messages, *id)).collect::<Vec<_>>();
+                messages.extend(worker.until_all_finished(&open));
+            }
+        }
+        let open = sent.iter().map(|(id, _)| *id).filter(|id| !has_ended(&messages, *id)).collect::<Vec<_>>();
+        messages.extend(worker.until_all_finished(&open));
+        reuse += usize::from(sent.iter().any(|(id, _)| timings(&messages, *id).cached_tokens > 100));
+        for (id, text) in sent {
+            let expected = reference(&mut alone, 1_000_000 + id, &text);
+            let found = told(&messages, id);
+            assert!(same(&expected, &found), "mix {mix}: {expected:?} {found:?}");
+        }
+    }
+    assert!(reuse >= WITH_REUSE, "{reuse}");
+}
+
+fn has_ended(messages: &[FromWorker], wanted: u64) -> bool {
+    messages.iter().any(|it| matches!(it, FromWorker::Finished { id, .. } if *id == wanted))
+}
