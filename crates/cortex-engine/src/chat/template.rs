@@ -3,7 +3,7 @@
 use super::{
     Chat, ChatTurn, Rendered, ToolChoice, ToolUse, guard,
     legacy::LegacyTemplate,
-    reply::{Beside, ReplyFormat, ReplyParser, answer_rule, grammar},
+    reply::{Beside, ReplyFormat, ReplyParser, ToolFormat, answer_rule, grammar},
     tools::{self, Abilities},
 };
 use crate::EngineError;
@@ -238,6 +238,12 @@ impl ChatTemplate {
                 let message = || "a grammar cannot be combined with tools".into();
                 let rule = answer_rule(own).ok_or_else(|| EngineError::Constraint { message: message() })?;
                 (!tools.parallel, Beside::Answer(rule))
+            }
+            // A reply that begins amid a message of a channel cannot be told from one.
+            (ToolChoice::Auto, None)
+                if tool_format == ToolFormat::Harmony && format.reasoning.is_some_and(|it| it.starts_inside) =>
+            {
+                return Ok((None, Beside::Text));
             }
             (ToolChoice::Auto, None) if tools.functions.iter().any(|it| it.strict == Some(true)) => {
                 // Where nobody asked for it, arguments are what the model writes.

@@ -1,17 +1,21 @@
 //! Grammars of calls, for a model that has to call a tool.
 
+#[cfg(test)]
+mod accepted;
+mod beside;
 mod gemma;
 mod sequence;
 
 use super::{
     Tool, ToolFormat,
     formats::{
-        CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, END_CALL, ESCAPE, FUNCTION, GEMMA_CALL, GEMMA_CALL_END,
-        GEMMA_QUOTE, SEPARATOR, START_CALL, TOOL_CALL, TOOL_CALLS,
+        CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, END_CALL, ESCAPE, GEMMA_CALL, GEMMA_CALL_END, GEMMA_QUOTE,
+        SEPARATOR, START_CALL, TOOL_CALLS,
     },
     tool::Kind,
 };
-use cortex_api::worker::{Constraint, JSON_WHITE_SPACE, control_token_name};
+use beside::Boundary;
+use cortex_api::worker::{Constraint, JSON_WHITE_SPACE};
 use gemma::GemmaRules;
 use sequence::Sequence;
 use serde_json::{Value, json};
@@ -30,7 +34,7 @@ pub(crate) enum Beside {
 /// A grammar in llguidance's Lark dialect for calls in this format: one or more (exactly one when `single`), of these
 /// tools only, with arguments that match their schemas, and what may stand beside them. `controls` are the texts of the control
 /// tokens of the vocabulary: where a marker is one of them, that token has to stand, by [`cortex_api::worker::control_token_name`].
-/// `None` when the format does not tell where in a text a call begins.
+/// `None` when the vocabulary does not have the tokens that tell calls from text.
 ///
 /// Keywords of a schema that llguidance does not know are ignored.
 pub(crate) fn grammar(
@@ -43,7 +47,11 @@ pub(crate) fn grammar(
     if tools.is_empty() {
         return Some("start: \"\"\n".to_owned());
     }
-    let opener = if *beside == Beside::Text { Some(opener(format)?) } else { None };
+    let boundary = (*beside == Beside::Text).then(|| beside::boundary(format));
+    let opener = match boundary {
+        Some(Boundary::Opener(opener)) => Some(opener),
+        _ => None,
+    };
     // Where the beginning of a call is text, it ends the text before it.
     let skipped = opener.filter(|opener| !controls.iter().any(|control| control == opener)).unwrap_or_default();
     let mut writer = Writer { controls, rules: Vec::new(), has_text: false, skipped };
@@ -57,9 +65,9 @@ pub(crate) fn grammar(
     let optional = if format == ToolFormat::Harmony { "?" } else { "" };
     let before = before.strip_prefix(skipped).unwrap_or(before);
     let all = format!("{} call{more} ({}){optional}", marked(before), marked(behind));
-    let often = if single { "?" } else { "*" };
-    let start = match (beside, opener) {
-        (Beside::Nothing, _) | (Beside::Text, None) => vec![format!("start: {all}")],
+    let start = match (beside, boundary) {
+        (Beside::Text, Some(boundary)) => beside::start(boundary, &all, single, controls)?,
+        (Beside::Nothing | Beside::Text, _) => vec![format!("start: {all}")],
         (Beside::Answer(rule), _) => {
             let before = match format {
                 ToolFormat::Harmony => "<|channel|>final<|message|>",
@@ -69,39 +77,10 @@ pub(crate) fn grammar(
             let answer = Sequence::new(controls).marker(before).rule("answer").build();
             vec![format!("start: {all} | {answer}"), format!("answer: {rule}")]
         }
-        (Beside::Text, Some(_)) if skipped.is_empty() => {
-            // A token that is not of calls is part of the text; one that ends the reply ends it here too.
-            let others = controls.iter().filter(|control| !control.is_empty() && opener != Some(control));
-            let parts: Vec<String> =
-                std::iter::once("/(?s:.)+/".to_owned()).chain(others.map(|it| control_token_name(it))).collect();
-            vec![format!("start: text ({all} text){often}"), format!("text: ({})*", parts.join(" | "))]
-        }
-        (Beside::Text, Some(opener)) => {
-            let quoted = Value::from(opener);
-            vec![
-                format!("start: (before {all}){often} REST?"),
-                format!("before[suffix={quoted}]: /(?s:.*)/"),
-                // The longest word is taken: this one must end where a call begins.
-                format!("REST: /(?s:.+)/ & ~/(?s:.*){}(?s:.*)/", escaped(opener)),
-            ]
-        }
     };
     let call = format!("call: {}", calls.join(" | "));
     let rules = start.into_iter().chain([call]).chain(writer.rules);
     Some(rules.map(|rule| rule + "\n").collect())
-}
-
-/// What a call begins with, wherever in a text it stands; `None` where a reply is text or calls as a whole.
-fn opener(format: ToolFormat) -> Option<&'static str> {
-    match format {
-        ToolFormat::Hermes | ToolFormat::QwenCoder => Some(TOOL_CALL),
-        ToolFormat::Mistral => Some(TOOL_CALLS),
-        ToolFormat::DeepSeekR1 | ToolFormat::DeepSeekV3_1 => Some(CALLS_BEGIN),
-        ToolFormat::FunctionGemma => Some(START_CALL),
-        ToolFormat::Gemma4 => Some(GEMMA_CALL),
-        ToolFormat::FunctionTags => Some(FUNCTION),
-        ToolFormat::Llama3 | ToolFormat::Harmony | ToolFormat::Functionary => None,
-    }
 }
 
 /// An expression as it stands between slashes: one of its own would end it.
@@ -457,9 +436,6 @@ call_1: "<tool_call>\n<function=g>\n" ("<parameter=" /[^<>\n]+/ ">\n" text_value
             &Beside::Text,
             &[&format!(r#"start: (before "" call ("" call)* ("{CALLS_END}"))* REST?"#)],
         );
-        for format in [ToolFormat::Llama3, ToolFormat::Harmony, ToolFormat::Functionary] {
-            assert_eq!(grammar(format, &tools(), false, &[], &Beside::Text), None);
-        }
     }
 
     #[test]
