@@ -9,7 +9,6 @@ use crate::{
     llama::{AdapterSet, Entry, LlamaError, Placed, Token},
     sampling::NoChoice,
     schedule::{self, Share, Want},
-    slot::Slot,
     stdio::{self, Lines},
 };
 use cortex_api::worker::{FinishReason, FromWorker, Rejection, TokenProbabilities, TokenProbability};
@@ -36,15 +35,14 @@ impl Worker<'_> {
 
     /// One step for the requests with these adapters; `amid_answers` is whether any request is answered.
     fn step_with(&mut self, set: &AdapterSet, amid_answers: bool, lines: &mut Lines) {
-        let of_set = |(slot, held): (usize, &Slot)| {
-            let generation = held.generation.as_ref().filter(|generation| generation.adapters == *set)?;
-            Some((slot, generation.next(), generation.deterministic, generation.admitted))
-        };
         let (mut wants, mut images) = (Vec::new(), Vec::new());
-        for (slot, next, deterministic, admitted) in self.slots.iter().enumerate().filter_map(of_set) {
-            match next {
-                Next::Answer => wants.push(Want { slot, prompt: 0, deterministic, admitted }),
-                Next::Text(prompt) => wants.push(Want { slot, prompt, deterministic, admitted }),
+        for (slot, held) in self.slots.iter().enumerate() {
+            let Some(generation) = held.generation.as_ref().filter(|it| it.adapters == *set) else { continue };
+            let (before, deterministic, admitted) =
+                (generation.computed, generation.deterministic, generation.admitted);
+            match generation.next() {
+                Next::Answer => wants.push(Want { slot, prompt: 0, before, deterministic, admitted }),
+                Next::Text(prompt) => wants.push(Want { slot, prompt, before, deterministic, admitted }),
                 Next::Image(number) => images.push((admitted, slot, number)),
                 Next::Vectors(_) => {}
             }
@@ -92,16 +90,17 @@ impl Worker<'_> {
         let Some(generation) = slot.generation.as_mut() else { return };
         let Some(image) = generation.images.get(number).cloned() else { return };
         let Some(vectors) = &image.vectors else { return };
-        let (begin, offset) = (image.range.start, generation.computed - image.range.start);
+        let before = generation.computed;
+        let (begin, offset) = (image.range.start, before - image.range.start);
         let left = image.range.len() - offset;
         let most = match (image.layout.look_at_each_other, generation.deterministic) {
             (true, _) => left,
             (false, true) => schedule::DETERMINISTIC_CHUNK.min(self.context.batch_size()),
-            (false, false) => self.pace.chunk(self.context.batch_size(), amid_answers),
+            (false, false) => self.pace.chunk(self.context.batch_size(), before, amid_answers),
         };
         let count = left.min(most);
         let width = vectors.len() / image.range.len();
-        let is_complete = generation.computed + count == generation.prompt.len();
+        let is_complete = before + count == generation.prompt.len();
         let placed = Placed {
             vectors: &vectors[offset * width..(offset + count) * width],
             grid: image.layout.grid.as_deref(),
@@ -119,7 +118,7 @@ impl Worker<'_> {
             self.truncate(index, 0);
             return self.finish(index, FinishReason::Error, lines);
         }
-        self.pace.learn(count, started.elapsed());
+        self.pace.learn(count, before, started.elapsed());
         self.settle();
         let slot = &mut self.slots[index];
         let Some(generation) = slot.generation.as_mut() else { return };
@@ -133,6 +132,12 @@ impl Worker<'_> {
         if is_complete {
             self.next_tokens(&Ready { slot: index, index: count - 1, answering: false, drafted: 0 }, lines);
         }
+    }
+
+    /// Tokens before those of the prompt that has the most of a batch.
+    fn before(&self, batch: &[Share]) -> usize {
+        let longest = batch.iter().max_by_key(|share| share.tokens);
+        longest.map_or(0, |share| self.slots[share.slot].cells.len())
     }
 
     /// What was to be copied with the next step has been.
@@ -199,6 +204,7 @@ impl Worker<'_> {
         let (entries, ready) = self.entries(batch, &fillers);
         let answering = ready.iter().filter(|ready| ready.answering).map(|ready| 1 + ready.drafted).sum::<usize>();
         let prompt_tokens = entries.len() - answering - fillers.len();
+        let before = self.before(batch);
         let started = Instant::now();
         let result = self.context.compute(&entries);
         self.stats.steps += 1;
@@ -215,7 +221,7 @@ impl Worker<'_> {
         }
         let took = started.elapsed();
         self.settle();
-        self.pace.learn(prompt_tokens, took);
+        self.pace.learn(prompt_tokens, before, took);
         if prompt_tokens == 0 {
             self.step_times.learn(entries.len(), took);
         }
