@@ -3,7 +3,7 @@
 use super::{
     Chat, ChatTurn, Rendered, ToolChoice, ToolUse, guard,
     legacy::LegacyTemplate,
-    reply::{Beside, ReplyFormat, ReplyParser, ToolFormat, answer_rule, grammar},
+    reply::{Beside, ReplyFormat, ReplyParser, answer_rule, grammar},
     tools::{self, Abilities},
 };
 use crate::EngineError;
@@ -239,12 +239,8 @@ impl ChatTemplate {
                 let rule = answer_rule(own).ok_or_else(|| EngineError::Constraint { message: message() })?;
                 (!tools.parallel, Beside::Answer(rule))
             }
-            // A reply that begins amid a message of a channel cannot be told from one.
-            (ToolChoice::Auto, None)
-                if tool_format == ToolFormat::Harmony && format.reasoning.is_some_and(|it| it.starts_inside) =>
-            {
-                return Ok((None, Beside::Text));
-            }
+            // Where a reply begins is not where its first call may stand.
+            (ToolChoice::Auto, None) if format.is_led_by_thoughts() => return Ok((None, Beside::Text)),
             (ToolChoice::Auto, None) if tools.functions.iter().any(|it| it.strict == Some(true)) => {
                 // Where nobody asked for it, arguments are what the model writes.
                 for (tool, function) in callable.iter_mut().zip(&tools.functions) {

@@ -358,9 +358,9 @@ impl Opening {
         let is_open = input.rest().starts_with('{');
         let reader = match kind {
             BodyKind::Object | BodyKind::KnownObject => return self.object(kind, tail, input, tools),
-            BodyKind::Parameters => {
+            BodyKind::Parameters(tags) => {
                 let tool = tools.iter().find(|tool| tool.name == self.name);
-                Reader::Parameters(ParameterReader::new(tool.cloned()))
+                Reader::Parameters(ParameterReader::new(tags, tool.cloned()))
             }
             BodyKind::Arguments if is_open => Reader::Value(ValueReader::default()),
             BodyKind::Gemma { quote, end } if is_open => Reader::Gemma(GemmaReader::new(quote, end)),

@@ -30,6 +30,10 @@ impl ToolFormat {
             Some(Self::FunctionGemma)
         } else if has(formats::GEMMA_CALL) {
             Some(Self::Gemma4)
+        } else if has("<arg_key>") {
+            Some(Self::Glm)
+        } else if has(formats::BAR_TOOL_CALL) {
+            Some(Self::Granite)
         } else if has(formats::SEPARATOR) {
             Some(if has("```json") { Self::DeepSeekR1 } else { Self::DeepSeekV3_1 })
         } else if has(formats::TOOL_CALLS) {
@@ -100,6 +104,8 @@ mod tests {
         check("'<start_function_call>call:' + name", Some(ToolFormat::FunctionGemma));
         check("'<|tool_call>call:' + name <|channel>thought", Some(ToolFormat::Gemma4));
         check("'>>>all\\n' + content", Some(ToolFormat::Functionary));
+        check("'<tool_call>' + name + '<arg_key>' + key + '</arg_key>'", Some(ToolFormat::Glm));
+        check("respond with <|tool_call|> followed by a JSON list of tools", Some(ToolFormat::Granite));
         check("<|im_start|>", None);
         check("", None);
     }

@@ -1,6 +1,9 @@
 //! How each family of models writes calls, as tables of steps.
 
-use super::ToolFormat;
+use super::{
+    ToolFormat,
+    parameters::{GLM_TAGS, QWEN_TAGS, Tags},
+};
 
 /// One step on the way from the beginning of a call to its arguments.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +37,8 @@ pub(super) enum BodyKind {
     KnownObject,
     /// The arguments as a JSON object.
     Arguments,
-    /// One tag for each parameter.
-    Parameters,
+    /// Tags around the name and the value of each parameter.
+    Parameters(&'static Tags),
     /// Google's notation, with this text around strings and this one at the end of a call.
     Gemma { quote: &'static str, end: &'static str },
 }
@@ -87,6 +90,8 @@ pub(super) fn syntax_of(format: ToolFormat) -> Syntax {
     match format {
         ToolFormat::Hermes => Syntax { start: &[], openers: &[(TOOL_CALL, BLOCK)] },
         ToolFormat::QwenCoder => Syntax { start: &[], openers: &[(TOOL_CALL, BLOCK), (FUNCTION, TAG)] },
+        ToolFormat::Glm => Syntax { start: &[], openers: &[(TOOL_CALL, GLM)] },
+        ToolFormat::Granite => Syntax { start: &[], openers: &[(BAR_TOOL_CALL, GRANITE)] },
         ToolFormat::FunctionTags => Syntax { start: &[], openers: &[(FUNCTION, TAG)] },
         ToolFormat::Llama3 => Syntax { start: LLAMA_START, openers: &[(PYTHON_TAG, LLAMA)] },
         ToolFormat::Mistral => Syntax { start: &[], openers: &[(TOOL_CALLS, MISTRAL)] },
@@ -106,6 +111,7 @@ pub(super) fn syntax_of(format: ToolFormat) -> Syntax {
 
 // The markers themselves; the names say what they are.
 pub(super) const TOOL_CALL: &str = "<tool_call>";
+pub(super) const BAR_TOOL_CALL: &str = "<|tool_call|>";
 pub(super) const FUNCTION: &str = "<function=";
 pub(super) const PYTHON_TAG: &str = "<|python_tag|>";
 pub(super) const TOOL_CALLS: &str = "[TOOL_CALLS]";
@@ -163,8 +169,30 @@ const TAG: &[Step] = &[
     Step::Blank,
     Step::Branch(&[
         ("{", &[Step::Body(BodyKind::Arguments, Tail::Tag)]),
-        ("<parameter=", &[Step::Body(BodyKind::Parameters, Tail::Tag)]),
-        ("</function>", &[Step::Body(BodyKind::Parameters, Tail::Tag)]),
+        ("<parameter=", &[Step::Body(BodyKind::Parameters(&QWEN_TAGS), Tail::Tag)]),
+        ("</function>", &[Step::Body(BodyKind::Parameters(&QWEN_TAGS), Tail::Tag)]),
+    ]),
+];
+
+const GLM: &[Step] = &[
+    Step::Text(TOOL_CALL),
+    Step::Blank,
+    Step::Branch(&[("{", &[Step::Body(BodyKind::Object, Tail::Block)]), ("", GLM_NAME)]),
+];
+const GLM_NAME: &[Step] = &[
+    Step::Name,
+    Step::Blank,
+    Step::Branch(&[
+        ("<arg_key>", &[Step::Body(BodyKind::Parameters(&GLM_TAGS), Tail::Nothing)]),
+        ("</tool_call>", &[Step::Body(BodyKind::Parameters(&GLM_TAGS), Tail::Nothing)]),
+    ]),
+];
+const GRANITE: &[Step] = &[
+    Step::Text(BAR_TOOL_CALL),
+    Step::Blank,
+    Step::Branch(&[
+        ("[", &[Step::Text("["), Step::Blank, Step::Body(BodyKind::Object, Tail::Array)]),
+        ("{", &[Step::Body(BodyKind::Object, Tail::Nothing)]),
     ]),
 ];
 

@@ -54,6 +54,10 @@ pub(crate) enum ToolFormat {
     FunctionTags,
     /// `>>>f` on a line, then JSON: Functionary 3.2.
     Functionary,
+    /// `<tool_call>f` blocks with a tag for the name and one for the value of each parameter: GLM 4.5 and later.
+    Glm,
+    /// A JSON array behind `<|tool_call|>`: Granite 3.
+    Granite,
 }
 
 /// How a model marks its reasoning.
@@ -105,6 +109,11 @@ const MARKERS: &[&str] = &[
     "<escape>",
     "<|tool_call>",
     "<tool_call|>",
+    "<|tool_call|>",
+    "<arg_key>",
+    "</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
     "<|\"|>",
     "<|channel|>",
     "<|message|>",
@@ -129,6 +138,15 @@ impl ReplyFormat {
             Some(Reasoning { style: ReasoningStyle::BracketThink, starts_inside: true }) => "[/THINK]",
             Some(Reasoning { style: ReasoningStyle::GemmaChannel, starts_inside: true }) => "<channel|>",
             _ => "",
+        }
+    }
+
+    /// Whether thoughts stand before what tells a call from text by its place, so that no grammar of the whole reply does.
+    pub(crate) fn is_led_by_thoughts(self) -> bool {
+        match self.tools {
+            Some(ToolFormat::Llama3 | ToolFormat::Functionary) => self.reasoning.is_some(),
+            Some(ToolFormat::Harmony) => self.reasoning.is_some_and(|it| it.starts_inside),
+            _ => false,
         }
     }
 

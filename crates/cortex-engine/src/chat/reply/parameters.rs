@@ -7,14 +7,43 @@ use super::{
 };
 use serde_json::Value;
 
-const PARAMETER: &str = "<parameter=";
-const END: &str = "</function>";
-/// Ends of a value; the newline before the tag is not part of it.
-const VALUE_ENDS: &[&str] = &["\n</parameter>", "</parameter>"];
+/// What stands around the names and values of parameters.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Tags {
+    /// Before a name.
+    pub(super) name: &'static str,
+    /// Behind it.
+    pub(super) name_end: &'static str,
+    /// Before a value, perhaps behind white space. Where it is nothing, a newline before the value is no part of it.
+    pub(super) value: &'static str,
+    /// Ends of a value.
+    pub(super) value_ends: &'static [&'static str],
+    /// The end of the call.
+    pub(super) end: &'static str,
+}
+
+/// Qwen's; the newline before the end of a value is not part of it.
+pub(super) const QWEN_TAGS: Tags = Tags {
+    name: "<parameter=",
+    name_end: ">",
+    value: "",
+    value_ends: &["\n</parameter>", "</parameter>"],
+    end: "</function>",
+};
+
+/// GLM's.
+pub(super) const GLM_TAGS: Tags = Tags {
+    name: "<arg_key>",
+    name_end: "</arg_key>",
+    value: "<arg_value>",
+    value_ends: &["</arg_value>"],
+    end: "</tool_call>",
+};
 
 /// Reads parameters up to the end of the function.
 #[derive(Debug)]
 pub(super) struct ParameterReader {
+    tags: &'static Tags,
     tool: Option<Tool>,
     place: Place,
     count: usize,
@@ -40,8 +69,8 @@ enum Place {
 
 impl ParameterReader {
     /// A reader behind the name of the function.
-    pub(super) fn new(tool: Option<Tool>) -> Self {
-        Self { tool, place: Place::Between, count: 0, name: String::new(), value: String::new() }
+    pub(super) fn new(tags: &'static Tags, tool: Option<Tool>) -> Self {
+        Self { tags, tool, place: Place::Between, count: 0, name: String::new(), value: String::new() }
     }
 
     /// Reads what is there, and adds it to the arguments.
@@ -53,14 +82,14 @@ impl ParameterReader {
                     if input.is_empty() {
                         break;
                     }
-                    match (input.stands(PARAMETER), input.stands(END)) {
+                    match (input.stands(self.tags.name), input.stands(self.tags.end)) {
                         (Stands::Yes, _) => {
-                            input.take(PARAMETER.len());
+                            input.take(self.tags.name.len());
                             self.name.clear();
                             self.place = Place::Name;
                         }
                         (_, Stands::Yes) => {
-                            input.take(END.len());
+                            input.take(self.tags.end.len());
                             self.close(arguments);
                             return Progress::Done;
                         }
@@ -72,22 +101,42 @@ impl ParameterReader {
                     }
                 }
                 Place::Name => {
-                    self.name.push_str(input.take_while(|letter| letter != '>'));
-                    if !input.is_empty() {
-                        input.take(1);
+                    let (bytes, end) = match input.search(&std::iter::once(self.tags.name_end)) {
+                        Search::Found { at, .. } => (at, self.tags.name_end.len()),
+                        Search::None { safe: 0 } => break,
+                        Search::None { safe } => (safe, 0),
+                    };
+                    self.name.push_str(input.take(bytes));
+                    if end > 0 {
+                        input.take(end);
                         let kind = self.tool.as_ref().map_or(Kind::Other, |tool| tool.kind_of(self.name.trim()));
                         self.place = Place::Opened(kind);
                     }
                 }
-                Place::Opened(kind) => {
+                Place::Opened(kind) if self.tags.value.is_empty() => {
                     if input.rest().starts_with('\n') {
                         input.take(1);
                     }
                     self.open(kind, arguments);
                 }
+                Place::Opened(kind) => {
+                    input.take_while(char::is_whitespace);
+                    match input.stands(self.tags.value) {
+                        Stands::Yes => {
+                            input.take(self.tags.value.len());
+                            self.open(kind, arguments);
+                        }
+                        Stands::Unknown => break,
+                        Stands::No if input.is_empty() => break,
+                        Stands::No => {
+                            self.close(arguments);
+                            return Progress::Broken;
+                        }
+                    }
+                }
                 Place::Text | Place::Value(_) => {
-                    let (bytes, end) = match input.search(&VALUE_ENDS.iter().copied()) {
-                        Search::Found { at, index } => (at, VALUE_ENDS[index].len()),
+                    let (bytes, end) = match input.search(&self.tags.value_ends.iter().copied()) {
+                        Search::Found { at, index } => (at, self.tags.value_ends[index].len()),
                         Search::None { safe: 0 } => break,
                         Search::None { safe } => (safe, 0),
                     };

@@ -222,6 +222,47 @@ fn qwen_coder() {
 }
 
 #[test]
+fn glm() {
+    let format = ToolFormat::Glm;
+    check_calls(
+        format,
+        "Now.\n<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>x <b>\n\"y\"</arg_value>\n<arg_key>b</arg_key>\n<arg_value>42</arg_value>\n</tool_call>\n<tool_call>g\n</tool_call>",
+        &[vec![text("Now.\n")], call("f", "{\"a\": \"x <b>\\n\\\"y\\\"\", \"b\": 42}"), call("g", "{}")],
+    );
+    // On one line, as newer ones write it; JSON by mistake.
+    check_calls(
+        format,
+        "<tool_call>f<arg_key>d</arg_key><arg_value>[1]</arg_value></tool_call>Done",
+        &[call("f", "{\"d\": [1]}"), vec![text("Done")]],
+    );
+    check_calls(format, "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", &[call("f", "{}")]);
+    // Cut off.
+    for (reply, arguments) in [
+        ("<arg_key>a", ""),
+        ("<arg_key>a</arg_key>\n<arg_va", ""),
+        ("<arg_key>a</arg_key>\n<arg_value>lon", "{\"a\": \"lon"),
+        ("<arg_key>b</arg_key>\n<arg_value>4</arg_value>\n</tool", "{\"b\": 4"),
+    ] {
+        check_calls(format, &format!("<tool_call>f\n{reply}"), &[call("f", arguments)]);
+    }
+    for reply in ["<tool_call>two words", "<tool_call>f", "<tool_call>"] {
+        check_plain(format, reply);
+    }
+}
+
+#[test]
+fn granite() {
+    let format = ToolFormat::Granite;
+    check_calls(
+        format,
+        "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"a\": \"]\"}}, {\"name\": \"g\", \"arguments\": {}}]",
+        &[call("f", "{\"a\": \"]\"}"), call("g", "{}")],
+    );
+    check_calls(format, "I see. <|tool_call|> {\"name\": \"f\"}", &[vec![text("I see. ")], call("f", "{}")]);
+    check_plain(format, "<|tool_call|> none");
+}
+
+#[test]
 fn function_tags() {
     check_calls(
         ToolFormat::FunctionTags,
@@ -437,6 +478,7 @@ fn long_and_deep_replies_take_linear_time() {
         (ToolFormat::Hermes, "<tool_call>{\"arguments\": "),
         (ToolFormat::QwenCoder, "<function=f><parameter=d>"),
         (ToolFormat::Llama3, "{\"parameters\": "),
+        (ToolFormat::Glm, "<tool_call>f<arg_key>d</arg_key><arg_value>"),
         (ToolFormat::Mistral, "[TOOL_CALLS]f[ARGS]{\"a\": "),
         (ToolFormat::DeepSeekR1, "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": "),
         (ToolFormat::Harmony, "<|channel|>commentary to=f <|message|>{\"a\": "),
@@ -452,7 +494,9 @@ fn long_and_deep_replies_take_linear_time() {
     }
 }
 
-const FORMATS: [ToolFormat; 11] = [
+const FORMATS: [ToolFormat; 13] = [
+    ToolFormat::Glm,
+    ToolFormat::Granite,
     ToolFormat::Hermes,
     ToolFormat::QwenCoder,
     ToolFormat::Llama3,
@@ -467,7 +511,11 @@ const FORMATS: [ToolFormat; 11] = [
 ];
 
 /// Words that replies are made of.
-const WORDS: [&str; 48] = [
+const WORDS: [&str; 52] = [
+    "<arg_key>a</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
+    "<|tool_call|>[",
     "<tool_call>",
     "</tool_call>",
     "<function=f>",

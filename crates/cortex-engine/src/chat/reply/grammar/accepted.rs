@@ -48,15 +48,14 @@ impl Replies {
 
     /// The tokens of a text, in which control tokens are themselves.
     fn tokens(&self, text: &str) -> Vec<u32> {
-        let (mut tokens, mut rest) = (vec![], text);
-        while let Some(byte) = rest.bytes().next() {
-            let control = self.controls.iter().position(|control| rest.starts_with(control.as_str()));
+        let (mut tokens, mut rest) = (vec![], text.as_bytes());
+        while let Some(&byte) = rest.first() {
+            let control = self.controls.iter().position(|control| rest.starts_with(control.as_bytes()));
             let (token, length) = match control {
                 Some(at) => (256 + at, self.controls[at].len()),
                 None => (usize::from(byte), 1),
             };
             tokens.push(u32::try_from(token).expect("few tokens"));
-            // Texts of the tests have letters of one byte, and control tokens.
             rest = &rest[length..];
         }
         tokens
@@ -64,9 +63,19 @@ impl Replies {
 
     /// How much of a reply is possible: all of it and its end, or so many tokens.
     fn possible(&self, text: &str) -> Result<(), usize> {
+        self.possible_tokens(&self.tokens(&format!("{text}{END}")))
+    }
+
+    /// The same when control tokens are spelled.
+    fn possible_spelled(&self, text: &str) -> Result<(), usize> {
+        let tokens: Vec<u32> = text.bytes().map(u32::from).chain([self.end]).collect();
+        self.possible_tokens(&tokens)
+    }
+
+    fn possible_tokens(&self, tokens: &[u32]) -> Result<(), usize> {
         let mut matcher = Matcher::new(self.factory.create_parser(TopLevelGrammar::from_lark(self.grammar.clone())));
         assert!(!matcher.is_error(), "{:?}\n{}", matcher.get_error(), self.grammar);
-        for (at, token) in self.tokens(&format!("{text}{END}")).into_iter().enumerate() {
+        for (at, &token) in tokens.iter().enumerate() {
             // Nothing can follow but the end.
             if matcher.is_stopped() {
                 return if token == self.end { Ok(()) } else { Err(at) };
@@ -104,6 +113,9 @@ fn a_free_reply_of_hermes_is_text_with_valid_calls() {
             &["", "It is 3.", "{\"name\": \"f\"}", valid, &format!("I see.\n{valid}"), &format!("{valid}\n{valid}")],
             &[wrong, &format!("I see.\n{wrong}"), &format!("{valid}\n{wrong}")],
         );
+        let replies = free(ToolFormat::Hermes, controls);
+        assert!(replies.possible_spelled(&format!("I see.\n{wrong}")).is_err());
+        assert_eq!(replies.possible_spelled("a <tool b"), Ok(()));
     }
 }
 
@@ -163,6 +175,11 @@ fn a_free_reply_of_harmony_has_valid_calls_in_its_channels() {
             &message("analysis to=functions.f", "{}"),
         ],
     );
+    // A marker is its token, and not spelled.
+    let spelled = format!("{}{next}{}", "It is 3.", call("{}"));
+    let tokens: Vec<u32> =
+        replies.tokens("<|channel|>final<|message|>").into_iter().chain(spelled.bytes().map(u32::from)).collect();
+    assert!(replies.possible_tokens(&tokens).is_err());
     // Without the tokens nothing tells where a message begins.
     assert_eq!(
         grammar(
@@ -181,8 +198,26 @@ fn a_free_reply_of_functionary_has_valid_parts() {
     let replies = free(ToolFormat::Functionary, &["<|eot_id|>"]);
     let (valid, wrong) = ("f\n{\"n\": 3}", "f\n{\"n\": \"3\"}");
     replies.check(
-        &["all\nIt is 3.", "all\n", valid, &format!("all\nI see: a > b.>>>{valid}"), &format!("{valid}>>>g\n{{}}")],
-        &["It is 3.", wrong, &format!("all\nI see.>>>{wrong}"), &format!("{valid}>>>{wrong}"), "h\n{}", "all\na >>> b"],
+        &[
+            "all\nIt is 3.",
+            "all\n",
+            valid,
+            &format!("all\nI see: a > b.>>>{valid}"),
+            &format!("{valid}>>>g\n{{}}"),
+            // What cannot be a name is text.
+            "all\nPython: >>> 1 + 1\n",
+            "all\nPython: >>>",
+            &format!("all\n>>> a >>> b>>>{valid}"),
+        ],
+        &[
+            "It is 3.",
+            wrong,
+            &format!("all\nI see.>>>{wrong}"),
+            &format!("{valid}>>>{wrong}"),
+            "h\n{}",
+            "all\na>>>h\n{}",
+            "all\n>>> a>>>h\n{}",
+        ],
     );
     Replies::new(ToolFormat::Functionary, &[], &Beside::Text, true)
         .check(&["all\nIt is 3.", valid, &format!("all\nI see.>>>{valid}")], &[&format!("{valid}>>>g\n{{}}")]);
@@ -192,10 +227,41 @@ fn a_free_reply_of_functionary_has_valid_parts() {
 fn a_free_reply_of_the_others_is_text_with_valid_calls() {
     for (format, controls, valid, wrong) in [
         (
+            ToolFormat::DeepSeekV3_1,
+            &[][..],
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"n\": 3}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜>",
+        ),
+        (
+            ToolFormat::DeepSeekV3_1,
+            &[
+                "<｜tool▁calls▁begin｜>",
+                "<｜tool▁call▁begin｜>",
+                "<｜tool▁sep｜>",
+                "<｜tool▁call▁end｜>",
+                "<｜tool▁calls▁end｜>",
+            ],
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"n\": 3}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜>",
+        ),
+        (ToolFormat::QwenCoder, &[], "a < b", "<function=f>\n<parameter=n>\nthree\n</parameter>\n</function>"),
+        (
             ToolFormat::Mistral,
-            &["[TOOL_CALLS]", "[ARGS]"][..],
+            &["[TOOL_CALLS]", "[ARGS]"],
             "[TOOL_CALLS]f[ARGS]{\"n\": 3}",
             "[TOOL_CALLS]f[ARGS]{\"n\": true}",
+        ),
+        (
+            ToolFormat::Glm,
+            &[],
+            "<tool_call>f\n<arg_key>n</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
+            "<tool_call>f\n<arg_key>n</arg_key>\n<arg_value>three</arg_value>\n</tool_call>",
+        ),
+        (
+            ToolFormat::Granite,
+            &["<|tool_call|>"],
+            "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"n\": 3}}]",
+            "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"n\": null}}]",
         ),
         (
             ToolFormat::QwenCoder,

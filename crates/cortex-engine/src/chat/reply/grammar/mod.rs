@@ -10,7 +10,7 @@ use super::{
     Tool, ToolFormat,
     formats::{
         CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, END_CALL, ESCAPE, GEMMA_CALL, GEMMA_CALL_END, GEMMA_QUOTE,
-        SEPARATOR, START_CALL, TOOL_CALLS,
+        SEPARATOR, START_CALL, TOOL_CALL, TOOL_CALLS,
     },
     tool::Kind,
 };
@@ -66,7 +66,7 @@ pub(crate) fn grammar(
     let before = before.strip_prefix(skipped).unwrap_or(before);
     let all = format!("{} call{more} ({}){optional}", marked(before), marked(behind));
     let start = match (beside, boundary) {
-        (Beside::Text, Some(boundary)) => beside::start(boundary, &all, single, controls)?,
+        (Beside::Text, Some(_)) => beside::start(format, &all, single, controls)?,
         (Beside::Nothing | Beside::Text, _) => vec![format!("start: {all}")],
         (Beside::Answer(rule), _) => {
             let before = match format {
@@ -134,7 +134,8 @@ struct Frame {
 /// What stands around calls of this format.
 fn frame(format: ToolFormat, has_args: bool) -> Frame {
     let (before, between, behind) = match format {
-        ToolFormat::Hermes | ToolFormat::QwenCoder => ("", "\n", ""),
+        ToolFormat::Hermes | ToolFormat::QwenCoder | ToolFormat::Glm => ("", "\n", ""),
+        ToolFormat::Granite => ("<|tool_call|>[", ", ", "]"),
         ToolFormat::Llama3 => ("", "; ", ""),
         ToolFormat::Mistral if has_args => ("", "", ""),
         ToolFormat::Mistral => ("[TOOL_CALLS][", ", ", "]"),
@@ -184,15 +185,19 @@ impl<'controls> Writer<'controls> {
             ToolFormat::Mistral if self.has_control("[ARGS]") => {
                 sequence.marker(self.begun(TOOL_CALLS)).text(name).marker("[ARGS]").rule(&arguments(tool))
             }
-            ToolFormat::Mistral => object(sequence, tool, "arguments"),
+            ToolFormat::Mistral | ToolFormat::Granite => object(sequence, tool, "arguments"),
             ToolFormat::QwenCoder => {
-                let parameters = self.parameters(tool);
+                let parameters = self.parameters(tool, &QWEN);
                 sequence
                     .marker(self.begun("<tool_call>\n<function="))
                     .text(name)
                     .marker(">\n")
                     .rule(&parameters)
                     .marker("</function>\n</tool_call>")
+            }
+            ToolFormat::Glm => {
+                let parameters = self.parameters(tool, &GLM);
+                sequence.marker(self.begun(TOOL_CALL)).text(name).text("\n").rule(&parameters).marker("</tool_call>")
             }
             ToolFormat::DeepSeekR1 => sequence
                 .marker(CALL_BEGIN)
@@ -231,26 +236,25 @@ impl<'controls> Writer<'controls> {
         rule
     }
 
-    /// One tag for each parameter, in the order of the schema.
-    fn parameters(&mut self, tool: &Tool) -> String {
+    /// Each parameter between its tags, in the order of the schema.
+    fn parameters(&mut self, tool: &Tool, tags: &Written) -> String {
         let properties = tool.properties();
         if properties.is_empty() && tool.parameters.get("properties").is_none() {
-            return format!("({} {})*", self.sequence().text("<parameter=").rule("/[^<>\\n]+/").text(">\n").build(), {
-                self.text_value()
-            });
+            let name = self.sequence().marker(tags.name).rule("/[^<>\\n]+/").marker(tags.value).build();
+            return format!("({name} {})*", self.text_value(tags));
         }
         let mut all = Vec::new();
         for (name, schema, is_required) in properties {
-            let value = self.value(tool, &name, schema);
-            let parameter = self.sequence().text(&format!("<parameter={name}>\n")).rule(&value).build();
+            let value = self.value((tool, tags), &name, schema);
+            let parameter = self.sequence().marker(tags.name).text(&name).marker(tags.value).rule(&value).build();
             all.push(if is_required { parameter } else { format!("({parameter})?") });
         }
         all.join(" ")
     }
 
     /// A value and the end of its parameter.
-    fn value(&mut self, tool: &Tool, name: &str, schema: &Value) -> String {
-        let end = |sequence: Sequence| sequence.text(PARAMETER_END).build();
+    fn value(&mut self, (tool, tags): (&Tool, &Written), name: &str, schema: &Value) -> String {
+        let end = |sequence: Sequence| sequence.marker(tags.end).build();
         let choices = tool.resolve(schema).get("enum").and_then(Value::as_array);
         match (tool.kind_of(name), choices) {
             (Kind::Text, Some(choices)) => {
@@ -258,7 +262,7 @@ impl<'controls> Writer<'controls> {
                 let choices: Vec<String> = choices.map(|choice| end(self.sequence().text(choice))).collect();
                 format!("({})", choices.join(" | "))
             }
-            (Kind::Text | Kind::TextOrNull, _) => self.text_value(),
+            (Kind::Text | Kind::TextOrNull, _) => self.text_value(tags),
             (Kind::Other, _) => {
                 let mut schema = schema.clone();
                 for key in ["$defs", "definitions"] {
@@ -272,16 +276,29 @@ impl<'controls> Writer<'controls> {
     }
 
     /// Any text, and the end of its parameter.
-    fn text_value(&mut self) -> String {
+    fn text_value(&mut self, tags: &Written) -> String {
         if !std::mem::replace(&mut self.has_text, true) {
-            let end = self.sequence().text(PARAMETER_END).build();
-            self.rules.push(format!("text_value[suffix={end}]: /(?s:.*)/"));
+            let end = self.sequence().marker(tags.end).build();
+            let has_control = self.controls.iter().any(|control| !control.is_empty() && tags.end.contains(control));
+            self.rules.push(if has_control {
+                format!("text_value: /(?s:.)+/? {end}")
+            } else {
+                format!("text_value[suffix={end}]: /(?s:.*)/")
+            });
         }
         "text_value".to_owned()
     }
 }
 
-const PARAMETER_END: &str = "\n</parameter>\n";
+/// What is written around parameters.
+struct Written {
+    name: &'static str,
+    value: &'static str,
+    end: &'static str,
+}
+
+const QWEN: Written = Written { name: "<parameter=", value: ">\n", end: "\n</parameter>\n" };
+const GLM: Written = Written { name: "<arg_key>", value: "</arg_key>\n<arg_value>", end: "</arg_value>\n" };
 
 /// A call as one JSON object.
 fn object<'controls>(sequence: Sequence<'controls>, tool: &Tool, key: &str) -> Sequence<'controls> {
@@ -400,42 +417,6 @@ call_1: "<tool_call>\n<function=g>\n" ("<parameter=" /[^<>\n]+/ ">\n" text_value
         let controls: Vec<String> = controls.iter().map(ToString::to_string).collect();
         let written = grammar(format, &tools()[1..], single, &controls, beside).expect("possible");
         assert_eq!(written.lines().take(expected.len()).collect::<Vec<_>>(), expected, "{written}");
-    }
-
-    #[test]
-    fn text_ends_where_a_call_begins() {
-        check_beside(
-            ToolFormat::Hermes,
-            false,
-            &["<|im_end|>"],
-            &Beside::Text,
-            &[
-                r#"start: (before "" call (""))* REST?"#,
-                r#"before[suffix="<tool_call>"]: /(?s:.*)/"#,
-                r"REST: /(?s:.+)/ & ~/(?s:.*)\x{3c}tool\x{5f}call\x{3e}(?s:.*)/",
-                "call: call_0",
-                &format!(r#"call_0: "\n{{\"name\": \"g\", \"arguments\": " {G} "}}\n</tool_call>""#),
-            ],
-        );
-        check_beside(
-            ToolFormat::Mistral,
-            true,
-            &["[TOOL_CALLS]", "[ARGS]", "</s>"],
-            &Beside::Text,
-            &[
-                r#"start: text ("" call ("") text)?"#,
-                "text: (/(?s:.)+/ | <|[ARGS]|> | </s>)*",
-                "call: call_0",
-                &format!("call_0: <|[TOOL_CALLS]|> \"g\" <|[ARGS]|> {G}"),
-            ],
-        );
-        check_beside(
-            ToolFormat::DeepSeekV3_1,
-            false,
-            &[],
-            &Beside::Text,
-            &[&format!(r#"start: (before "" call ("" call)* ("{CALLS_END}"))* REST?"#)],
-        );
     }
 
     #[test]
