@@ -34,8 +34,16 @@ def weights():
     return {name: tensor(entry) for name, entry in header.items() if name != "__metadata__"}
 
 
-def convert(path):
-    """Writes the GGUF file."""
+def head():
+    """A head that makes a rank of the first vector, as BERT's for classification does; its weights are random, and the same every time."""
+    random = numpy.random.default_rng(3)
+    width = CONFIG["hidden_size"]
+    of = lambda *shape: (random.standard_normal(shape) / math.sqrt(width)).astype(numpy.float32)
+    return {"cls.weight": of(width, width), "cls.bias": of(width), "cls.output.weight": of(1, width), "cls.output.bias": of(1)}
+
+
+def convert(path, ranks=False, template=None):
+    """Writes the GGUF file; one that ranks has a head, and may say how a question and a document are put to it."""
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name("all-MiniLM-L6-v2")
     writer.add_context_length(CONFIG["max_position_embeddings"])
@@ -45,7 +53,9 @@ def convert(path):
     writer.add_head_count(HEADS)
     writer.add_layer_norm_eps(CONFIG["layer_norm_eps"])
     writer.add_causal_attention(False)
-    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_pooling_type(gguf.PoolingType.RANK if ranks else gguf.PoolingType.MEAN)
+    if template:
+        writer.add_string("tokenizer.chat_template.rerank", template)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
     words = (FOLDER / "vocab.txt").read_text(encoding="utf-8").splitlines()
@@ -74,6 +84,8 @@ def convert(path):
     tensors = weights()
     for theirs, ours in names.items():
         writer.add_tensor(ours, tensors[theirs].astype(numpy.float32))
+    for name, tensor in head().items() if ranks else ():
+        writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -101,7 +113,17 @@ class Reference:
         return self.tokenizer.encode(text).ids
 
     def embed(self, text):
-        ids = self.tokens(text)
+        mean = self.last(self.tokens(text)).mean(0)
+        return mean / numpy.linalg.norm(mean)
+
+    def rank(self, ids):
+        """The number that the head makes of these tokens."""
+        tensors = {name: tensor.astype(numpy.float64) for name, tensor in head().items()}
+        inner = numpy.tanh(tensors["cls.weight"] @ self.last(ids)[0] + tensors["cls.bias"])
+        return float((tensors["cls.output.weight"] @ inner + tensors["cls.output.bias"])[0])
+
+    def last(self, ids):
+        """What the last layer makes of each token."""
         embeddings = "embeddings."
         x = (self.tensors[embeddings + "word_embeddings.weight"][ids]
              + self.tensors[embeddings + "position_embeddings.weight"][:len(ids)]
@@ -119,5 +141,4 @@ class Reference:
             inner = self.linear(f"{prefix}intermediate.dense", x)
             inner = inner * 0.5 * (1 + numpy.vectorize(math.erf)(inner / math.sqrt(2)))
             x = self.norm(f"{prefix}output.LayerNorm", x + self.linear(f"{prefix}output.dense", inner))
-        mean = x.mean(0)
-        return mean / numpy.linalg.norm(mean)
+        return x

@@ -13,6 +13,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = "minilm"
+# How one of the models that rank wants to be asked.
+TEMPLATE = "[CLS] the question: {query} [SEP] the text: {document} [SEP]"
 TEXTS = ["The cat sits on the mat.", "A kitten rests on a rug.", "Stock markets fell sharply today.", "Größe, naïve café — 東京!",
          "x", "word " * 300]
 
@@ -29,7 +31,10 @@ def address(tmp_path_factory):
     line = process.stdout.readline()
     assert "Port: " in line, line + process.stdout.read()
     address = "http://127.0.0.1:" + line.rsplit("Port: ", 1)[1].strip()
-    for name, path in ((MODEL, folder / "minilm.gguf"), ("smollm2", os.environ["CORTEX_TEST_MODEL"])):
+    minilm.convert(folder / "ranker.gguf", ranks=True)
+    minilm.convert(folder / "told.gguf", ranks=True, template=TEMPLATE)
+    for name, path in ((MODEL, folder / "minilm.gguf"), ("smollm2", os.environ["CORTEX_TEST_MODEL"]), ("ranker", folder / "ranker.gguf"),
+                       ("told", folder / "told.gguf")):
         answer = httpx.post(f"{address}/v1/models/import", json={"model": name, "modelPath": str(path)})
         assert answer.status_code == 200, answer.text
     yield address
@@ -111,3 +116,37 @@ def test_what_cannot_be_is_refused(client, address):
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "model"
     # It goes on.
     assert vectors(client, "x").data
+
+
+QUESTION = "Where do cats sit?"
+
+
+def ranks(address, model, query=QUESTION, documents=TEXTS, **more):
+    answer = httpx.post(f"{address}/v1/rerank", json={"model": model, "query": query, "documents": documents, **more})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_ranks_are_those_of_the_original(address, reference):
+    answer = ranks(address, "ranker")
+    scores = [entry["relevance_score"] for entry in answer["results"]]
+    assert scores == sorted(scores, reverse=True) and sorted(entry["index"] for entry in answer["results"]) == list(range(len(TEXTS)))
+    question = reference.tokens(QUESTION)
+    for entry in answer["results"]:
+        # The second text begins behind the end of the first, without a beginning of its own.
+        expected = reference.rank(question + reference.tokens(TEXTS[entry["index"]])[1:])
+        assert abs(entry["relevance_score"] - expected) < 1e-2, (entry, expected)
+    best = ranks(address, "ranker", top_n=1, return_documents=True)["results"]
+    assert [(entry["index"], entry["document"]["text"]) for entry in best] == [(answer["results"][0]["index"], TEXTS[answer["results"][0]["index"]])]
+
+
+def test_a_model_that_says_how_it_is_asked_is_asked_so(address, reference):
+    words = lambda text: reference.tokens(text)[1:-1]
+    begin, end = reference.tokens("")
+    documents = ["The cat sits on the mat.", "x [SEP] y"]
+    found = {entry["index"]: entry["relevance_score"] for entry in ranks(address, "told", documents=documents)["results"]}
+    # What a text spells is no token that separates: the original is asked for the pieces of the word.
+    pieces = words("x") + words("[") + words("sep") + words("]") + words("y")
+    for index, document in ((0, words(documents[0])), (1, pieces)):
+        expected = reference.rank([begin, *words("the question:"), *words(QUESTION), end, *words("the text:"), *document, end])
+        assert abs(found[index] - expected) < 1e-2, (index, found, expected)

@@ -17,12 +17,20 @@ pub(crate) struct Vocabulary<'model> {
     adds_bos: bool,
     /// Bytes of the longest text of a token; found when it is first asked for.
     longest: OnceCell<usize>,
+    /// Texts that stand for control tokens; found when they are first asked for.
+    controls: OnceCell<Vec<String>>,
 }
 
 impl<'model> Vocabulary<'model> {
     /// The vocabulary of a loaded model.
     pub(crate) fn new(model: &'model LlamaModel) -> Self {
-        Self { model, size: model.n_vocab(), adds_bos: model.vocab().should_add_bos(), longest: OnceCell::new() }
+        Self {
+            model,
+            size: model.n_vocab(),
+            adds_bos: model.vocab().should_add_bos(),
+            longest: OnceCell::new(),
+            controls: OnceCell::new(),
+        }
     }
 
     /// Whether there are texts that tokens stand for. llama.cpp aborts when it is asked for one and there are none.
@@ -117,6 +125,19 @@ impl<'model> Vocabulary<'model> {
         match input {
             EmbedInput::Text { text } => Ok(of(text, true).map(|token| token.0).collect()),
             EmbedInput::Tokens { tokens } => self.check(tokens, "input").map(|()| tokens.clone()),
+            EmbedInput::Pair { query, document } if self.rank_template().is_some() => {
+                let template = self.rank_template().unwrap_or_default();
+                let controls = self.controls.get_or_init(|| self.control_texts());
+                let is_plain = |text: &str| !controls.iter().any(|control| text.contains(control.as_str()));
+                let parts = rank_parts(&template, query, document);
+                if is_plain(query) && is_plain(document) {
+                    // In one piece, as the model was trained.
+                    let whole = parts.into_iter().map(|(text, _)| text).collect();
+                    return self.tokenize(&[Segment::Text { text: whole, special: true }], false);
+                }
+                let segment = |(text, is_foreign): (String, bool)| Segment::Text { text, special: !is_foreign };
+                self.tokenize(&parts.into_iter().map(segment).collect::<Vec<_>>(), false)
+            }
             EmbedInput::Pair { query, document } => {
                 // Beginning, question, end, separator, text, end: each where the vocabulary has it.
                 let end = if vocabulary.eos().0 >= 0 { vocabulary.eos() } else { vocabulary.sep() };
@@ -127,6 +148,12 @@ impl<'model> Vocabulary<'model> {
                 Ok(tokens.chain(of(document, false)).chain(ends).map(|token| token.0).filter(|&it| it >= 0).collect())
             }
         }
+    }
+
+    /// How a question and a document are put to a model that ranks, where it says so: a text with places for both. Source: llama.cpp's
+    /// `llama_model_chat_template` with the name `rerank`.
+    fn rank_template(&self) -> Option<String> {
+        self.model.meta_val_str("tokenizer.chat_template.rerank").ok().filter(|text| !text.is_empty())
     }
 
     /// The answer to a question about the tokens of a text.
@@ -233,5 +260,43 @@ impl<'model> Vocabulary<'model> {
         }
         let info = TokRxInfo::new(self.size.cast_unsigned(), id(end));
         Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words).with_eos_tokens(&ends)))
+    }
+}
+
+/// The pieces of a template for ranks, with a question and a document at their places, and whether each is one of those.
+fn rank_parts(template: &str, query: &str, document: &str) -> Vec<(String, bool)> {
+    let (mut parts, mut rest) = (vec![], template);
+    let places = [("{query}", query), ("{document}", document)];
+    while let Some((at, name, text)) =
+        places.iter().filter_map(|(name, text)| Some((rest.find(name)?, *name, *text))).min_by_key(|(at, ..)| *at)
+    {
+        parts.push((rest[..at].to_owned(), false));
+        parts.push((text.to_owned(), true));
+        rest = &rest[at + name.len()..];
+    }
+    parts.push((rest.to_owned(), false));
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_for_ranks_has_both_at_their_places() {
+        let parts = rank_parts("<q>{query}</q>{document}!{query}", "a {document}", "b");
+        let texts: Vec<(&str, bool)> = parts.iter().map(|(text, is_foreign)| (text.as_str(), *is_foreign)).collect();
+        // What a question spells is no place.
+        let expected = [
+            ("<q>", false),
+            ("a {document}", true),
+            ("</q>", false),
+            ("b", true),
+            ("!", false),
+            ("a {document}", true),
+            ("", false),
+        ];
+        assert_eq!(texts, expected);
+        assert_eq!(rank_parts("x", "a", "b").len(), 1);
     }
 }
