@@ -31,6 +31,8 @@ pub(crate) struct Size {
     pub(crate) bytes: u64,
     /// Bytes that it takes of the memory that graphics processors have of their own.
     pub(crate) graphics: u64,
+    /// Layers that the engine is told to have on graphics processors for those.
+    pub(crate) told_layers: u32,
     /// Bytes of those of memory that are for earlier states of recurrent layers.
     pub(crate) checkpoints: u64,
 }
@@ -82,6 +84,7 @@ impl Need {
             context,
             parallel,
             layers: placed.layers,
+            told_layers: shape.told_layers(placed.layers),
             bytes: placed.memory_bytes(),
             graphics: placed.graphics_bytes(),
             checkpoints: shape.checkpoint_bytes(),

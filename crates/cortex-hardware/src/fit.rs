@@ -20,6 +20,10 @@ const PROCESS_TOKEN: u64 = 224;
 const GRAPHICS_PROCESS: u64 = 64 << 20;
 /// Earlier states of recurrent layers that are kept beside one for each request at a time: of system prompts, and of turns before the last.
 const SHARED_STATES: u64 = 6;
+/// States of recurrent layers that each sequence has beside its last one, where guesses are made for it.
+const ROLLBACK: u64 = 4;
+/// Tokens of an answer whose numbers are kept until a guess is wanted.
+const MTP_KEPT: u64 = 512;
 /// Bytes for earlier states, even if they are small.
 const LEAST_FOR_STATES: u64 = 8 << 20;
 
@@ -45,6 +49,8 @@ pub struct ModelShape {
     pub beside_bytes: u64,
     /// A small model beside it, with as long a context for as many requests.
     pub draft: Option<Box<ModelShape>>,
+    /// Its layers for multi-token prediction are loaded too.
+    pub mtp: bool,
 }
 
 /// How a model is built, as far as its memory is concerned. Widths are numbers for each token.
@@ -58,8 +64,10 @@ pub struct Architecture {
     pub feed_forward: u64,
     /// Context that it was trained with; 0 when it does not say.
     pub trained_context: u32,
-    /// Its layers.
+    /// Its layers, without those for multi-token prediction.
     pub layers: Vec<Layer>,
+    /// Its layers for multi-token prediction, which are loaded when they are wanted.
+    pub mtp_layers: Vec<Layer>,
     /// Bytes of the weights that turn the last numbers into tokens; 0 when they are not known.
     pub output_weights: u64,
     /// They are those that turn tokens into numbers, too.
@@ -261,8 +269,30 @@ impl ModelShape {
             Self { context, parallel, cache_type, ..(**draft).clone() }.placed(Graphics::None).memory_bytes()
         });
         let process = process.saturating_add(self.beside_bytes).saturating_add(draft);
-        let process = process.saturating_add(self.checkpoint_bytes());
+        let process = process.saturating_add(self.checkpoint_bytes()).saturating_add(self.mtp_bytes());
         process.saturating_add(if is_on_graphics { GRAPHICS_PROCESS } else { 0 })
+    }
+
+    /// Bytes of its weights that are loaded.
+    fn loaded_weights(&self) -> u64 {
+        let layers = self.architecture.iter().filter(|_| !self.mtp).flat_map(|it| &it.mtp_layers);
+        self.weight_bytes.saturating_sub(layers.map(|layer| layer.weights).fold(0, u64::saturating_add))
+    }
+
+    /// Bytes of the processor's memory for layers for multi-token prediction: what the model holds of each token of a step, what is kept
+    /// of answers until a guess is wanted, and the results of the layers.
+    fn mtp_bytes(&self) -> u64 {
+        let Some(architecture) = self.architecture.as_ref().filter(|_| self.mtp) else { return 0 };
+        let tokens = BATCH.saturating_mul(2).saturating_add(MTP_KEPT.saturating_mul(sequences(self)));
+        let output = architecture.vocabulary.saturating_mul(results(self));
+        architecture.embedding.saturating_mul(tokens).saturating_add(output).saturating_mul(4)
+    }
+
+    /// Layers that graphics processors are told to take for so many of those that are counted here: llama.cpp counts those for multi-token
+    /// prediction, too, which stand between the others and the output.
+    pub fn told_layers(&self, layers: u32) -> u32 {
+        let mtp = self.architecture.as_ref().map_or(0, |it| u32::try_from(it.mtp_layers.len()).unwrap_or(0));
+        if layers > 1 { layers.saturating_add(mtp) } else { layers }
     }
 
     /// Bytes for earlier states of recurrent layers: one for each request at a time, and a few for what several begin with; small
@@ -346,12 +376,16 @@ impl ModelShape {
                 Parts { weights: self.weight_bytes, cache, compute: self.weight_bytes / 10, output: 0, process };
             return Placed { memory, ..Placed::default() };
         };
-        let all = architecture.layers.iter().map(|layer| cache(self, layer)).fold(0, u64::saturating_add);
-        let step = compute(self, architecture);
+        let sum = |layers: &[Layer], of: &dyn Fn(&Layer) -> u64| layers.iter().map(of).fold(0, u64::saturating_add);
+        let mtp_layers: &[Layer] = if self.mtp { &architecture.mtp_layers } else { &[] };
+        let of_mtp = (sum(mtp_layers, &|layer| layer.weights), sum(mtp_layers, &|layer| cache(self, layer)));
+        let all = sum(&architecture.layers, &|layer| cache(self, layer)).saturating_add(of_mtp.1);
+        // The layers for multi-token prediction have a buffer of their own.
+        let step = compute(self, architecture).saturating_mul(if self.mtp { 2 } else { 1 });
         let output = architecture.vocabulary.saturating_mul(4).saturating_mul(results(self));
         let mut placed = Placed {
             layers: 0,
-            memory: Parts { weights: self.weight_bytes, cache: all, compute: step, output, process },
+            memory: Parts { weights: self.loaded_weights(), cache: all, compute: step, output, process },
             graphics: Parts::default(),
             is_shared: graphics == Graphics::Shared,
         };
@@ -369,9 +403,11 @@ impl ModelShape {
         let layers = architecture.layers.iter().rev();
         let from_the_end = layers.map(|layer| (if known > 0 { layer.weights } else { evenly }, cache(self, layer)));
         let mut there = Parts { compute: step, ..Parts::default() };
-        for (weights, cache) in std::iter::once((output_weights, 0)).chain(from_the_end).take(wanted) {
-            there.weights = there.weights.saturating_add(weights);
-            there.cache = there.cache.saturating_add(cache);
+        for (at, (weights, cache)) in std::iter::once((output_weights, 0)).chain(from_the_end).take(wanted).enumerate()
+        {
+            let (with_it, cells) = if at == 1 { of_mtp } else { (0, 0) };
+            there.weights = there.weights.saturating_add(weights).saturating_add(with_it);
+            there.cache = there.cache.saturating_add(cache).saturating_add(cells);
             if there.total() > most {
                 break;
             }
@@ -385,7 +421,7 @@ impl ModelShape {
         // An output that has no weights of its own is a copy of what turns tokens into numbers, which stays.
         let copied = if architecture.output_is_copied { output_weights } else { 0 };
         let moved = placed.graphics.weights.saturating_sub(copied);
-        placed.memory.weights = self.weight_bytes.saturating_sub(moved);
+        placed.memory.weights = self.loaded_weights().saturating_sub(moved);
         placed.memory.cache = all.saturating_sub(placed.graphics.cache);
         if placed.layers == self.layers() {
             placed.memory.compute = beside(self, architecture);
@@ -414,7 +450,8 @@ fn cells(shape: &ModelShape) -> u64 {
 fn cache(shape: &ModelShape, layer: &Layer) -> u64 {
     let cells = cells(shape).saturating_mul(sequences(shape));
     let kept = shape.cache_type.bytes(layer.keys).saturating_add(shape.cache_type.bytes(layer.values));
-    kept.saturating_mul(cells).saturating_add(layer.state.saturating_mul(4).saturating_mul(sequences(shape)))
+    let states = sequences(shape).saturating_mul(if shape.mtp { 1 + ROLLBACK } else { 1 });
+    kept.saturating_mul(cells).saturating_add(layer.state.saturating_mul(4).saturating_mul(states))
 }
 
 /// The buffers of a step with [`BATCH`] tokens, with flash attention. Two stages are the widest: the inside of a layer, with
@@ -513,6 +550,25 @@ mod tests {
         assert_eq!(cache(attention, 257, 3), 2 * 512 * 3 * 96 * 2);
         // The state of a recurrent layer grows with the sequences and not with the context.
         let recurrent = Layer { state: 1000, ..Layer::default() };
+        let shape = of(layers(recurrent), 256, 2);
+        // Two layers of 1000 numbers of four bytes are little; a hundred times as much is not.
+        assert_eq!(shape.checkpoint_bytes(), LEAST_FOR_STATES);
+        let large = of(layers(Layer { state: 1_000_000, ..Layer::default() }), 256, 2);
+        assert_eq!(large.checkpoint_bytes(), 8_000_000 * (2 + 6));
+        assert_eq!(of(layers(Layer::default()), 256, 2).checkpoint_bytes(), 0);
+        // Layers for multi-token prediction: their weights, and what they compute with, when they are wanted.
+        let ahead = Layer { keys: 64, values: 64, weights: 1000, ..Layer::default() };
+        let architecture = Architecture { mtp_layers: vec![ahead], ..layers(recurrent) };
+        let without = of(architecture, 256, 1);
+        let with = ModelShape { mtp: true, ..without.clone() };
+        let parts = |shape: &ModelShape| shape.placed(Graphics::None).memory;
+        assert_eq!(parts(&with).weights - parts(&without).weights, 1000);
+        assert_eq!(parts(&with).cache - parts(&without).cache, 256 * 2 * 128 + 4 * 2 * 4000);
+        assert_eq!(parts(&with).compute, 2 * parts(&without).compute);
+        assert!(parts(&with).process > parts(&without).process);
+        let on_graphics = |shape: &ModelShape| shape.placed(Graphics::Own(u64::MAX));
+        assert_eq!((on_graphics(&with).layers, with.told_layers(3), with.told_layers(1)), (3, 4, 1));
+        assert_eq!(on_graphics(&with).graphics.cache, parts(&with).cache);
         assert_eq!((cache(recurrent, 256, 1), cache(recurrent, 8192, 4)), (2 * 4000, 4 * 2 * 4000));
         // Latent attention has no values of its own.
         assert_eq!(cache(Layer { keys: 576, ..Layer::default() }, 256, 1), 2 * 256 * 576 * 2);
@@ -651,6 +707,7 @@ mod tests {
             cache_type: CacheType::Q8,
             most_layers: None,
             beside_bytes: 0,
+            mtp: true,
             draft: None,
         };
         assert!(!fit(&shape, machine(u64::MAX)).fits());

@@ -10,12 +10,12 @@ use crate::{
 };
 use cortex_api::worker::Load;
 use llama_cpp_2::model::LlamaModel;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Tokens that a sequence may be behind and still guesses in this step; more are computed over several steps, so that answers go on.
 const BEHIND: usize = 128;
 /// A token that is less probable than this is not guessed, and ends the guess.
-const SURE: f32 = 0.5;
+pub(crate) const SURE: f32 = 0.5;
 /// How much of a new time is believed.
 const BELIEF: f64 = 0.2;
 /// Tokens of the vocabularies that need not be the same: some models are filled up to a round number.
@@ -123,8 +123,7 @@ impl Drafter {
                 self.cells[entry.sequence as usize].push(entry.token);
             }
             if !is_first {
-                let took = began.elapsed().as_secs_f64();
-                self.step = Some(self.step.map_or(took, |known| known + BELIEF * (took.min(known * 3.0) - known)));
+                learn_step(&mut self.step, began.elapsed());
             }
             is_first = false;
             batch.clear();
@@ -155,8 +154,14 @@ fn entry(slot: usize, token: Token, position: usize, wants_logits: bool) -> Entr
     Entry { token, position: u32::try_from(position).unwrap_or(u32::MAX), sequence: sequence(slot), wants_logits }
 }
 
+/// Learns how long a step takes that guesses a token.
+pub(crate) fn learn_step(known: &mut Option<f64>, took: Duration) {
+    let took = took.as_secs_f64();
+    *known = Some(known.map_or(took, |known| known + BELIEF * (took.min(known * 3.0) - known)));
+}
+
 /// The most likely token and its probability; nothing when the logits are not numbers.
-fn most_likely(logits: &[f32]) -> Option<(Token, f32)> {
+pub(crate) fn most_likely(logits: &[f32]) -> Option<(Token, f32)> {
     let (token, highest) = (0..).zip(logits).max_by(|left, right| left.1.total_cmp(right.1))?;
     let sum: f32 = logits.iter().map(|logit| (logit - highest).exp()).sum();
     let probability = 1.0 / sum;

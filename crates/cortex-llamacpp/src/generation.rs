@@ -1,7 +1,7 @@
 //! One request on its way through a slot.
 
 use crate::{
-    drafting::{Acceptance, Candidate, MOST_DRAFTED},
+    drafting::{Acceptance, Candidate},
     images::PlacedImage,
     llama::{AdapterSet, Token},
     lookup::{Guess, Lookup},
@@ -87,12 +87,12 @@ pub(crate) struct Speculation {
 }
 
 impl Speculation {
-    /// For the answer to a prompt, which may be like a text.
-    pub(crate) fn new(prediction: &[Token], prompt: &[Token], most: Option<u32>) -> Self {
+    /// For the answer to a prompt, which may be like a text, with guesses of so many tokens at most.
+    pub(crate) fn new(prediction: &[Token], prompt: &[Token], most: usize) -> Self {
         Self {
             lookup: Lookup::new(prompt, prediction),
             acceptance: Acceptance::default(),
-            most: most.map_or(MOST_DRAFTED, |most| usize::try_from(most).unwrap_or(MOST_DRAFTED).min(MOST_DRAFTED)),
+            most,
             guess: None,
             drafted: 0,
             accepted: 0,

@@ -8,8 +8,10 @@ use crate::{
     answering::Worker,
     draft_model::Drafter,
     embedding::Embedder,
+    guesser::Guesser,
     images::Images,
     llama::{self, Adapter, Context, LONGEST_EMBEDDED, LlamaError},
+    mtp::Mtp,
     saved::SavedPrompts,
     stdio::{self, Lines},
     threads::Threads,
@@ -92,6 +94,9 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     if !vocabulary.has_texts() {
         return Err(LlamaError("the file has no vocabulary: it is not a model that can be talked to".into()));
     }
+    if load.mtp && llama::mtp_heads(model) == 0 {
+        return Err(LlamaError("the file has no layers for multi-token prediction; `mtp` has to be false".into()));
+    }
     let (control_tokens, embeds) = (vocabulary.control_texts(), vocabulary.embeds());
     let mut load = load.clone();
     let mut adapters: Vec<Adapter<'_>> = Vec::new();
@@ -106,10 +111,18 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             }
             _ => None,
         };
-        let mut context = room_for(model, &load, &vocabulary)?.with_adapters(adapters.clone());
-        let drafter = match &load.draft_model {
-            Some(path) if embeds.is_none() => Some(load_drafter(&engine, &load, path, (&vocabulary, &context), log)?),
-            _ => None,
+        let (context, mtp) = room_for(model, &load, &vocabulary, log)?;
+        let mut context = context.with_adapters(adapters.clone());
+        if load.mtp && context.rollback() == 0 {
+            let why = "llama.cpp cannot take guesses back for this kind of model; `mtp` has to be false";
+            return Err(LlamaError(why.into()));
+        }
+        let guesser = match &load.draft_model {
+            Some(_) if load.mtp => return Err(LlamaError("either `draft_model` or `mtp` guesses, not both".into())),
+            Some(path) if embeds.is_none() => {
+                Some(Guesser::Model(load_drafter(&engine, &load, path, (&vocabulary, &context), log)?))
+            }
+            _ => mtp.map(|context| Guesser::Mtp(Mtp::new(context, llama::mtp_heads(model)))),
         };
         let threads = match embeds {
             None => Threads::choose(&mut context, &load, &build()),
@@ -138,7 +151,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             None => {
                 let is_whole = vocabulary.is_recurrent() || vocabulary.sliding_window() > 0;
                 let saved = SavedPrompts::open(&load, &build(), context.sequence_length, is_whole);
-                Worker::new(&vocabulary, context, saved, (images, drafter), &load).run(lines, inbox)
+                Worker::new(&vocabulary, context, saved, (images, guesser), &load).run(lines, inbox)
             }
             Some(_) => Embedder::new(&vocabulary, context).run(lines, inbox),
         };
@@ -194,7 +207,9 @@ fn until_loaded_again(inbox: &Receiver<ToWorker>, before: &Load) -> Option<Load>
                 if load.model == before.model
                     && load.adapters == before.adapters
                     && before.draft_model.is_none()
-                    && load.draft_model.is_none() =>
+                    && load.draft_model.is_none()
+                    && !before.mtp
+                    && !load.mtp =>
             {
                 return Some(*load);
             }
@@ -221,12 +236,13 @@ fn load_with_progress(engine: &LlamaBackend, load: &Load, lines: &Lines) -> Resu
     })
 }
 
-/// Allocates the context. The system may refuse what was predicted to fit; then less is tried, unless that is no use.
+/// Allocates the context, and that of layers for multi-token prediction where they are wanted. The system may refuse what was predicted to fit; then less is tried, unless that is no use.
 fn room_for<'model>(
     model: &'model LlamaModel,
     load: &Load,
     vocabulary: &Vocabulary<'_>,
-) -> Result<Context<'model>, LlamaError> {
+    log: &llama::LoadLog,
+) -> Result<(Context<'model>, Option<Context<'model>>), LlamaError> {
     let trained = match vocabulary.trained_context() {
         0 => u32::MAX,
         trained => trained,
@@ -236,9 +252,20 @@ fn room_for<'model>(
     if embeds.is_some() {
         length = length.min(LONGEST_EMBEDDED);
     }
+    // What is told of the model's own context is what the daemon compares with its prediction.
+    let own_and_mtp = |room| {
+        let own = Context::new(model, load, room, embeds)?;
+        let told = log.mark();
+        let mtp = (load.mtp && embeds.is_none()).then(|| {
+            let named = |LlamaError(why)| LlamaError(format!("the layers for multi-token prediction (`mtp`): {why}"));
+            Context::of_mtp(model, load, &own).map_err(named)
+        });
+        log.back_to(told);
+        Ok((own, mtp.transpose()?))
+    };
     loop {
-        match Context::new(model, load, (length, sequences), embeds) {
-            Ok(context) => return Ok(context),
+        match own_and_mtp((length, sequences)) {
+            Ok(contexts) => return Ok(contexts),
             Err(error) if load.is_exact => return Err(error),
             Err(_) if sequences > 1 => sequences /= 2,
             Err(_) if length > 512 => length /= 2,

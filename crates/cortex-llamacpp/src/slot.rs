@@ -9,7 +9,7 @@ pub(crate) struct Checkpoint {
     /// How many those were.
     pub(crate) tokens: usize,
     /// As llama.cpp writes it. Slots that begin alike share it.
-    pub(crate) state: Arc<[u8]>,
+    pub(crate) state: Arc<Vec<u8>>,
 }
 
 /// One sequence of the context.
@@ -58,7 +58,7 @@ impl Slot {
 /// stands shortly before them. The last one of each slot is the place where its conversation goes on, and goes last.
 pub(crate) fn thin(slots: &mut [Slot], most: u64) {
     loop {
-        let mut known: Vec<(&Arc<[u8]>, bool, usize)> = Vec::new();
+        let mut known: Vec<(&Arc<Vec<u8>>, bool, usize)> = Vec::new();
         for slot in slots.iter() {
             let mut before = 0;
             for (at, it) in slot.checkpoints.iter().enumerate() {
@@ -337,8 +337,7 @@ mod tests {
 
     /// The same with checkpoints after so many tokens.
     fn with(slot: Slot, checkpoints: &[usize]) -> Slot {
-        let state: Arc<[u8]> = Arc::new([0; 10]);
-        let checkpoint = |&tokens: &usize| Checkpoint { tokens, state: state.iter().copied().collect() };
+        let checkpoint = |&tokens: &usize| Checkpoint { tokens, state: Arc::new(vec![0; 10]) };
         Slot { checkpoints: checkpoints.iter().map(checkpoint).collect(), ..slot }
     }
 

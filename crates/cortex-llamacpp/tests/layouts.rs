@@ -3,7 +3,7 @@
 //! prompt alone. Their weights are random: what they say makes no sense, and is always the same.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-use cortex_api::worker::{FromWorker, Generate, Load, PromptCache, Timings, ToWorker, TokenProbabilities};
+use cortex_api::worker::{FromWorker, Generate, Load, PromptCache, Segment, Timings, ToWorker, TokenProbabilities};
 use cortex_test::{
     made,
     numbers::Numbers,
@@ -21,6 +21,8 @@ enum Kept {
     States,
     /// Five layers of six keep the last tokens.
     Window,
+    /// As the first, with a layer for multi-token prediction.
+    StatesAhead,
 }
 
 impl Kept {
@@ -29,18 +31,20 @@ impl Kept {
     #[track_caller]
     fn check(self, found: u32, end: u32) {
         match self {
-            Self::States => assert_eq!(found, end),
+            Self::States | Self::StatesAhead => assert_eq!(found, end),
             Self::Window => assert!((end..end + 16).contains(&found), "{found} {end}"),
         }
     }
 
     fn model(self, folder: &Path) -> PathBuf {
+        fs_err::create_dir_all(folder).unwrap();
         let path = folder.join("model.gguf");
         // What is known of a file does not count for another one.
         if !path.exists() {
             let file = match self {
                 Self::States => made::hybrid(),
                 Self::Window => made::windowed(),
+                Self::StatesAhead => made::predicting(),
             };
             fs_err::write(&path, file).unwrap();
         }
@@ -48,7 +52,9 @@ impl Kept {
     }
 
     fn load(self, folder: &Path, parallel: u32) -> Load {
-        Load { checkpoint_bytes: CHECKPOINTS, ..load_of(&self.model(folder), 2048, parallel) }
+        // Guesses are cheap, whatever else the machine does.
+        let (mtp, entry_cost) = (self == Self::StatesAhead, Some(20));
+        Load { checkpoint_bytes: CHECKPOINTS, mtp, entry_cost, ..load_of(&self.model(folder), 2048, parallel) }
     }
 
     fn keeping(self, folder: &Path, parallel: u32) -> Load {
@@ -126,6 +132,11 @@ fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one
 }
 
 #[test]
+fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one_with_guesses() {
+    turns(Kept::StatesAhead);
+}
+
+#[test]
 fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one_in_windows() {
     turns(Kept::Window);
 }
@@ -169,6 +180,11 @@ fn a_beginning_that_several_have_is_computed_once_whenever_they_come() {
 }
 
 #[test]
+fn a_beginning_that_several_have_is_computed_once_whenever_they_come_with_guesses() {
+    sharers(Kept::StatesAhead);
+}
+
+#[test]
 fn a_beginning_that_several_have_is_computed_once_whenever_they_come_in_windows() {
     sharers(Kept::Window);
 }
@@ -207,6 +223,11 @@ fn a_process_that_ends_leaves_the_place_where_the_next_turn_goes_on() {
 }
 
 #[test]
+fn a_process_that_ends_leaves_the_place_where_the_next_turn_goes_on_with_guesses() {
+    restart(Kept::StatesAhead);
+}
+
+#[test]
 fn a_process_that_ends_leaves_the_place_where_the_next_turn_goes_on_in_windows() {
     restart(Kept::Window);
 }
@@ -234,6 +255,45 @@ fn restart(kept: Kept) {
 }
 
 #[test]
+fn a_prompt_that_goes_on_amid_an_answer_has_what_was_there() {
+    for kept in [Kept::States, Kept::Window, Kept::StatesAhead] {
+        let scratch = tempfile::tempdir().unwrap();
+        let (mut worker, _) = TestWorker::loaded_as(kept.keeping(scratch.path(), 1));
+        let (mut alone, _) = TestWorker::loaded_as(kept.load(scratch.path(), 1));
+        let text = prompt(&[&system("Malmo"), "Who pays most?"]);
+        let (said, _) = ask(&mut worker, Generate { probabilities: Some(5), ..generate(1, &text, 300) });
+        let tokens: Vec<i32> = said.iter().take(100).map(|it| it.chosen.token).collect();
+        let mut longer = request(2, &text);
+        longer.prompt.extend([
+            Segment::Tokens { tokens },
+            Segment::Text { text: " and others</s><s>says: ".into(), special: true },
+        ]);
+        let (expected, _) = ask(&mut alone, Generate { deterministic: true, ..longer.clone() });
+        let (found, timings) = ask(&mut worker, longer);
+        assert!(timings.cached_tokens >= length(&text) - length(END), "{timings:?}");
+        assert!(same(&expected, &found), "{kept:?}: {expected:?} {found:?}");
+    }
+}
+
+#[test]
+fn what_comes_from_disk_has_no_checkpoints_of_what_was_there_before() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut worker, _) = TestWorker::loaded_as(Kept::States.keeping(scratch.path(), 1));
+    let (mut alone, _) = TestWorker::loaded_as(Kept::States.load(scratch.path(), 1));
+    let (long, short) = (system("Visby"), "Ships of this harbour are painted blue every year.");
+    ask(&mut worker, request(1, &prompt(&[&long, "Who pays most?"])));
+    // Its first message ends where nothing of the other conversation does.
+    ask(&mut worker, request(2, &prompt(&[short, &system("Narvik")])));
+    let (_, timings) = ask(&mut worker, request(3, &prompt(&[&long, "Who pays most?", "Nobody.", "Really?"])));
+    assert!(timings.restored_tokens > 256, "{timings:?}");
+    // Parts from what was restored a little behind the end of that first message.
+    let text = prompt(&[&long[..100], "And who is it?"]);
+    let (found, _) = ask(&mut worker, request(4, &text));
+    let expected = reference(&mut alone, 5, &text);
+    assert!(same(&expected, &found), "{expected:?} {found:?}");
+}
+
+#[test]
 fn without_room_for_states_everything_is_computed_again_and_right() {
     let scratch = tempfile::tempdir().unwrap();
     let (mut worker, _) = TestWorker::loaded_as(Load { checkpoint_bytes: 0, ..Kept::States.load(scratch.path(), 1) });
@@ -253,6 +313,11 @@ const WITH_REUSE: usize = 20;
 #[test]
 fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone() {
     mixes(Kept::States);
+}
+
+#[test]
+fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone_with_guesses() {
+    mixes(Kept::StatesAhead);
 }
 
 #[test]
@@ -305,4 +370,42 @@ fn mixes(kept: Kept) {
 
 fn has_ended(messages: &[FromWorker], wanted: u64) -> bool {
     messages.iter().any(|it| matches!(it, FromWorker::Finished { id, .. } if *id == wanted))
+}
+
+#[test]
+fn a_layer_for_multi_token_prediction_guesses_and_the_answer_is_the_same() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut worker, _) = TestWorker::loaded_as(Kept::StatesAhead.load(scratch.path(), 2));
+    let (mut drafted, mut accepted) = (0, 0);
+    for (at, name) in ["Bergen", "Oslo", "Turku"].into_iter().enumerate() {
+        let text = prompt(&[&system(name), "Who pays most?"]);
+        let long = |id| Generate { probabilities: Some(5), ..generate(id, &text, 60) };
+        let (found, timings) = ask(&mut worker, long(at as u64));
+        drafted += timings.drafted_tokens;
+        accepted += timings.accepted_tokens;
+        let (expected, none) = ask(&mut worker, Generate { deterministic: true, ..long(10 + at as u64) });
+        assert!(same(&expected, &found), "{expected:?} {found:?}");
+        assert_eq!(none.drafted_tokens, 0);
+        // Who wants none gets none.
+        let (_, none) = ask(&mut worker, Generate { most_guesses: Some(0), ..long(20 + at as u64) });
+        assert_eq!(none.drafted_tokens, 0);
+    }
+    assert!(accepted > 20 && drafted > accepted, "{accepted} of {drafted}");
+}
+
+#[test]
+fn a_model_without_such_layers_is_not_loaded_with_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut worker = TestWorker::start();
+    let load = Load { mtp: true, ..Kept::States.load(scratch.path(), 1) };
+    worker.send(&ToWorker::Load(Box::new(load)));
+    let failed = std::iter::repeat_with(|| worker.receive().expect("an answer"))
+        .find(|message| !matches!(message, FromWorker::Loading { .. }));
+    let Some(FromWorker::LoadFailed { message }) = failed else { panic!("{failed:?}") };
+    assert!(message.contains("multi-token prediction"), "{message}");
+    // And a file that has them loads without.
+    let (mut worker, _) =
+        TestWorker::loaded_as(Load { mtp: false, ..Kept::StatesAhead.load(&scratch.path().join("other"), 1) });
+    let (_, timings) = ask(&mut worker, request(1, &prompt(&["Who?"])));
+    assert_eq!(timings.drafted_tokens, 0);
 }

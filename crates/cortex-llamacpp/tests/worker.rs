@@ -373,4 +373,12 @@ fn what_repeats_is_guessed_and_the_answer_is_that_without_guesses() {
     let (found, timings) = ask(request(4));
     assert!(agree(&reference, &found), "{reference:?} {found:?}");
     assert!(timings.drafted_tokens > timings.accepted_tokens, "{timings:?}");
+    // One of which nothing may be kept ends amid a guess, at each place of it; others go on.
+    for (id, stop) in
+        (5..).zip(["somebody", "bought", " 12", "candles", " for", " euros", "dollars", "On day 5", "drums"])
+    {
+        let (_, timings) = ask(Generate { cache_scope: None, stop: vec![stop.into()], ..request(id) });
+        assert!(timings.answer_tokens > 0, "{timings:?}");
+    }
+    assert!(agree(&reference, &ask(request(20)).0));
 }

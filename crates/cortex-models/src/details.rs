@@ -94,6 +94,7 @@ const OWN: &[&str] = &[
     "prompt_template",
     "lora_adapters",
     "draft_model",
+    "mtp",
 ];
 /// What the list and the engines say; a yaml does not.
 const NOT_FROM_YAML: &[&str] = &["id", "model", "object", "status", "state", "aliases", "details", "reason"];

@@ -63,12 +63,14 @@ pub struct ModelFiles {
     pub adapters: Vec<PathBuf>,
     /// A small model that guesses what this one will say.
     pub draft_model: Option<PathBuf>,
+    /// Layers in the weights guess it: those for multi-token prediction.
+    pub mtp: bool,
 }
 
 impl ModelFiles {
     /// Those of a model that consists of its weights.
     pub fn of_weights(weights: PathBuf) -> Self {
-        Self { weights, projector: None, adapters: vec![], draft_model: None }
+        Self { weights, projector: None, adapters: vec![], draft_model: None, mtp: false }
     }
 
     /// Each of them.
@@ -87,7 +89,7 @@ impl ModelFiles {
             let size = || ModelShape { weight_bytes: size(path), ..ModelShape::default() };
             Box::new(weights::shape(path).map_or_else(|_| size(), of))
         });
-        Ok(ModelShape { beside_bytes: self.beside_bytes(), draft, ..of(weights::shape(&self.weights)?) })
+        Ok(ModelShape { beside_bytes: self.beside_bytes(), draft, mtp: self.mtp, ..of(weights::shape(&self.weights)?) })
     }
 
     /// Bytes of memory that is taken beside the weights. Asks for the sizes of files. The projector computes with something too:
@@ -156,6 +158,7 @@ impl Model {
             projector: yaml.text("mmproj").filter(|path| !path.is_empty()).map(|path| layout.absolute(path)),
             adapters: yaml.adapters().into_iter().map(|(path, _)| layout.absolute(&path)).collect(),
             draft_model: yaml.text("draft_model").filter(|path| !path.is_empty()).map(|path| layout.absolute(path)),
+            mtp: yaml.truth("mtp") == Some(true),
         })
     }
 

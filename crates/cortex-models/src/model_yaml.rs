@@ -78,6 +78,7 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
             ("ngl", "layers on the GPU"),
             ("lora_adapters", "each with the path of its GGUF, and a scale"),
             ("draft_model", "the path of a small model with the same tokens, which guesses ahead"),
+            ("mtp", "layers of the model's own guess ahead, where it has such (multi-token prediction)"),
             ("created", "unix seconds"),
         ],
     ),
@@ -204,6 +205,11 @@ impl ModelYaml {
     /// A text.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.values.get(key)?.as_str()
+    }
+
+    /// Yes or no.
+    pub fn truth(&self, key: &str) -> Option<bool> {
+        self.values.get(key)?.as_bool()
     }
 
     /// A list of texts; a single text is a list of one.

@@ -65,6 +65,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("cache_type", Field::CacheType),
     ("lora_adapters", Field::Adapters),
     ("draft_model", Field::Path),
+    ("mtp", Field::Truth),
     ("keep_alive", Field::KeepAlive),
     ("pin", Field::Truth),
     ("engine", Field::Text),

@@ -192,6 +192,35 @@ const STATE_HEADS: (u64, u64, u64) = (2, 4, 16);
 
 /// A model like Qwen 3.5, most of whose layers are recurrent. Its tokens are bytes, and the control tokens `<s>` and `</s>`.
 pub fn hybrid() -> Vec<u8> {
+    hybrid_of(false).build()
+}
+
+/// The same with a layer for multi-token prediction, which is often right: the next token depends on the last one above all, in the model as
+/// in that layer.
+pub fn predicting() -> Vec<u8> {
+    let mut builder = hybrid_of(true);
+    let scaled = |data: &mut Vec<u8>, by: f32| {
+        for bytes in data.chunks_exact_mut(4) {
+            let number = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            bytes.copy_from_slice(&(number * by).to_le_bytes());
+        }
+    };
+    for Tensor { name, data, .. } in &mut builder.tensors {
+        if ["ssm_out", "attn_output", "ffn_down"].iter().any(|part| name.contains(part)) {
+            scaled(data, 0.01);
+        } else if name == "output.weight" {
+            // So that one token is far more likely than the others.
+            scaled(data, 10.0);
+        } else if name.ends_with("eh_proj.weight") {
+            // Of the token and of what the model held, the token is taken.
+            let row = |at: u64| (0..2 * HYBRID_WIDTH).map(move |from| if from == at { 1.0f32 } else { 0.0 });
+            *data = (0..HYBRID_WIDTH).flat_map(row).flat_map(f32::to_le_bytes).collect();
+        }
+    }
+    builder.build()
+}
+
+fn hybrid_of(has_mtp: bool) -> GgufBuilder {
     let text = |text: &str| Value::Text(text.into());
     let number = |number: u64| Value::U32(u32::try_from(number).unwrap_or(u32::MAX));
     let (key_heads, value_heads, head) = STATE_HEADS;
@@ -202,7 +231,8 @@ pub fn hybrid() -> Vec<u8> {
     let mut builder = GgufBuilder::default()
         .value("general.architecture", text("qwen35"))
         .value("general.name", text("Tiny Test Hybrid"))
-        .value("qwen35.block_count", number(HYBRID_LAYERS))
+        .value("qwen35.block_count", number(HYBRID_LAYERS + u64::from(has_mtp)))
+        .value("qwen35.nextn_predict_layers", number(has_mtp.into()))
         .value("qwen35.context_length", number(4096))
         .value("qwen35.embedding_length", number(width))
         .value("qwen35.feed_forward_length", number(inside))
@@ -230,7 +260,8 @@ pub fn hybrid() -> Vec<u8> {
         .tensor("token_embd.weight", vec![width, count as u64])
         .tensor("output_norm.weight", vec![width])
         .tensor("output.weight", vec![width, count as u64]);
-    for layer in 0..HYBRID_LAYERS {
+    for layer in 0..HYBRID_LAYERS + u64::from(has_mtp) {
+        let is_mtp = layer == HYBRID_LAYERS;
         let mut tensors = vec![
             ("attn_norm.weight", vec![width]),
             ("post_attention_norm.weight", vec![width]),
@@ -238,7 +269,14 @@ pub fn hybrid() -> Vec<u8> {
             ("ffn_up.weight", vec![width, inside]),
             ("ffn_down.weight", vec![inside, width]),
         ];
-        tensors.extend(if (layer + 1).is_multiple_of(4) {
+        if is_mtp {
+            tensors.extend([
+                ("nextn.eh_proj.weight", vec![2 * width, width]),
+                ("nextn.enorm.weight", vec![width]),
+                ("nextn.hnorm.weight", vec![width]),
+            ]);
+        }
+        tensors.extend(if is_mtp || (layer + 1).is_multiple_of(4) {
             vec![
                 // The question and its gate.
                 ("attn_q.weight", vec![width, 2 * 4 * head]),
@@ -270,7 +308,7 @@ pub fn hybrid() -> Vec<u8> {
     for tensor in builder.tensors.iter_mut().filter(|it| it.name.ends_with("ssm_a")) {
         tensor.data = [-0.02f32, -0.05, -0.1, -0.01].iter().flat_map(|it| it.to_le_bytes()).collect();
     }
-    builder.build()
+    builder
 }
 
 /// Tokens for bytes behind an unknown one and the control tokens `<s>` and `</s>`, and what kind each is.

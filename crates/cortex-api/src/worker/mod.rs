@@ -102,6 +102,8 @@ pub struct Load {
     pub adapters: Vec<String>,
     /// The GGUF file of a small model with the same tokens, which guesses what this one will say.
     pub draft_model: Option<String>,
+    /// The model's own layers for multi-token prediction guess what it will say.
+    pub mtp: bool,
     /// What each further entry of a step costs, in percent of the first. Without it that is measured while answers run, and whether
     /// guesses pay depends on how busy the machine is.
     pub entry_cost: Option<u32>,

@@ -304,7 +304,9 @@ impl Supervisor {
         self.settle(&id);
         // A request names adapters by their numbers among those that it knows; and who sets another model to guess means it.
         let has_other_files = self.entries.get(&id).is_some_and(|entry| {
-            entry.files.adapters != files.adapters || entry.files.draft_model != files.draft_model
+            entry.files.adapters != files.adapters
+                || entry.files.draft_model != files.draft_model
+                || entry.files.mtp != files.mtp
         });
         match self.entries.get(&id).map(|entry| entry.state) {
             // What loads now may be another size: that is seen when it is there.

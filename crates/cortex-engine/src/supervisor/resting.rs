@@ -22,7 +22,7 @@ pub(crate) struct Stamp {
 impl Stamp {
     /// That of the weights; nothing when several files make a model, or what was loaded beside it would stay.
     pub(super) fn of(files: &ModelFiles) -> Option<Self> {
-        if !files.adapters.is_empty() || files.draft_model.is_some() {
+        if !files.adapters.is_empty() || files.draft_model.is_some() || files.mtp {
             return None;
         }
         let weights = &files.weights;

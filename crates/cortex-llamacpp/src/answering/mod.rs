@@ -4,9 +4,9 @@ mod steps;
 
 use crate::{
     constraint::{Compiler, Guide},
-    draft_model::Drafter,
-    drafting::StepTimes,
+    drafting::{MOST_DRAFTED, StepTimes},
     generation::{Generation, Speculation},
+    guesser::Guesser,
     images::{self, Images, TokenisedPrompt, Told, positions},
     llama::{Context, LlamaError, Token},
     sampling::Chooser,
@@ -59,8 +59,10 @@ pub(crate) struct Worker<'model> {
     compiling: HashMap<u64, (Generate, TokenisedPrompt)>,
     /// Makes vectors of images, where the model takes them.
     images: Option<Images>,
-    /// A small model that guesses.
-    drafter: Option<Drafter>,
+    /// What guesses where nothing is repeated.
+    guesser: Option<Guesser>,
+    /// Copies between slots are made with the next step.
+    is_copying: bool,
     /// Bytes of checkpoints at most; none are kept of what can be cut anywhere.
     checkpoint_bytes: u64,
     /// Requests with images that are not tokenised yet.
@@ -79,7 +81,7 @@ impl<'model> Worker<'model> {
         vocabulary: &'model Vocabulary<'model>,
         context: Context<'model>,
         saved: Option<SavedPrompts>,
-        (images, drafter): (Option<Images>, Option<Drafter>),
+        (images, guesser): (Option<Images>, Option<Guesser>),
         load: &Load,
     ) -> Self {
         let slots = (0..context.sequences).map(|_| Slot::default()).collect();
@@ -94,7 +96,8 @@ impl<'model> Worker<'model> {
             compiler: None,
             compiling: HashMap::new(),
             images,
-            drafter,
+            guesser,
+            is_copying: false,
             checkpoint_bytes,
             with_images: HashMap::new(),
             is_stalled: false,
@@ -111,7 +114,7 @@ impl<'model> Worker<'model> {
         let end = self.answer(lines, inbox);
         lines.flush();
         for slot in 0..self.slots.len() {
-            self.save_lost(slot);
+            self.save_lost(slot, 0);
         }
         if let Some(saved) = &mut self.saved {
             saved.finish(PATIENCE);
@@ -376,7 +379,8 @@ impl<'model> Worker<'model> {
                 is_whole: self.vocabulary.is_recurrent(),
             };
             let on_disk = |there: usize| {
-                let saved = self.saved.as_ref()?;
+                // What is written now would be read or overwritten by copies that come with the next step.
+                let saved = self.saved.as_ref().filter(|_| !self.is_copying)?;
                 saved.best(wanted.prompt, scope?, there, self.pace.seconds_per_token())
             };
             let Some(place) = slot::place(&self.slots, wanted, on_disk) else { return };
@@ -396,15 +400,16 @@ impl<'model> Worker<'model> {
             self.slots[index].scope = scope;
             self.has_unsaved = true;
             self.admitted += 1;
+            let wanted =
+                generate.most_guesses.map_or(MOST_DRAFTED, |most| usize::try_from(most).unwrap_or(MOST_DRAFTED));
+            let most_guesses = wanted.min(MOST_DRAFTED).min(self.context.rollback());
             let room = self.context.sequence_length - u32::try_from(prompt.len()).unwrap_or(u32::MAX);
             self.slots[index].generation = Some(Generation {
                 id: generate.id,
                 chooser: Chooser::new(self.vocabulary, &generate.sampling, guide, generate.probabilities, &prompt),
                 text: TextStream::new(&generate.stop),
-                speculation: (!generate.deterministic
-                    && generate.most_guesses != Some(0)
-                    && !self.vocabulary.is_recurrent())
-                .then(|| Speculation::new(&self.prediction(&generate), &prompt, generate.most_guesses)),
+                speculation: (!generate.deterministic && most_guesses > 0)
+                    .then(|| Speculation::new(&self.prediction(&generate), &prompt, most_guesses)),
                 prompt,
                 images,
                 adapters: generate.adapters,
@@ -450,14 +455,16 @@ impl<'model> Worker<'model> {
         {
             return;
         }
-        match self.context.checkpoint(u32::try_from(index).unwrap_or(u32::MAX)) {
+        let sequence = u32::try_from(index).unwrap_or(u32::MAX);
+        let Some(room) = self.checkpoint_bytes.checked_sub(self.context.checkpoint_bytes(sequence)) else { return };
+        slot::thin(&mut self.slots, room);
+        match self.context.checkpoint(sequence) {
             Ok(state) => self.slots[index].checkpoints.push(Checkpoint { tokens, state: state.into() }),
             Err(LlamaError(why)) => {
                 stdio::warn(&format!("no state can be kept: {why}"));
                 self.checkpoint_bytes = 0;
             }
         }
-        slot::thin(&mut self.slots, self.checkpoint_bytes);
     }
 
     /// Takes a slot back to its last checkpoint that has no more than so many tokens; how many it has. Without one it is empty.
@@ -496,6 +503,8 @@ impl<'model> Worker<'model> {
             }
             Place::Restored { slot, saved, .. } => {
                 self.keep(slot, 0);
+                // What is known of the conversation that was there is known of no other.
+                self.truncate(slot, 0);
                 let sequence = u32::try_from(slot).unwrap_or(u32::MAX);
                 let cells = self.saved.as_mut().map(|it| it.restore(saved, &mut self.context, sequence));
                 self.slots[slot].cells = cells.unwrap_or_default();
@@ -512,19 +521,20 @@ impl<'model> Worker<'model> {
     /// Writes to disk what a slot loses that keeps so many of its tokens, when that is much and no other slot has it.
     fn keep(&mut self, slot: usize, common: usize) {
         if self.slots[slot].cells.len() >= common + saved::SHORTEST / 2 {
-            self.save_lost(slot);
+            self.save_lost(slot, common);
         }
     }
 
-    /// Writes to disk what a slot holds and loses. What cannot be cut is of use as a whole only: so it ends where the prompt did, because the
+    /// Writes to disk what a slot holds and loses but for its first tokens. What cannot be cut is of use as a whole only: so it ends where the prompt did, because the
     /// next turn may have another answer than was given.
-    fn save_lost(&mut self, index: usize) {
+    fn save_lost(&mut self, index: usize, keeps: usize) {
         if self.saved.as_ref().is_some_and(SavedPrompts::is_whole) {
             let slot = &self.slots[index];
-            if slot.checkpoint(slot.turn).is_some_and(|it| it.tokens >= saved::SHORTEST) {
-                self.go_back(index, slot.turn);
-            } else if !self.vocabulary.is_recurrent() && slot.turn >= saved::SHORTEST {
-                self.truncate(index, slot.turn);
+            let end = slot.turn.max(keeps);
+            if slot.checkpoint(end).is_some_and(|it| it.tokens >= saved::SHORTEST) {
+                self.go_back(index, end);
+            } else if !self.vocabulary.is_recurrent() && end >= saved::SHORTEST {
+                self.truncate(index, end);
             }
         }
         self.save(index);
@@ -555,14 +565,18 @@ impl<'model> Worker<'model> {
     fn copy(&mut self, from: usize, to: usize, common: usize) -> bool {
         let sequence = |slot: usize| u32::try_from(slot).unwrap_or(u32::MAX);
         // Of layers with a window, the state of a sequence has what its end looks back at; nothing can be cut from that.
-        let is_cut = self.slots[from].cells.len() > common || self.slots[from].is_unsettled;
+        let is_cut = self.slots[from].cells.len() > common || self.is_copying;
         let is_unsettled = is_cut && self.vocabulary.sliding_window() > 0 && !self.vocabulary.is_recurrent();
         let result = if is_unsettled {
             self.context.copy_all(sequence(from), sequence(to))
         } else {
             self.context.copy(sequence(from), sequence(to))
         };
+        self.is_copying |= is_unsettled;
         self.slots[to].is_unsettled = is_unsettled;
+        if let Some(guesser) = &mut self.guesser {
+            guesser.cut(to, 0);
+        }
         let (cells, checkpoints) = match &result {
             Ok(()) => (self.slots[from].cells.clone(), self.slots[from].checkpoints.clone()),
             Err(_) => (vec![], vec![]),
@@ -577,7 +591,7 @@ impl<'model> Worker<'model> {
     /// Cuts the slot back to the tokens that the new prompt shares with it; returns how many those are.
     fn reuse(&mut self, index: usize, common: usize, prompt: &TokenisedPrompt) -> usize {
         // The last token is always computed: its logits choose the first token of the answer.
-        let mut keep = common.min(prompt.tokens.len() - 1);
+        let mut keep = common.min(prompt.tokens.len() - 1).min(self.slots[index].cells.len());
         // An image is there as a whole or not at all.
         if let Some(image) = prompt.images.iter().find(|image| image.range.contains(&keep)) {
             keep = image.range.start;
@@ -607,6 +621,9 @@ impl<'model> Worker<'model> {
         slot.cut(keep);
         let kept = u32::try_from(positions(&slot.cells)).unwrap_or(u32::MAX);
         let is_cut = self.context.truncate(u32::try_from(index).unwrap_or(u32::MAX), kept);
+        if let Some(guesser) = &mut self.guesser {
+            guesser.cut(index, if is_cut { kept } else { 0 });
+        }
         if !is_cut {
             slot.cut(0);
         }

@@ -142,6 +142,7 @@ impl Worker<'_> {
 
     /// What was to be copied with the next step has been.
     fn settle(&mut self) {
+        self.is_copying = false;
         for slot in &mut self.slots {
             slot.is_unsettled = false;
         }
@@ -164,7 +165,7 @@ impl Worker<'_> {
 
     /// What a small model guesses for those answers that nothing else is guessed for, if there is one and it pays.
     fn ask_model(&mut self, answers: &[usize]) -> Vec<(usize, Candidate)> {
-        let Some(drafter) = &mut self.drafter else { return vec![] };
+        let Some(asked) = &mut self.guesser else { return vec![] };
         let wants: Vec<(usize, usize, f64)> = answers
             .iter()
             .filter_map(|&slot| {
@@ -176,7 +177,7 @@ impl Worker<'_> {
             return vec![];
         };
         // A first guess tells how long it takes.
-        let depth = match drafter.seconds() {
+        let depth = match asked.seconds() {
             None => 2,
             Some(seconds) => drafting::depth(likeliest, wants.len(), seconds, &self.step_times),
         };
@@ -192,7 +193,7 @@ impl Worker<'_> {
                 Wish { slot, tokens, most: most.min(depth) }
             })
             .collect();
-        let guesses = drafter.guess(&wishes);
+        let guesses = asked.guess(&wishes);
         guesses
             .into_iter()
             .filter_map(|(slot, tokens)| Some((slot, self.slots[slot].generation.as_mut()?.guessed(tokens)?)))
@@ -219,8 +220,14 @@ impl Worker<'_> {
             }
             return;
         }
-        let took = started.elapsed();
         self.settle();
+        if let Some(guesser) = &mut self.guesser {
+            let is_wanted = |slot: usize| {
+                self.slots[slot].generation.as_ref().is_some_and(|generation| generation.speculation.is_some())
+            };
+            guesser.follow(&entries, self.context.hidden(entries.len()), is_wanted);
+        }
+        let took = started.elapsed();
         self.pace.learn(prompt_tokens, before, took);
         if prompt_tokens == 0 {
             self.step_times.learn(entries.len(), took);
@@ -258,7 +265,8 @@ impl Worker<'_> {
             generation.pending = None;
             right += 1;
         }
-        if right < drafted {
+        // Of a request that is nobody's, nothing is left when it has ended.
+        if right < drafted && !self.slots[slot].cells.is_empty() {
             let held = self.slots[slot].cells.len() - (drafted - right);
             if !self.truncate(slot, held) {
                 stdio::warn("guesses that were wrong could not be taken back");

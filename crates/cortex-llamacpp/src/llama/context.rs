@@ -20,6 +20,21 @@ pub(crate) const LONGEST_EMBEDDED: u32 = 4096;
 /// Numbers that say where a vector of an image stands, in models whose positions have dimensions.
 const DIMENSIONS: usize = 4;
 
+/// Tokens that a sequence with recurrent layers can be cut back by without a checkpoint, where guesses are made for it: as many states
+/// are kept for each sequence.
+const ROLLBACK: u32 = 4;
+
+// Declared in llama.cpp's llama-ext.h for its own programs, which has no names of C: these are C++'s by the Itanium ABI, of the pinned
+// version.
+unsafe extern "C" {
+    #[link_name = "_Z26llama_set_embeddings_nextnP13llama_contextbb"]
+    fn llama_set_embeddings_nextn(context: *mut sys::llama_context, value: bool, masked: bool);
+    #[link_name = "_Z26llama_get_embeddings_nextnP13llama_context"]
+    fn llama_get_embeddings_nextn(context: *mut sys::llama_context) -> *mut f32;
+    #[link_name = "_Z30llama_get_embeddings_nextn_ithP13llama_contexti"]
+    fn llama_get_embeddings_nextn_ith(context: *mut sys::llama_context, index: i32) -> *mut f32;
+}
+
 /// Of a state, what earlier positions cannot be cut out of. Source: `LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY` of llama.h.
 const PARTIAL: sys::llama_state_seq_flags = 1;
 
@@ -113,6 +128,12 @@ pub(crate) struct Context<'model> {
     results: u32,
     /// Numbers of a vector that stands for a token.
     input_width: usize,
+    /// Numbers that the last layer holds of a token.
+    hidden_width: usize,
+    /// Results tell these numbers.
+    tells_hidden: bool,
+    /// Tokens that a sequence can be cut back by, after a step that computed them.
+    rollback: usize,
     embeds: Option<Embeds>,
     adapters: Vec<Adapter<'model>>,
     /// Those that count now.
@@ -179,6 +200,32 @@ impl<'model> Context<'model> {
         (sequence_length, sequences): (u32, u32),
         embeds: Option<Embeds>,
     ) -> Result<Self, LlamaError> {
+        let mut context = Self::create(model, load, (sequence_length, sequences), (embeds, None))?;
+        if load.mtp && embeds.is_none() {
+            // SAFETY: the context lives. Not only the results are wanted: prompts go through the layers too.
+            unsafe { llama_set_embeddings_nextn(context.inner.0.as_ptr(), true, false) }
+            context.tells_hidden = true;
+        }
+        Ok(context)
+    }
+
+    /// A context of the model's layers for multi-token prediction, beside its own.
+    pub(crate) fn of_mtp(model: &'model LlamaModel, load: &Load, own: &Self) -> Result<Self, LlamaError> {
+        let room = (own.sequence_length, own.sequences);
+        let mut context = Self::create(model, load, room, (None, Some(own.inner.0)))?;
+        // SAFETY: the context lives.
+        unsafe { llama_set_embeddings_nextn(context.inner.0.as_ptr(), true, true) }
+        context.tells_hidden = true;
+        Ok(context)
+    }
+
+    /// Allocates a context; `of_mtp` is one of the layers for multi-token prediction beside that one.
+    fn create(
+        model: &'model LlamaModel,
+        load: &Load,
+        (sequence_length, sequences): (u32, u32),
+        (embeds, of_mtp): (Option<Embeds>, Option<NonNull<sys::llama_context>>),
+    ) -> Result<Self, LlamaError> {
         let Some(cells) = sequence_length.checked_mul(sequences) else {
             return error("the context is too large");
         };
@@ -212,15 +259,31 @@ impl<'model> Context<'model> {
             // many tokens.
             params.n_outputs_max = results;
         }
+        if let Some(own) = of_mtp {
+            params.ctx_type = sys::LLAMA_CONTEXT_TYPE_MTP;
+            params.ctx_other = own.as_ptr();
+        } else if load.mtp && embeds.is_none() && (model.is_recurrent() || model.is_hybrid()) {
+            params.n_rs_seq = ROLLBACK;
+        }
         // SAFETY: the model lives for as long as the context, and the parameters point to nothing.
         let inner = unsafe { sys::llama_init_from_model(raw(model), params) };
         let Some(inner) = NonNull::new(inner) else {
             return error(format!("no memory for {sequences} × {sequence_length} tokens; the log says more"));
         };
         // SAFETY: the model lives.
-        let input_width = unsafe { sys::llama_model_n_embd_inp(raw(model)) };
+        let (input_width, hidden_width) =
+            unsafe { (sys::llama_model_n_embd_inp(raw(model)), sys::llama_model_n_embd_out(raw(model))) };
+        let rollback = if model.is_recurrent() || model.is_hybrid() {
+            // SAFETY: the context lives.
+            unsafe { sys::llama_n_rs_seq(inner.as_ptr()) as usize }
+        } else {
+            usize::MAX
+        };
         Ok(Self {
             inner: Inner(inner),
+            hidden_width: usize::try_from(hidden_width).unwrap_or(0),
+            tells_hidden: false,
+            rollback,
             vocabulary_size: model.n_vocab(),
             sequence_length,
             sequences,
@@ -318,6 +381,71 @@ impl<'model> Context<'model> {
             self.synchronize();
         }
         Ok(())
+    }
+
+    /// Computes entries of a context of [`Context::of_mtp`]; `hidden` is what the model held before each.
+    pub(crate) fn compute_after(&mut self, entries: &[Entry], hidden: &[f32]) -> Result<(), LlamaError> {
+        if entries.is_empty() || entries.len() > self.batch_size() || hidden.len() != entries.len() * self.hidden_width
+        {
+            return error(format!("{} entries with {} numbers", entries.len(), hidden.len()));
+        }
+        let context = self.inner.0.as_ptr();
+        // SAFETY: the context lives. The batch is freed before this returns, and the numbers outlive it. The functions check what they are
+        // given, and say so.
+        let code = unsafe {
+            let Some(batch) = NonNull::new(sys::llama_batch_ext_init(context)) else { return error("no memory") };
+            let batch = batch.as_ptr();
+            let mut is_taken = true;
+            for (entry, hidden) in entries.iter().zip(hidden.chunks_exact(self.hidden_width)) {
+                let index = sys::llama_batch_ext_add_token(batch, entry.sequence.cast_signed(), entry.token);
+                let position = [entry.position.cast_signed(), 0, 0, 0];
+                let embedding = sys::llama_embd { data: hidden.as_ptr(), n_rows: 1, n_embd: self.hidden_width };
+                is_taken &= index >= 0
+                    && sys::llama_batch_ext_set_pos(batch, index, position.as_ptr())
+                    && sys::llama_batch_ext_set_embd_token(batch, index, embedding)
+                    && sys::llama_batch_ext_set_output_logits(batch, index, entry.wants_logits);
+            }
+            let code = if is_taken { sys::llama_process(context, sys::LLAMA_PROCESS_TYPE_DECODE, batch) } else { -1 };
+            sys::llama_batch_ext_free(batch);
+            code
+        };
+        if code != 0 {
+            return error(format!("llama_process gave {code}"));
+        }
+        self.synchronize();
+        Ok(())
+    }
+
+    /// Numbers that the last layer holds of a token.
+    pub(crate) fn hidden_width(&self) -> usize {
+        self.hidden_width
+    }
+
+    /// What the last layer held of the first entries of the last batch; nothing when that is not told.
+    pub(crate) fn hidden(&self, entries: usize) -> &[f32] {
+        if !self.tells_hidden || entries > self.batch_size() {
+            return &[];
+        }
+        // SAFETY: the context lives, and has room for that of each entry of a batch, which lives until the next batch.
+        unsafe {
+            let hidden = llama_get_embeddings_nextn(self.inner.0.as_ptr());
+            if hidden.is_null() { &[] } else { std::slice::from_raw_parts(hidden, entries * self.hidden_width) }
+        }
+    }
+
+    /// What the last layer held of an entry of the last batch that wanted a result; nothing when there is none.
+    pub(crate) fn hidden_of(&self, index: usize) -> &[f32] {
+        // SAFETY: the context lives, and the function checks the index; what it gives lives until the next batch.
+        unsafe {
+            let index = i32::try_from(index).unwrap_or(i32::MAX);
+            let hidden = llama_get_embeddings_nextn_ith(self.inner.0.as_ptr(), index);
+            if hidden.is_null() { &[] } else { std::slice::from_raw_parts(hidden, self.hidden_width) }
+        }
+    }
+
+    /// Tokens that a sequence can be cut back by after the step that computed them.
+    pub(crate) fn rollback(&self) -> usize {
+        self.rollback
     }
 
     /// Computes vectors of an image. On an error nothing can be said about the sequence: the caller forgets it.
@@ -459,6 +587,17 @@ impl<'model> Context<'model> {
         // SAFETY: the memory lives, and has both sequences; -1 is the beginning and the end, and only all can be copied.
         unsafe { sys::llama_memory_seq_cp(self.memory(), from.cast_signed(), to.cast_signed(), -1, -1) }
         Ok(())
+    }
+
+    /// Bytes of a [`Context::checkpoint`].
+    pub(crate) fn checkpoint_bytes(&self, sequence: u32) -> u64 {
+        if sequence >= self.sequences {
+            return 0;
+        }
+        // SAFETY: the context lives, and has the sequence.
+        let bytes =
+            unsafe { sys::llama_state_seq_get_size_ext(self.inner.0.as_ptr(), sequence.cast_signed(), PARTIAL) };
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
     /// What a sequence holds now of what cannot be cut: the states of its recurrent layers.

@@ -6,18 +6,16 @@
 #![expect(unsafe_code, reason = "the one module that calls C; each block says why it is sound")]
 
 mod context;
+mod load;
 mod projector;
 
 pub(crate) use context::{Adapter, AdapterSet, Context, Entry, LONGEST_EMBEDDED, Placed};
+pub(crate) use load::{load_model, mtp_heads};
 pub(crate) use projector::{ImageChunk, ImageLayout, Projector, TokenisedImage};
 
 use crate::load_log;
-use cortex_api::worker::{Buffer, BufferKind, Device, Load, PlacedLayers};
-use llama_cpp_2::{
-    list_llama_ggml_backend_devices,
-    llama_backend::LlamaBackend,
-    model::{LlamaModel, params::LlamaModelParams},
-};
+use cortex_api::worker::{Buffer, BufferKind, Device, PlacedLayers};
+use llama_cpp_2::llama_backend::LlamaBackend;
 use std::{
     ffi::{CStr, CString},
     fs::File,
@@ -196,34 +194,4 @@ unsafe extern "C" fn heard(
             None => told.placement.push(PlacedLayers { device: device.to_owned(), layers: 1 }),
         }
     }
-}
-
-/// Loads the weights. `progress` gets 0 to 1.
-pub(crate) fn load_model(
-    engine: &LlamaBackend,
-    load: &Load,
-    progress: impl FnMut(f32) + 'static,
-) -> Result<LlamaModel, LlamaError> {
-    let mut progress = progress;
-    let mut params =
-        LlamaModelParams::default().with_n_gpu_layers(load.device_layers).with_progress_callback(move |fraction| {
-            progress(fraction);
-            true
-        });
-    if load.locks_memory {
-        // llama.cpp goes on without it where the system refuses.
-        params = params.with_use_mlock(true);
-    }
-    if !load.devices.is_empty() {
-        let known = list_llama_ggml_backend_devices();
-        let mut places = Vec::new();
-        for wanted in &load.devices {
-            match known.iter().find(|device| device.name == *wanted) {
-                Some(device) => places.push(device.index),
-                None => return error(format!("there is no device {wanted}")),
-            }
-        }
-        params = params.with_devices(&places).map_err(|why| LlamaError(why.to_string()))?;
-    }
-    LlamaModel::load_from_file(engine, &load.model, &params).map_err(|why| LlamaError(why.to_string()))
 }

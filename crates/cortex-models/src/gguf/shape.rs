@@ -66,10 +66,12 @@ impl Gguf {
         let of_expert = self.of_architecture("expert_feed_forward_length");
         let dense = self.largest("feed_forward_length").unwrap_or(0);
         let of_experts = of_expert.unwrap_or(dense).saturating_mul(experts);
-        let mut layers: Vec<Layer> = (0..count).map(|at| self.layer(at, embedding)).collect();
+        // The last ones predict further tokens, and are not passed by others.
+        let own = count.saturating_sub(self.of_architecture("nextn_predict_layers").unwrap_or(0)).max(1);
+        let mut layers: Vec<Layer> = (0..count).map(|at| self.layer(at, at < own, embedding)).collect();
         let (mut input, mut output) = (0u64, 0u64);
         let mut output_is_copied = true;
-        let passed = self.passed(experts);
+        let passed = self.passed(experts, own);
         for tensor in &self.tensors {
             let place = layer_of(&tensor.name).and_then(|at| layers.get_mut(at));
             let bytes = match place {
@@ -81,7 +83,9 @@ impl Gguf {
             output_is_copied &= tensor.name != "output.weight";
         }
         let output_weights = output.saturating_add(if output_is_copied { input } else { 0 });
+        let mtp_layers = layers.split_off(usize::try_from(own).unwrap_or(usize::MAX).min(layers.len()));
         Some(Architecture {
+            mtp_layers,
             vocabulary: self.vocabulary(),
             embedding,
             feed_forward: if experts > 0 { of_experts.max(dense) } else { dense },
@@ -96,11 +100,12 @@ impl Gguf {
 
     /// The weights that a token passes. Those that turn it into numbers are looked up, of which one row is read; where they
     /// turn numbers into tokens as well, all of them are passed.
-    fn passed(&self, experts_of_a_token: u64) -> Vec<Weights> {
+    fn passed(&self, experts_of_a_token: u64, own_layers: u64) -> Vec<Weights> {
         let experts = self.of_architecture("expert_count").unwrap_or(0);
         let has_output = self.tensors.iter().any(|tensor| tensor.name == "output.weight");
         let mut passed: Vec<Weights> = Vec::new();
-        for tensor in &self.tensors {
+        let is_own = |name: &str| layer_of(name).is_none_or(|at| (at as u64) < own_layers);
+        for tensor in self.tensors.iter().filter(|tensor| is_own(&tensor.name)) {
             let is_output = match tensor.name.as_str() {
                 "output.weight" => true,
                 "token_embd.weight" if has_output => continue,
@@ -130,7 +135,7 @@ impl Gguf {
         }
     }
 
-    fn layer(&self, at: u64, embedding: u64) -> Layer {
+    fn layer(&self, at: u64, is_own: bool, embedding: u64) -> Layer {
         let architecture = self.architecture();
         if WITHOUT_CACHE.contains(&architecture) {
             return Layer::default();
@@ -167,7 +172,7 @@ impl Gguf {
             "falcon-h1" => Layer { state, ..attention },
             name if DELTA.contains(&name) => {
                 let period = self.of_architecture("full_attention_interval").unwrap_or(4).max(1);
-                if (at + 1).is_multiple_of(period) { attention } else { Layer { state, ..Layer::default() } }
+                if (at + 1).is_multiple_of(period) || !is_own { attention } else { Layer { state, ..Layer::default() } }
             }
             // A layer without heads is a recurrent one, where the model has such; or one that only computes.
             _ if kept_heads == 0 => {

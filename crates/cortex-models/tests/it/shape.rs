@@ -150,6 +150,12 @@ fn models_with_layers_of_several_kinds() {
     assert_eq!(kept(&shape("falcon-h1", &keys(1, vec![]))), [Layer { state, ..attention(512, 512) }]);
     let found = shape("qwen3next", &keys(4, vec![]));
     assert_eq!(kept(&found), [recurrent, recurrent, recurrent, attention(512, 512)]);
+    // Layers for multi-token prediction come last and look back at everything; they are no part of the model's way.
+    let found =
+        shape("qwen35", &keys(6, vec![("nextn_predict_layers", number(1)), ("full_attention_interval", number(4))]));
+    assert_eq!(kept(&found), [recurrent, recurrent, recurrent, attention(512, 512), recurrent]);
+    assert_eq!(found.mtp_layers.iter().map(|it| (it.keys, it.state)).collect::<Vec<_>>(), [(512, 0)]);
+    assert_eq!(shape("glm4moe", &keys(3, vec![("nextn_predict_layers", number(9))])).layers.len(), 1);
     let lfm = vec![("shortconv.l_cache", number(3)), ("attention.head_count_kv", Value::Ints(vec![0, 4]))];
     assert_eq!(shape("lfm2", &keys(2, lfm)).layers[0].state, 1536 * 2);
 }

@@ -240,3 +240,48 @@ async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     assert_eq!(patch(json!({"draft_model": null})).await.unwrap().status(), 200);
     assert_eq!(post(&daemon, "/v1/chat/completions", &asked()).await.0, 200);
 }
+
+#[tokio::test]
+async fn layers_of_a_model_guess_for_it_when_its_settings_say_so() {
+    let cheap = vec![("CORTEX_TEST_ENTRY_COST".into(), "20".into())];
+    let daemon = TestDaemon::with(Options { environment: cheap, ..Options::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let mut plain = vec![];
+    for (name, file) in [("predicting", made::predicting()), ("without", made::hybrid())] {
+        let path = folder.path().join(format!("{name}.gguf"));
+        fs_err::write(&path, file).unwrap();
+        let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": name, "modelPath": path})).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let ask = async |name: &str| {
+        let asked = json!({"model": name, "prompt": "<s>Who pays most?</s><s>says: ", "max_tokens": 40, "temperature": 0, "ignore_eos": true});
+        post(&daemon, "/v1/completions", &asked).await
+    };
+    let patch = async |name: &str, mtp: Value| {
+        client()
+            .patch(daemon.url(&format!("/v1/models/{name}")))
+            .json(&json!({"mtp": mtp}))
+            .send()
+            .await
+            .unwrap()
+            .status()
+    };
+    let (status, body) = ask("predicting").await;
+    assert_eq!((status, body["timings"]["draft_n"].as_u64().unwrap_or(0)), (200, 0), "{body}");
+    plain.push(body["choices"][0]["text"].clone());
+    // It counts from the next request on.
+    assert_eq!(patch("predicting", json!(true)).await, 200);
+    let (status, body) = ask("predicting").await;
+    assert_eq!(status, 200, "{body}");
+    assert!(body["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0, "{body}");
+    plain.push(body["choices"][0]["text"].clone());
+    assert_eq!(plain[0], plain[1]);
+    // A file without such layers says so, and answers again without them.
+    assert_eq!(patch("without", json!("yes")).await, 400);
+    assert_eq!(patch("without", json!(true)).await, 200);
+    let (status, body) = ask("without").await;
+    assert_eq!(status, 503, "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("multi-token prediction"), "{body}");
+    assert_eq!(patch("without", json!(null)).await, 200);
+    assert_eq!(ask("without").await.0, 200);
+}
