@@ -135,9 +135,9 @@ def test_ranks_are_those_of_the_original(address, reference):
     for entry in answer["results"]:
         # The second text begins behind the end of the first, without a beginning of its own.
         expected = reference.rank(question + reference.tokens(TEXTS[entry["index"]])[1:])
-        assert abs(entry["relevance_score"] - expected) < 1e-2, (entry, expected)
+        assert abs(entry["relevance_score"] - expected) < 1e-3, (entry, expected)
     best = ranks(address, "ranker", top_n=1, return_documents=True)["results"]
-    assert [(entry["index"], entry["document"]["text"]) for entry in best] == [(answer["results"][0]["index"], TEXTS[answer["results"][0]["index"]])]
+    assert [(entry["index"], entry["document"]) for entry in best] == [(answer["results"][0]["index"], TEXTS[answer["results"][0]["index"]])]
 
 
 def test_a_model_that_says_how_it_is_asked_is_asked_so(address, reference):
@@ -149,4 +149,4 @@ def test_a_model_that_says_how_it_is_asked_is_asked_so(address, reference):
     pieces = words("x") + words("[") + words("sep") + words("]") + words("y")
     for index, document in ((0, words(documents[0])), (1, pieces)):
         expected = reference.rank([begin, *words("the question:"), *words(QUESTION), end, *words("the text:"), *document, end])
-        assert abs(found[index] - expected) < 1e-2, (index, found, expected)
+        assert abs(found[index] - expected) < 1e-3, (index, found, expected)

@@ -145,7 +145,9 @@ impl<'model> Vocabulary<'model> {
                 let ends = vocabulary.should_add_eos().then_some(end);
                 let between = vocabulary.should_add_sep().then(|| vocabulary.sep());
                 let tokens = begin.into_iter().chain(of(query, false)).chain(ends).chain(between);
-                Ok(tokens.chain(of(document, false)).chain(ends).map(|token| token.0).filter(|&it| it >= 0).collect())
+                // A vocabulary of BERT's has no end, but separates and ends with the same token.
+                let last = ends.or(between);
+                Ok(tokens.chain(of(document, false)).chain(last).map(|token| token.0).filter(|&it| it >= 0).collect())
             }
         }
     }
