@@ -126,6 +126,13 @@ fn length(text: &str) -> u32 {
     u32::try_from(text.len() - marks + 2 * text.matches(' ').count()).unwrap()
 }
 
+/// An answer is that of its prompt alone.
+#[track_caller]
+fn check_answer(alone: &mut TestWorker, id: u64, prompt: &str, found: &[TokenProbabilities]) {
+    let expected = reference(alone, id, prompt);
+    assert!(same(&expected, found), "{expected:?} {found:?}");
+}
+
 #[test]
 fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one() {
     turns(Kept::States);
@@ -156,15 +163,13 @@ fn turns(kept: Kept) {
         let text = prompt(&messages);
         let (found, timings) = ask(&mut worker, request(2, &text));
         kept.check(timings.cached_tokens, shared);
-        let expected = reference(&mut alone, 3, &text);
-        assert!(same(&expected, &found), "{expected:?} {found:?}");
+        check_answer(&mut alone, 3, &text, &found);
     }
     // The same prompt again needs its end only.
     let text = prompt(&messages);
     let (again, timings) = ask(&mut worker, request(4, &text));
     kept.check(timings.cached_tokens, length(&text) - length(END));
-    let expected = reference(&mut alone, 5, &text);
-    assert!(same(&expected, &again), "{expected:?} {again:?}");
+    check_answer(&mut alone, 5, &text, &again);
     // What was said as it was said goes on from the end.
     let said: Vec<u8> = again.iter().flat_map(|it| it.chosen.bytes.clone()).collect();
     if let Ok(said) = String::from_utf8(said) {
@@ -244,14 +249,12 @@ fn restart(kept: Kept) {
     let text = prompt(&[&system, "Who pays most?", "Nobody.", "Really?"]);
     let (found, timings) = ask(&mut worker, request(2, &text));
     assert_eq!(timings.restored_tokens, length(&first) - length(END), "{timings:?}");
-    let expected = reference(&mut alone, 3, &text);
-    assert!(same(&expected, &found), "{expected:?} {found:?}");
+    check_answer(&mut alone, 3, &text, &found);
     // And it can be taken back to that place again.
     let text = prompt(&[&system, "Who pays most?", "All.", "All of them?"]);
     let (found, timings) = ask(&mut worker, request(4, &text));
     kept.check(timings.cached_tokens, length(&first) - length(END));
-    let expected = reference(&mut alone, 5, &text);
-    assert!(same(&expected, &found), "{expected:?} {found:?}");
+    check_answer(&mut alone, 5, &text, &found);
 }
 
 #[test]
@@ -289,8 +292,7 @@ fn what_comes_from_disk_has_no_checkpoints_of_what_was_there_before() {
     // Parts from what was restored a little behind the end of that first message.
     let text = prompt(&[&long[..100], "And who is it?"]);
     let (found, _) = ask(&mut worker, request(4, &text));
-    let expected = reference(&mut alone, 5, &text);
-    assert!(same(&expected, &found), "{expected:?} {found:?}");
+    check_answer(&mut alone, 5, &text, &found);
 }
 
 #[test]
