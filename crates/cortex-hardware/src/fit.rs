@@ -8,14 +8,22 @@ use crate::{Memory, speed::Weights};
 /// llama.cpp gives each sequence a multiple of so many cells.
 const CELLS: u64 = 256;
 /// Most tokens that are computed at once (`n_ubatch`): the buffers of the computation grow with it.
-const BATCH: u64 = 512;
+pub const BATCH: u64 = 512;
 /// Guesses at most that a step computes beside the next tokens (`MOST_DRAFTED` of the worker).
 const DRAFTED: u64 = 16;
 /// What a worker takes besides: its code, the vocabulary and the tables of its allocator. Measured: 18 to 23 MiB with the
-/// vocabulary of 49,152 tokens of `SmolLM2`.
-const PROCESS: u64 = 10 << 20;
+/// vocabulary of 49,152 tokens of `SmolLM2`, of which 3 are for graphs.
+const PROCESS: u64 = 8 << 20;
 /// Of which so many bytes for each token of the vocabulary.
 const PROCESS_TOKEN: u64 = 224;
+/// Graphs that a context of llama.cpp keeps room for: the one that buffers are measured with, and those of steps with and without
+/// results (`gf_res_reserve`, `gf_res_prev`).
+const GRAPHS: u64 = 3;
+/// Bytes of a node of a graph: its tensor (`ggml_tensor_overhead`), its places in two lists, and two in a table of 12 bytes each
+/// (`ggml_graph_overhead_custom`).
+const GRAPH_NODE: u64 = 368 + 2 * 8 + 2 * 12;
+/// Nodes for which there is room at least (`graph_max_nodes`).
+const LEAST_NODES: u64 = 1024;
 /// What the driver of a graphics processor takes in the process that uses it.
 const GRAPHICS_PROCESS: u64 = 64 << 20;
 /// Earlier states of recurrent layers that are kept beside one for each request at a time: of system prompts, and of turns before the last.
@@ -74,6 +82,8 @@ pub struct Architecture {
     pub output_is_copied: bool,
     /// The weights that a token passes, by how they are stored; empty when they are not known.
     pub passed: Vec<Weights>,
+    /// Nodes of a graph of [`BATCH`] tokens for which llama.cpp keeps room; 0 counts as the least that it does.
+    pub graph_nodes: u64,
     /// Experts of a layer, of which a token passes a few; 0 when there are none.
     pub experts: u64,
 }
@@ -264,6 +274,7 @@ impl ModelShape {
     pub fn process_bytes(&self, is_on_graphics: bool) -> u64 {
         let vocabulary = self.architecture.as_ref().map(|it| it.vocabulary);
         let process = vocabulary.map_or(0, |tokens| PROCESS.saturating_add(tokens.saturating_mul(PROCESS_TOKEN)));
+        let process = process.saturating_add(self.graph_bytes());
         let draft = self.draft.as_ref().map_or(0, |draft| {
             let (context, parallel, cache_type) = (self.context, self.parallel, self.cache_type);
             Self { context, parallel, cache_type, ..(**draft).clone() }.placed(Graphics::None).memory_bytes()
@@ -273,19 +284,24 @@ impl ModelShape {
         process.saturating_add(if is_on_graphics { GRAPHICS_PROCESS } else { 0 })
     }
 
+    /// Bytes for the graphs of its contexts: the layers for multi-token prediction have one of their own.
+    fn graph_bytes(&self) -> u64 {
+        let nodes = self.architecture.as_ref().map_or(0, |it| it.graph_nodes.max(LEAST_NODES));
+        nodes.saturating_mul(GRAPHS * GRAPH_NODE * if self.mtp { 2 } else { 1 })
+    }
+
     /// Bytes of its weights that are loaded.
     fn loaded_weights(&self) -> u64 {
         let layers = self.architecture.iter().filter(|_| !self.mtp).flat_map(|it| &it.mtp_layers);
         self.weight_bytes.saturating_sub(layers.map(|layer| layer.weights).fold(0, u64::saturating_add))
     }
 
-    /// Bytes of the processor's memory for layers for multi-token prediction: what the model holds of each token of a step, what is kept
-    /// of answers until a guess is wanted, and the results of the layers.
+    /// Bytes of the processor's memory for layers for multi-token prediction: what the model holds of each token of a step, and what is
+    /// kept of answers until a guess is wanted.
     fn mtp_bytes(&self) -> u64 {
         let Some(architecture) = self.architecture.as_ref().filter(|_| self.mtp) else { return 0 };
         let tokens = BATCH.saturating_mul(2).saturating_add(MTP_KEPT.saturating_mul(sequences(self)));
-        let output = architecture.vocabulary.saturating_mul(results(self));
-        architecture.embedding.saturating_mul(tokens).saturating_add(output).saturating_mul(4)
+        architecture.embedding.saturating_mul(tokens).saturating_mul(4)
     }
 
     /// Layers that graphics processors are told to take for so many of those that are counted here: llama.cpp counts those for multi-token
@@ -380,9 +396,10 @@ impl ModelShape {
         let mtp_layers: &[Layer] = if self.mtp { &architecture.mtp_layers } else { &[] };
         let of_mtp = (sum(mtp_layers, &|layer| layer.weights), sum(mtp_layers, &|layer| cache(self, layer)));
         let all = sum(&architecture.layers, &|layer| cache(self, layer)).saturating_add(of_mtp.1);
-        // The layers for multi-token prediction have a buffer of their own.
-        let step = compute(self, architecture).saturating_mul(if self.mtp { 2 } else { 1 });
-        let output = architecture.vocabulary.saturating_mul(4).saturating_mul(results(self));
+        // The layers for multi-token prediction have buffers of their own.
+        let contexts = if self.mtp { 2 } else { 1 };
+        let step = compute(self, architecture).saturating_mul(contexts);
+        let output = architecture.vocabulary.saturating_mul(4 * contexts).saturating_mul(results(self));
         let mut placed = Placed {
             layers: 0,
             memory: Parts { weights: self.loaded_weights(), cache: all, compute: step, output, process },
@@ -430,12 +447,12 @@ impl ModelShape {
     }
 }
 
-/// Requests at the same time.
 /// Results of one step at most: the next token of each sequence, and guesses of those after it.
 fn results(shape: &ModelShape) -> u64 {
     sequences(shape).saturating_add(DRAFTED)
 }
 
+/// Requests at the same time.
 fn sequences(shape: &ModelShape) -> u64 {
     u64::from(shape.parallel.max(1))
 }
@@ -450,7 +467,7 @@ fn cells(shape: &ModelShape) -> u64 {
 fn cache(shape: &ModelShape, layer: &Layer) -> u64 {
     let cells = cells(shape).saturating_mul(sequences(shape));
     let kept = shape.cache_type.bytes(layer.keys).saturating_add(shape.cache_type.bytes(layer.values));
-    let states = sequences(shape).saturating_mul(if shape.mtp { 1 + ROLLBACK } else { 1 });
+    let states = sequences(shape).saturating_mul(if shape.mtp || shape.draft.is_some() { 1 + ROLLBACK } else { 1 });
     kept.saturating_mul(cells).saturating_add(layer.state.saturating_mul(4).saturating_mul(states))
 }
 
@@ -565,7 +582,11 @@ mod tests {
         assert_eq!(parts(&with).weights - parts(&without).weights, 1000);
         assert_eq!(parts(&with).cache - parts(&without).cache, 256 * 2 * 128 + 4 * 2 * 4000);
         assert_eq!(parts(&with).compute, 2 * parts(&without).compute);
-        assert!(parts(&with).process > parts(&without).process);
+        assert_eq!(parts(&with).output, 2 * parts(&without).output);
+        let graphs = 3 * 1024 * 408;
+        assert_eq!(parts(&with).process - parts(&without).process, graphs + 4 * 576 * (2 * 512 + 512));
+        let many = Architecture { graph_nodes: 20_480, ..layers(recurrent) };
+        assert_eq!(parts(&of(many, 256, 1)).process - parts(&without).process, graphs * 19);
         let on_graphics = |shape: &ModelShape| shape.placed(Graphics::Own(u64::MAX));
         assert_eq!((on_graphics(&with).layers, with.told_layers(3), with.told_layers(1)), (3, 4, 1));
         assert_eq!(on_graphics(&with).graphics.cache, parts(&with).cache);
@@ -697,6 +718,7 @@ mod tests {
             layers: vec![layer],
             output_weights: u64::MAX,
             output_is_copied: true,
+            graph_nodes: u64::MAX,
             ..Architecture::default()
         };
         let shape = ModelShape {

@@ -47,6 +47,16 @@ fn within(machine: Memory, group: Option<(u64, u64)>) -> Memory {
     Memory { total: machine.total.min(limit), available: machine.available.min(limit.saturating_sub(used)) }
 }
 
+/// How many processes the kernel has ended since it runs because memory ran out; `None` when it does not tell.
+/// Source: `/proc/vmstat`, `oom_kill`, which counts before the signal is sent.
+pub fn out_of_memory_kills() -> Option<u64> {
+    kills(&fs_err::read_to_string("/proc/vmstat").unwrap_or_default())
+}
+
+fn kills(vmstat: &str) -> Option<u64> {
+    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
 /// Bytes of memory that a process holds; 0 when the system does not tell.
 pub fn process_resident_bytes(pid: u32) -> u64 {
     of_process(pid, "VmRSS:")
@@ -72,6 +82,12 @@ fn kibibytes(text: &str, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_counts_what_it_ends_for_want_of_memory() {
+        assert_eq!(kills("pgfault 12\noom_kill 7\noom_killer 9\n"), Some(7));
+        assert_eq!(kills("pgfault 12\n"), None);
+    }
 
     #[test]
     fn a_control_group_narrows_the_machine() {

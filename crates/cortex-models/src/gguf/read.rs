@@ -8,7 +8,7 @@ use std::{
 };
 
 const MOST_KEYS: u64 = 64 * 1024;
-const MOST_TENSORS: u64 = 1024 * 1024;
+pub(super) const MOST_TENSORS: u64 = 1024 * 1024;
 const LONGEST_KEY: u64 = 64 * 1024;
 const LONGEST_TENSOR_NAME: u64 = 63;
 const LARGEST_ALIGNMENT: u64 = 1024 * 1024;
@@ -130,7 +130,9 @@ pub struct Gguf {
     pub values: HashMap<String, Value>,
     /// Where the data of the tensors begins.
     pub data_offset: u64,
-    /// Its tensors, in the order of the file.
+    /// How many tensors it says that it has.
+    pub tensor_count: u64,
+    /// Its tensors, in the order of the file; none where only its beginning was read.
     pub tensors: Vec<TensorInfo>,
     /// Texts of the beginning- and end-of-sequence tokens.
     pub(crate) eos_text: Option<String>,
@@ -449,13 +451,13 @@ fn read_values<R: Read + Seek>(
 /// What the first bytes of a file say: all keys that begin in them. Nothing of it was compared with the rest of the file.
 pub(super) fn read_beginning(bytes: &[u8], file_bytes: u64) -> Result<Gguf, GgufError> {
     let mut input = Input::new(io::Cursor::new(bytes), file_bytes);
-    let (version, _, key_count) = read_start(&mut input)?;
+    let (version, tensor_count, key_count) = read_start(&mut input)?;
     let mut values = HashMap::new();
     match read_values(&mut input, key_count, &mut values) {
         Err(GgufError::Io { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => {}
         other => other?,
     }
-    Ok(Gguf { version, file_bytes, values, data_offset: 0, tensors: vec![], eos_text: None })
+    Ok(Gguf { version, file_bytes, values, data_offset: 0, tensor_count, tensors: vec![], eos_text: None })
 }
 
 fn read_header<R: Read + Seek>(input: &mut Input<R>) -> Result<Gguf, GgufError> {
@@ -474,7 +476,7 @@ fn read_header<R: Read + Seek>(input: &mut Input<R>) -> Result<Gguf, GgufError> 
         tensors.push(read_tensor(input, alignment)?);
     }
     let data_offset = check_layout(input, &tensors, alignment)?;
-    Ok(Gguf { version, file_bytes: input.length, values, data_offset, tensors, eos_text: None })
+    Ok(Gguf { version, file_bytes: input.length, values, data_offset, tensor_count, tensors, eos_text: None })
 }
 
 fn read_tensor<R: Read + Seek>(input: &mut Input<R>, alignment: u64) -> Result<TensorInfo, GgufError> {

@@ -3,9 +3,9 @@
 
 use super::{
     Gguf, GgufError,
-    read::{Value, read_beginning},
+    read::{MOST_TENSORS, Value, read_beginning},
 };
-use cortex_hardware::{Architecture, Layer, Weights};
+use cortex_hardware::{Architecture, BATCH, Layer, Weights};
 
 /// Architectures of which every so many-th layer has full attention and the others a window, when the header does not say
 /// which: the period, and whether the full one comes first.
@@ -40,6 +40,27 @@ const WITHOUT_CACHE: &[&str] = &[
 ];
 /// Architectures of which every fourth layer has attention and the others a state (delta networks).
 const DELTA: &[&str] = &["qwen3next", "qwen35", "qwen35moe"];
+/// Architectures whose layers compute step after step, and how many nodes of a graph llama.cpp (`graph_max_nodes`) keeps room for:
+/// for each token of a batch, and for each tensor.
+const MANY_NODES: &[(&str, u64, u64)] = &[
+    ("kimi-k3", 160, 64),
+    ("glm5-next", 160, 64),
+    ("hrm_text", 80, 64),
+    ("qwen3next", 40, 32),
+    ("kimi-linear", 40, 32),
+    ("bailingmoe3", 40, 32),
+    ("qwen35", 40, 32),
+    ("qwen35moe", 40, 32),
+    ("clef", 40, 32),
+    ("qwen4exp", 40, 32),
+    ("deepseek4", 40, 32),
+    ("nanbeige", 40, 32),
+    ("minimax-01", 40, 32),
+    ("minimax-m3", 40, 32),
+    ("hy_v4", 40, 32),
+];
+/// For all others: none for each token, and so many for each tensor.
+const NODES: (u64, u64) = (0, 8);
 /// Layers of a model at most; a header that says more is nonsense.
 const MOST_LAYERS: u64 = 4096;
 
@@ -86,6 +107,7 @@ impl Gguf {
         let mtp_layers = layers.split_off(usize::try_from(own).unwrap_or(usize::MAX).min(layers.len()));
         Some(Architecture {
             mtp_layers,
+            graph_nodes: self.graph_nodes(),
             vocabulary: self.vocabulary(),
             embedding,
             feed_forward: if experts > 0 { of_experts.max(dense) } else { dense },
@@ -96,6 +118,16 @@ impl Gguf {
             passed,
             experts: self.of_architecture("expert_count").unwrap_or(0),
         })
+    }
+
+    /// Nodes of a graph for which llama.cpp keeps room.
+    fn graph_nodes(&self) -> u64 {
+        let known = MANY_NODES.iter().find(|(name, ..)| *name == self.architecture());
+        let (of_token, of_tensor) = known.map_or(NODES, |&(_, of_token, of_tensor)| (of_token, of_tensor));
+        // The first file of a set says how many all of them have.
+        let of_set = self.unsigned("split.tensors.count").filter(|&count| count <= MOST_TENSORS);
+        let tensors = of_set.unwrap_or(0).max(self.tensor_count).max(self.tensors.len() as u64);
+        (of_token * BATCH).max(of_tensor.saturating_mul(tensors))
     }
 
     /// The weights that a token passes. Those that turn it into numbers are looked up, of which one row is read; where they

@@ -155,6 +155,9 @@ fn models_with_layers_of_several_kinds() {
         shape("qwen35", &keys(6, vec![("nextn_predict_layers", number(1)), ("full_attention_interval", number(4))]));
     assert_eq!(kept(&found), [recurrent, recurrent, recurrent, attention(512, 512), recurrent]);
     assert_eq!(found.mtp_layers.iter().map(|it| (it.keys, it.state)).collect::<Vec<_>>(), [(512, 0)]);
+    // One tensor: llama.cpp keeps room for so many nodes for each token of a batch.
+    assert_eq!((found.graph_nodes, shape("kimi-k3", &keys(4, vec![])).graph_nodes), (512 * 40, 512 * 160));
+    assert_eq!(shape("llama", &keys(4, vec![])).graph_nodes, 8);
     assert_eq!(shape("glm4moe", &keys(3, vec![("nextn_predict_layers", number(9))])).layers.len(), 1);
     let lfm = vec![("shortconv.l_cache", number(3)), ("attention.head_count_kv", Value::Ints(vec![0, 4]))];
     assert_eq!(shape("lfm2", &keys(2, lfm)).layers[0].state, 1536 * 2);

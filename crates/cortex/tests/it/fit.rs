@@ -4,11 +4,13 @@ use crate::{
     http::{MODEL, get, import, post, until},
     registry::send,
 };
+use cortex_hardware::process_anonymous_bytes;
 use cortex_test::{
     daemon::{Options, TestDaemon},
     dist,
     gguf::{GgufBuilder, Size},
     hub::FakeHub,
+    made,
 };
 use serde_json::{Value, json};
 
@@ -140,6 +142,38 @@ async fn models_of_other_proportions_are_predicted_too() {
             near(&fit, &loaded, "cache", 1.0);
             near(&fit, &loaded, "compute", 10.0);
         }
+    }
+}
+
+#[tokio::test]
+async fn models_with_states_and_layers_that_guess_take_what_is_predicted() {
+    let daemon = TestDaemon::start();
+    for (name, file) in [("hybrid", made::hybrid()), ("predicting", made::predicting())] {
+        let path = daemon.scratch().join(format!("{name}.gguf"));
+        fs_err::write(&path, file).unwrap();
+        let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": name, "modelPath": path})).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    assert_eq!(send(&daemon, "PATCH", "/v1/models/predicting", Some(&json!({"mtp": true}))).await.0, 200);
+    for (name, context, parallel) in [("hybrid", 2048, 8), ("predicting", 512, 1), ("predicting", 2048, 32_usize)] {
+        let asked = json!({"model": name, "ctx_len": context, "n_parallel": parallel});
+        let (_, fit) = post(&daemon, "/v1/models/fit", &asked).await;
+        assert_eq!(post(&daemon, "/v1/models/start", &asked).await.0, 200);
+        // Half of the context for each place.
+        let asked = json!({"model": name, "prompt": "To be or not. ".repeat(context / 40), "n": parallel.min(8), "max_tokens": 64, "ignore_eos": true, "temperature": 0});
+        for _ in 0..parallel.div_ceil(8) {
+            let (status, body) = post(&daemon, "/v1/completions", &asked).await;
+            assert_eq!(status, 200, "{body}");
+        }
+        let (_, loaded) = get(&daemon, "/inferences/server/models").await;
+        let loaded = loaded["data"].as_array().unwrap().iter().find(|it| it["id"] == name).unwrap().clone();
+        near(&fit, &loaded, "cache", 1.0);
+        near(&fit, &loaded, "compute", 50.0);
+        let taken = process_anonymous_bytes(u32::try_from(loaded["pid"].as_u64().unwrap()).unwrap());
+        let needed = fit["needed"].as_u64().unwrap();
+        // Of the room for earlier states a little is used.
+        assert!(needed > taken * 9 / 10 && needed < taken * 3 / 2 + (8 << 20), "{taken} taken\n{fit}\n{loaded}");
+        assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": name})).await.0, 200);
     }
 }
 
