@@ -39,6 +39,9 @@ pub enum AnswerEvent {
     Arguments(String),
     /// The call is complete.
     CallEnds,
+    /// The worker has died, and the next one answers from the beginning: what came before does not count. Only of answers
+    /// of which it was said that they are shown whole.
+    BeginsAnew,
     /// The answer is complete; nothing follows.
     Finished {
         /// Why it ended.
@@ -148,6 +151,10 @@ pub struct Answer {
     found: VecDeque<AnswerEvent>,
     /// How to ask again; gone once something was shown, or after the one replay.
     replay: Option<Replay>,
+    /// Nothing is shown before the end.
+    is_whole: bool,
+    /// Something came that counts as shown, unless nothing is before the end.
+    has_come: bool,
     /// The replay while it is under way. Kept here, so that [`Answer::next`] may be dropped and called again.
     replaying: Option<BoxFuture<'static, Result<Answer, EngineError>>>,
     ended: bool,
@@ -162,8 +169,23 @@ impl Answer {
         replay: Option<Replay>,
         lease: Lease,
     ) -> Self {
-        let found = VecDeque::new();
-        Self { running, prompt_tokens, parser, found, replay, replaying: None, ended: false, lease }
+        Self {
+            running,
+            prompt_tokens,
+            parser,
+            found: VecDeque::new(),
+            replay,
+            is_whole: false,
+            has_come: false,
+            replaying: None,
+            ended: false,
+            lease,
+        }
+    }
+
+    /// Says that nothing of it is shown to anybody before its end, so that it may begin anew until then.
+    pub fn is_shown_whole(&mut self) {
+        self.is_whole = true;
     }
 
     /// Length of the prompt in tokens.
@@ -172,8 +194,8 @@ impl Answer {
     }
 
     /// The next piece; `None` after the end or an error. When the worker dies before anything was
-    /// shown, the request is sent once more to the next one. Nothing is lost when the returned future
-    /// is dropped.
+    /// shown, the request is sent once more to the next one; of an answer that is shown whole the next piece is then
+    /// [`AnswerEvent::BeginsAnew`], when others came before. Nothing is lost when the returned future is dropped.
     pub async fn next(&mut self) -> Option<Result<AnswerEvent, EngineError>> {
         loop {
             if let Some(event) = self.found.pop_front() {
@@ -184,7 +206,13 @@ impl Answer {
             }
             if let Some(replaying) = &mut self.replaying {
                 match replaying.await {
-                    Ok(again) => *self = again,
+                    Ok(again) => {
+                        let has_come = self.has_come;
+                        *self = again;
+                        if has_come {
+                            return Some(Ok(AnswerEvent::BeginsAnew));
+                        }
+                    }
                     Err(error) => {
                         self.replaying = None;
                         self.ended = true;
@@ -193,12 +221,16 @@ impl Answer {
                 }
             }
             let event = self.running.reader.next().await;
-            // Whatever came was seen: from here on nothing can be sent again, but for this one case.
-            if let (Some(replay), Err(error)) = (self.replay.take(), &event)
-                && error.lost_the_worker()
+            if event.as_ref().is_err_and(EngineError::lost_the_worker)
+                && let Some(replay) = self.replay.take()
             {
                 self.replaying = Some(Box::pin(replay.again()));
                 continue;
+            }
+            self.has_come = true;
+            // Whatever came was seen: from here on nothing can be sent again.
+            if !self.is_whole {
+                self.replay = None;
             }
             if let Ok(AnswerEvent::Finished { timings, reason: FinishReason::Stop | FinishReason::Length }) = &event {
                 self.lease.answered(*timings);

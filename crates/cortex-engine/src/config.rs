@@ -71,3 +71,34 @@ pub struct LoadSettings {
     /// It never leaves to make room for another.
     pub pin: bool,
 }
+
+/// What somebody ordered about a load. What is not named is as the model's settings say, also when these change while the order holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadOrder {
+    /// Tokens that one request may use; fewer are no use.
+    pub context_length: Option<u32>,
+    /// Requests that run at the same time; fewer are no use.
+    pub parallel: Option<u32>,
+    /// Threads.
+    pub threads: Option<u32>,
+    /// How keys and values are stored.
+    pub cache_type: Option<CacheType>,
+    /// Layers on graphics processors at most; `Some(None)` is as many as fit.
+    pub device_layers: Option<Option<u32>>,
+}
+
+impl LoadOrder {
+    /// A load with these settings, where nothing else is ordered.
+    pub fn over(self, stored: LoadSettings) -> LoadSettings {
+        LoadSettings {
+            context_length: self.context_length.unwrap_or(stored.context_length),
+            fixed_context: self.context_length.is_some() || stored.fixed_context,
+            parallel: self.parallel.unwrap_or(stored.parallel),
+            fixed_parallel: self.parallel.is_some() || stored.fixed_parallel,
+            threads: self.threads.unwrap_or(stored.threads),
+            cache_type: self.cache_type.unwrap_or(stored.cache_type),
+            device_layers: self.device_layers.unwrap_or(stored.device_layers),
+            ..stored
+        }
+    }
+}

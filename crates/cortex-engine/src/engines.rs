@@ -1,7 +1,7 @@
 //! The handle of the engine: what a route or a command calls.
 
 use crate::{
-    AcceleratorReport, Answer, Config, EngineError, LoadSettings, Prompt, Tasks,
+    AcceleratorReport, Answer, Config, EngineError, LoadOrder, LoadSettings, Prompt, Tasks,
     accelerators::Accelerators,
     answer,
     chat::Rendered,
@@ -408,16 +408,16 @@ impl Engines {
     }
 
     /// Loads a model and keeps it for that time, or until [`Engines::stop`]. One that is loaded with another size than
-    /// is ordered, or with less than fits by now, is loaded anew. What became of it.
+    /// is ordered or its settings say, or with less than fits by now, is loaded anew. What became of it.
     pub async fn start_model(
         &self,
         id: &ModelId,
         files: &ModelFiles,
-        load: LoadSettings,
+        (load, order): (LoadSettings, LoadOrder),
         (keep_alive, pin): (KeepAlive, Option<bool>),
     ) -> Result<Started, EngineError> {
         let (id, files) = (id.clone(), files.clone());
-        let (keep_alive, purpose) = (Some(keep_alive), Purpose::Order { pin });
+        let (keep_alive, purpose) = (Some(keep_alive), Purpose::Order { order, pin });
         let lease = self.acquire_for(Wanted { id: id.clone(), files, load, keep_alive, purpose }).await?;
         let facts = &lease.session.facts;
         let loaded = self.loaded();
@@ -516,7 +516,7 @@ pub(crate) struct Replay {
 
 impl Replay {
     pub(crate) async fn again(self) -> Result<Answer, EngineError> {
-        tracing::warn!(model = %self.job.model, "the worker died before it said anything; the request is sent again");
+        tracing::warn!(model = %self.job.model, "the worker died before anything was shown; the request is sent again");
         self.engines.attempt(&self.job, None, Purpose::Answer).await
     }
 }

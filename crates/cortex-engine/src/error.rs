@@ -3,6 +3,17 @@
 use cortex_models::ErrorKind;
 use std::path::PathBuf;
 
+/// Who ended a process that was killed (`SIGKILL`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Killer {
+    /// The kernel, because memory ran out: it counted more of these while the process ran.
+    Memory,
+    /// Not the kernel for want of memory.
+    Somebody,
+    /// The kernel does not count.
+    Unknown,
+}
+
 /// Why a request was not answered, or only in part. Cheap to clone: all who wait for one load get the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -39,6 +50,14 @@ pub enum EngineError {
         /// The worker's reason.
         reason: String,
     },
+    /// Its settings ask for what is not possible with its files.
+    #[error("the model `{model}` cannot be loaded as its settings say: {reason}")]
+    UnusableSettings {
+        /// Which model.
+        model: String,
+        /// What is wrong, with the name of the setting.
+        reason: String,
+    },
     /// The worker ended by itself.
     #[error("the worker of `{model}` died ({how}){}", last_lines(stderr))]
     WorkerDied {
@@ -46,6 +65,8 @@ pub enum EngineError {
         model: String,
         /// Exit code or signal.
         how: String,
+        /// Who killed it, if it was killed.
+        killer: Option<Killer>,
         /// The last lines it wrote to standard error.
         stderr: String,
     },
@@ -171,6 +192,7 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ContextExceeded { .. }
+            | Self::UnusableSettings { .. }
             | Self::EmptyPrompt
             | Self::InvalidRequest { .. }
             | Self::Constraint { .. }
@@ -201,6 +223,7 @@ impl EngineError {
             Self::WorkerMismatch { .. } => "worker_mismatch",
             Self::NoVariant => "no_compute_module",
             Self::LoadFailed { .. } => "model_load_failed",
+            Self::UnusableSettings { .. } => "unusable_settings",
             Self::WorkerDied { .. } => "worker_died",
             Self::WorkerStuck { .. } => "worker_stuck",
             Self::ComputeFailed { .. } => "compute_failed",
@@ -245,9 +268,16 @@ impl EngineError {
                 if pinned.is_empty() { "" } else { "stop a pinned model with `cortex models stop ID`, or " }
             )),
             Self::FailedBefore { .. } => Some("`cortex models start ID` tries at once; `cortex logs` shows more".into()),
-            Self::WorkerDied { how, .. } if how.contains("SIGKILL") => Some(
-                "the system has killed it, most likely because memory ran out: close other programs, or take a shorter context or a smaller model (`cortex fit` says what fits); the next request loads it again".into(),
+            Self::WorkerDied { killer: Some(killer @ (Killer::Memory | Killer::Unknown)), .. } => Some(format!(
+                "the system has killed it{} because memory ran out: close other programs, or take a shorter context or a smaller model (`cortex fit` says what fits); the next request loads it again",
+                if *killer == Killer::Unknown { ", most likely" } else { "" }
+            )),
+            Self::WorkerDied { killer: Some(Killer::Somebody), .. } => Some(
+                "somebody or another program has killed it; the kernel did not run out of memory. The next request loads it again".into(),
             ),
+            Self::UnusableSettings { model, .. } => {
+                Some(format!("change them with `cortex models update {model}`, or in its model.yaml"))
+            }
             Self::WorkerDied { .. } | Self::WorkerStuck { .. } => {
                 Some("the next request loads the model again; `cortex logs` shows more".into())
             }
@@ -266,7 +296,7 @@ impl EngineError {
     /// After how many seconds it may be different; `None` when waiting is no use.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::FailedBefore { seconds, .. } => Some(*seconds),
+            Self::FailedBefore { seconds, error } if error.kind() != ErrorKind::Invalid => Some(*seconds),
             _ => matches!(self.kind(), ErrorKind::Busy | ErrorKind::Unavailable).then_some(1),
         }
     }

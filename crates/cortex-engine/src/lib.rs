@@ -28,10 +28,10 @@ pub use answer::{Answer, AnswerEvent};
 pub use chat::{
     Chat, ChatTurn, Infill, Prompt, PromptTemplateUse, ToolChoice, ToolUse, legacy_prompt_template, prompt_template_use,
 };
-pub use config::{Config, LoadSettings};
+pub use config::{Config, LoadOrder, LoadSettings};
 pub use cortex_models::{KeepAlive, Shutdown, Tasks, tasks};
 pub use engines::{Engines, Job, Started, Usable};
-pub use error::EngineError;
+pub use error::{EngineError, Killer};
 pub use modules::Module;
 pub use prompt_cache::cache_scope;
 pub use speeds::Expected;

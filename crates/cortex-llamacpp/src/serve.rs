@@ -17,7 +17,7 @@ use crate::{
     threads::Threads,
     vocabulary::Vocabulary,
 };
-use cortex_api::worker::{FromWorker, Load, Loaded, PROTOCOL, ToWorker};
+use cortex_api::worker::{FromWorker, Load, LoadFault, Loaded, PROTOCOL, ToWorker};
 use llama_cpp_2::{llama_backend::LlamaBackend, model::LlamaModel};
 use std::{
     io::BufRead,
@@ -61,10 +61,28 @@ pub(crate) fn serve(mut lines: Lines) -> ExitCode {
     volunteer();
     match run(&load, &mut lines, &inbox) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(LlamaError(message)) => {
-            lines.send(&FromWorker::LoadFailed { message });
+        Err(LoadError { fault, message }) => {
+            lines.send(&FromWorker::LoadFailed { message, fault });
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Why a model cannot be loaded.
+struct LoadError {
+    fault: LoadFault,
+    message: String,
+}
+
+impl LoadError {
+    fn settings(message: impl Into<String>) -> Self {
+        Self { fault: LoadFault::Settings, message: message.into() }
+    }
+}
+
+impl From<LlamaError> for LoadError {
+    fn from(LlamaError(message): LlamaError) -> Self {
+        Self { fault: LoadFault::Engine, message }
     }
 }
 
@@ -82,7 +100,7 @@ fn volunteer() {
 }
 
 /// Loads and serves. An error is one of the load.
-fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(), LlamaError> {
+fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(), LoadError> {
     let log = llama::LoadLog::listen();
     for backend in &load.backends {
         llama::load_backend(backend)?;
@@ -92,10 +110,11 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     let model: &'static LlamaModel = Box::leak(Box::new(load_with_progress(&engine, load, lines)?));
     let vocabulary = Vocabulary::new(model);
     if !vocabulary.has_texts() {
-        return Err(LlamaError("the file has no vocabulary: it is not a model that can be talked to".into()));
+        let message = "the file has no vocabulary: it is not a model that can be talked to".into();
+        return Err(LoadError { fault: LoadFault::Model, message });
     }
     if load.mtp && llama::mtp_heads(model) == 0 {
-        return Err(LlamaError("the file has no layers for multi-token prediction; `mtp` has to be false".into()));
+        return Err(LoadError::settings("its file has no layers for multi-token prediction: `mtp` has to be false"));
     }
     let (control_tokens, embeds) = (vocabulary.control_texts(), vocabulary.embeds());
     let mut load = load.clone();
@@ -103,7 +122,8 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     loop {
         // Once: adapters belong to the model, and a load of the same model has the same ones.
         if adapters.len() != load.adapters.len() {
-            adapters = load.adapters.iter().map(|path| Adapter::load(model, path)).collect::<Result<_, _>>()?;
+            let loaded = load.adapters.iter().map(|path| Adapter::load(model, path)).collect::<Result<_, _>>();
+            adapters = loaded.map_err(|LlamaError(why)| LoadError::settings(why))?;
         }
         let images = match &load.projector {
             Some(path) if embeds.is_none() => {
@@ -113,12 +133,15 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
         };
         let (context, mtp) = room_for(model, &load, &vocabulary, log)?;
         let mut context = context.with_adapters(adapters.clone());
-        if load.mtp && context.rollback() == 0 {
-            let why = "llama.cpp cannot take guesses back for this kind of model; `mtp` has to be false";
-            return Err(LlamaError(why.into()));
+        if (load.mtp || load.draft_model.is_some()) && embeds.is_none() && context.rollback() == 0 {
+            let setting = if load.mtp { "`mtp` has to be false" } else { "`draft_model` has to be empty" };
+            let why = format!("llama.cpp cannot take guesses back for this kind of model: {setting}");
+            return Err(LoadError::settings(why));
         }
         let guesser = match &load.draft_model {
-            Some(_) if load.mtp => return Err(LlamaError("either `draft_model` or `mtp` guesses, not both".into())),
+            Some(_) if load.mtp => {
+                return Err(LoadError::settings("either `draft_model` or `mtp` guesses, not both"));
+            }
             Some(path) if embeds.is_none() => {
                 Some(Guesser::Model(load_drafter(&engine, &load, path, (&vocabulary, &context), log)?))
             }
@@ -173,16 +196,16 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     llama::end_process(0)
 }
 
-/// Loads the small model that guesses. What it takes is not told: the daemon counts it beside the model.
+/// Loads the small model that guesses; one that cannot is a wrong setting. What it takes is not told: the daemon counts it beside the model.
 fn load_drafter(
     engine: &LlamaBackend,
     load: &Load,
     path: &str,
     (vocabulary, context): (&Vocabulary<'_>, &Context<'_>),
     log: &llama::LoadLog,
-) -> Result<Drafter, LlamaError> {
+) -> Result<Drafter, LoadError> {
     let before = log.mark();
-    let named = |LlamaError(why)| LlamaError(format!("{path} cannot guess for the model: {why}"));
+    let named = |LlamaError(why)| LoadError::settings(format!("{path} cannot guess for it (`draft_model`): {why}"));
     let small = Load { model: path.into(), ..load.clone() };
     let model: &'static LlamaModel = Box::leak(Box::new(llama::load_model(engine, &small, |_| ()).map_err(named)?));
     let room = (context.sequence_length, context.sequences);
@@ -252,15 +275,12 @@ fn room_for<'model>(
     if embeds.is_some() {
         length = length.min(LONGEST_EMBEDDED);
     }
-    // What is told of the model's own context is what the daemon compares with its prediction.
     let own_and_mtp = |room| {
         let own = Context::new(model, load, room, embeds)?;
-        let told = log.mark();
         let mtp = (load.mtp && embeds.is_none()).then(|| {
             let named = |LlamaError(why)| LlamaError(format!("the layers for multi-token prediction (`mtp`): {why}"));
             Context::of_mtp(model, load, &own).map_err(named)
         });
-        log.back_to(told);
         Ok((own, mtp.transpose()?))
     };
     loop {
@@ -271,6 +291,8 @@ fn room_for<'model>(
             Err(_) if length > 512 => length /= 2,
             Err(error) => return Err(error),
         }
+        // What it said of buffers is of what is freed again.
+        log.forget_context();
         stdio::warn(&format!("memory is short: {sequences} × {length} tokens of context are tried"));
     }
 }

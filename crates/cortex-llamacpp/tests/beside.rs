@@ -261,7 +261,7 @@ fn failure(load: Load) -> String {
     let mut worker = TestWorker::start();
     worker.send(&ToWorker::Load(Box::new(load)));
     match std::iter::from_fn(|| worker.receive()).find(|it| !matches!(it, FromWorker::Loading { .. })) {
-        Some(FromWorker::LoadFailed { message }) => message,
+        Some(FromWorker::LoadFailed { message, .. }) => message,
         other => panic!("{other:?}"),
     }
 }

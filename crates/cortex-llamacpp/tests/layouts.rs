@@ -403,7 +403,7 @@ fn a_model_without_such_layers_is_not_loaded_with_them() {
     worker.send(&ToWorker::Load(Box::new(load)));
     let failed = std::iter::repeat_with(|| worker.receive().expect("an answer"))
         .find(|message| !matches!(message, FromWorker::Loading { .. }));
-    let Some(FromWorker::LoadFailed { message }) = failed else { panic!("{failed:?}") };
+    let Some(FromWorker::LoadFailed { message, .. }) = failed else { panic!("{failed:?}") };
     assert!(message.contains("multi-token prediction"), "{message}");
     // And a file that has them loads without.
     let (mut worker, _) =

@@ -67,7 +67,31 @@ pub struct ModelFiles {
     pub mtp: bool,
 }
 
+/// Why nothing can guess for a model as its settings say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GuesserError {
+    /// A small model and layers of its own cannot guess both.
+    #[error("either `draft_model` or `mtp` guesses, not both: leave one of them empty")]
+    Two,
+    /// It has no such layers.
+    #[error("its file has no layers for multi-token prediction: `mtp` has to be false")]
+    NoLayers,
+}
+
 impl ModelFiles {
+    /// Whether what its settings say of guesses is possible for a model that is built like this.
+    ///
+    /// # Errors
+    /// When it is not, and so the model could not be loaded.
+    pub fn check_guesser(&self, shape: &ModelShape) -> Result<(), GuesserError> {
+        let has_none = shape.architecture.as_ref().is_some_and(|it| it.mtp_layers.is_empty());
+        match (self.mtp, &self.draft_model) {
+            (true, Some(_)) => Err(GuesserError::Two),
+            (true, None) if has_none => Err(GuesserError::NoLayers),
+            _ => Ok(()),
+        }
+    }
+
     /// Those of a model that consists of its weights.
     pub fn of_weights(weights: PathBuf) -> Self {
         Self { weights, projector: None, adapters: vec![], draft_model: None, mtp: false }

@@ -388,13 +388,27 @@ impl ModelStore {
         if let Some(now) = self.yaml_on_disk(&model) {
             yaml = if now.texts("files").is_empty() { now.over(yaml) } else { now };
         }
+        let guesser = changes.iter().map(|(key, _)| *key).rfind(|key| ["mtp", "draft_model"].contains(key));
         for (key, value) in changes {
             yaml.set(key, value);
+        }
+        if let Some(field) = guesser {
+            self.check_guesser(&model, &yaml, field)?;
         }
         let path = self.0.layout.yaml(&model.id, &model.path);
         let written = self.0.config.files.replace(&path, yaml.print().as_bytes());
         written.map_err(|source| StoreError::Io { action: "cannot write the model.yaml", source })?;
         Ok(self.read_files(&model))
+    }
+
+    /// Whether a model with these settings has what they say that guesses for it; `field` is the one that was changed last.
+    fn check_guesser(&self, model: &Model, yaml: &ModelYaml, field: &str) -> Result<(), UpdateError> {
+        let files = model.files(yaml, &self.0.layout);
+        // What cannot be read is told by a load.
+        let Some((files, shape)) = files.and_then(|files| files.shape().ok().map(|shape| (files, shape))) else {
+            return Ok(());
+        };
+        files.check_guesser(&shape).map_err(|why| UpdateError::Fields { wrong: vec![(field.into(), why.to_string())] })
     }
 
     /// The yaml as it is on disk at this moment.

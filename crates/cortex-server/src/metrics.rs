@@ -250,6 +250,11 @@ impl Observed {
         Self { answer, metrics, last: began, has_begun: false }
     }
 
+    /// See [`Answer::is_shown_whole`].
+    pub(crate) fn is_shown_whole(&mut self) {
+        self.answer.is_shown_whole();
+    }
+
     /// Length of the prompt in tokens.
     pub(crate) fn prompt_tokens(&self) -> u32 {
         self.answer.prompt_tokens()
@@ -261,7 +266,7 @@ impl Observed {
         let counted = &self.metrics.0;
         match &event {
             // The parts of a call are one piece: they come from the same token.
-            Ok(AnswerEvent::CallBegins { .. } | AnswerEvent::CallEnds) | Err(_) => {}
+            Ok(AnswerEvent::CallBegins { .. } | AnswerEvent::CallEnds | AnswerEvent::BeginsAnew) | Err(_) => {}
             Ok(AnswerEvent::Text { .. } | AnswerEvent::Reasoning(_) | AnswerEvent::Arguments(_)) => {
                 let now = Instant::now();
                 let since = (now - self.last).as_secs_f64();

@@ -11,7 +11,7 @@ pub use sampling::{Sampling, SamplingStep};
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 9;
+pub const PROTOCOL: u32 = 10;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -242,6 +242,18 @@ pub enum Constraint {
     },
 }
 
+/// Where the reason lies for which a model could not be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadFault {
+    /// In what was asked for beside the model: with other settings it could be loaded.
+    Settings,
+    /// In the file, and the reason is known.
+    Model,
+    /// In the engine or the system: what the engine has said tells more.
+    Engine,
+}
+
 /// What a worker tells the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -262,8 +274,10 @@ pub enum FromWorker {
     Loaded(Box<Loaded>),
     /// The model could not be loaded; the process ends.
     LoadFailed {
-        /// Why, in the engine's words.
+        /// Why.
         message: String,
+        /// Where the reason lies.
+        fault: LoadFault,
     },
     /// The prompt is tokenised, fits and will be answered.
     Accepted {

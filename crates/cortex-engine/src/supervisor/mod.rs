@@ -10,7 +10,7 @@ mod view;
 pub use view::{ContextOrigin, Count, Counts, LoadedModel, Phase};
 
 use crate::{
-    Config, EngineError, LoadSettings, Tasks,
+    Config, EngineError, LoadOrder, LoadSettings, Tasks,
     accelerators::Accelerators,
     failures::{Attempt, Failures},
     fits::KnownShapes,
@@ -59,13 +59,13 @@ pub(crate) enum Purpose {
     MoreRoom,
     /// A person or a program ordered this load: it is tried whatever happened before, made anew when it is loaded
     /// otherwise, and kept in mind until the model is stopped. The pin is as it was without a word about it.
-    Order { pin: Option<bool> },
+    Order { order: LoadOrder, pin: Option<bool> },
 }
 
 /// What was ordered for a model.
 #[derive(Debug, Clone, Copy)]
 struct Order {
-    load: LoadSettings,
+    load: LoadOrder,
     keep_alive: Option<KeepAlive>,
     pin: Option<bool>,
     /// The model was loaded like that.
@@ -219,15 +219,7 @@ impl Supervisor {
     fn take(&mut self, command: Command) {
         match command {
             Command::Acquire(wanted, reply) => self.acquire(*wanted, reply),
-            Command::Measured { id, number, shape } => {
-                let all = ledger::all(Memory::probe(), self.config.memory_limit, self.accelerators.report().graphics());
-                if let Some(entry) = self.entries.get_mut(&id)
-                    && matches!(entry.measure, Measure::Asked(asked) if asked == number)
-                {
-                    self.shapes.remember(&id, &entry.files.weights, shape.clone());
-                    entry.measure = Measure::Known(Need::new(shape, entry.load, all));
-                }
-            }
+            Command::Measured { id, number, shape } => self.measured(&id, number, shape),
             Command::Started { id, generation, pid } => {
                 if let Some(entry) = self.entries.get_mut(&id)
                     && matches!(entry.state, State::Loading { generation: current, .. } if current == generation)
@@ -282,20 +274,16 @@ impl Supervisor {
             return;
         }
         let Wanted { id, files, load, keep_alive, purpose } = wanted.clone();
-        if let Purpose::Order { pin } = purpose {
+        if let Purpose::Order { order, pin } = purpose {
             // What cannot be is refused before anything leaves for it.
-            if let Err(error) = self.could_be(&id, load) {
+            if let Err(error) = self.could_be(&id, order.over(load)) {
                 let _ = reply.send(Err(error));
                 return;
             }
             let before = self.orders.get(&id).and_then(|order| order.pin);
-            self.orders.insert(id.clone(), Order { load, keep_alive, pin: pin.or(before), was_followed: false });
+            self.orders.insert(id.clone(), Order { load: order, keep_alive, pin: pin.or(before), was_followed: false });
         }
-        let load = self.orders.get(&id).map_or(load, |order| LoadSettings {
-            keep_alive: load.keep_alive,
-            pin: load.pin,
-            ..order.load
-        });
+        let load = self.as_ordered(&id, load);
         let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(files.clone(), load));
         (entry.load.keep_alive, entry.load.pin) = (load.keep_alive, load.pin);
         // An order's is in mind by itself.
@@ -332,6 +320,26 @@ impl Supervisor {
         self.apply(&id, Event::Acquire, Some(reply));
     }
 
+    fn measured(&mut self, id: &ModelId, number: u64, shape: ModelShape) {
+        let all = ledger::all(Memory::probe(), self.config.memory_limit, self.accelerators.report().graphics());
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if !matches!(entry.measure, Measure::Asked(asked) if asked == number) {
+            return;
+        }
+        let wrong = entry.files.check_guesser(&shape);
+        self.shapes.remember(id, &entry.files.weights, shape.clone());
+        entry.measure = Measure::Known(Need::new(shape, entry.load, all));
+        // Before others leave for it.
+        if let Err(why) = wrong {
+            self.refuse(id, &EngineError::UnusableSettings { model: id.to_string(), reason: why.to_string() });
+        }
+    }
+
+    /// How a model is loaded whose settings say this: what was ordered comes first.
+    fn as_ordered(&self, id: &ModelId, stored: LoadSettings) -> LoadSettings {
+        self.orders.get(id).map_or(stored, |order| order.load.over(stored))
+    }
+
     /// How long a model stays, and whether it is pinned, from what was ordered and what its settings say.
     fn settle(&mut self, id: &ModelId) {
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -348,10 +356,11 @@ impl Supervisor {
         let entry = self.entries.get(&wanted.id);
         if matches!(wanted.purpose, Purpose::Order { .. }) {
             self.failures.forget(&wanted.id);
-        } else if entry.is_none()
-            && let Some(error) = self.failures.refusal(&wanted.id, &wanted.files, wanted.load, Instant::now())
-        {
-            return Err(error);
+        } else if entry.is_none() {
+            let load = self.as_ordered(&wanted.id, wanted.load);
+            if let Some(error) = self.failures.refusal(&wanted.id, &wanted.files, load, Instant::now()) {
+                return Err(error);
+            }
         }
         if !entry.is_some_and(Entry::has_a_place) {
             self.forget_who_left();

@@ -111,14 +111,19 @@ impl Supervisor {
         }
         for (at, shortage) in plan.refuse {
             let error = self.shortage(&ids[at], shortage);
-            tracing::warn!(model = %ids[at], %error, "cannot be loaded");
-            // One that was followed before holds: there may be room again.
-            if self.orders.get(&ids[at]).is_some_and(|order| !order.was_followed) {
-                self.orders.remove(&ids[at]);
-            }
-            self.apply_with(&ids[at], Event::Refused, None, &error);
-            self.entries.remove(&ids[at]);
+            self.refuse(&ids[at], &error);
         }
+    }
+
+    /// A model that waits to be loaded will not be.
+    pub(super) fn refuse(&mut self, id: &ModelId, error: &EngineError) {
+        tracing::warn!(model = %id, %error, "cannot be loaded");
+        // An order that was followed before holds: it may be possible again.
+        if self.orders.get(id).is_some_and(|order| !order.was_followed) {
+            self.orders.remove(id);
+        }
+        self.apply_with(id, Event::Refused, None, error);
+        self.entries.remove(id);
     }
 
     /// Has the headers of the models read that are wanted and not known.
@@ -158,12 +163,16 @@ impl Supervisor {
         };
         let most_layers = |load: LoadSettings| load.device_layers.unwrap_or(u32::MAX).min(need.layers());
         let is_stored_otherwise = entry.load.cache_type != load.cache_type
+            || entry.load.threads != load.threads
             || most_layers(entry.load) != most_layers(load) && self.accelerators.report().graphics() != Graphics::None;
         let is_elsewhere = size.layers > 0 && entry.devices != self.accelerators.report().names();
+        let before = need.whole();
         let need = need.with(load);
         let (context, parallel) = need.whole();
         let facts = (session.facts.context_length, session.facts.parallel);
         if is_stored_otherwise
+            // Its settings are others now.
+            || before != (context, parallel) && facts != (context, parallel)
             || is_elsewhere
             || load.fixed_context && facts.0 != context
             || load.fixed_parallel && facts.1 != parallel

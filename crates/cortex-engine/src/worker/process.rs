@@ -2,10 +2,11 @@
 
 use super::{
     lines::{Tail, read_line},
-    session::{Connection, Requests, Session, died},
+    session::{Connection, Requests, Session},
 };
-use crate::{EngineError, Tasks};
-use cortex_api::worker::{FromWorker, Load, Loaded, PROTOCOL, ToWorker, encode};
+use crate::{EngineError, Killer, Tasks};
+use cortex_api::worker::{FromWorker, Load, LoadFault, Loaded, PROTOCOL, ToWorker, encode};
+use cortex_hardware::out_of_memory_kills;
 use cortex_models::ModelId;
 use std::{
     path::PathBuf,
@@ -157,10 +158,13 @@ struct Process {
     tail: Arc<Mutex<Tail>>,
     /// Told when standard error is closed.
     last_words: oneshot::Receiver<()>,
+    /// What the kernel had ended for want of memory when it was started.
+    kills_before: Option<u64>,
 }
 
 impl Process {
     fn start(launch: &Launch, tasks: &Tasks) -> Result<Self, EngineError> {
+        let kills_before = out_of_memory_kills();
         let mut child = spawn(launch)?;
         let pid = child.id().unwrap_or(0);
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -172,7 +176,7 @@ impl Process {
         let last_words = collect_stderr(tasks, stderr, Arc::clone(&tail), launch.model.clone());
         let (to_worker, lines) = mpsc::unbounded_channel();
         write_lines(tasks, stdin, lines);
-        Ok(Self { child, pid, reader: BufReader::new(stdout), to_worker, tail, last_words })
+        Ok(Self { child, pid, reader: BufReader::new(stdout), to_worker, tail, last_words, kills_before })
     }
 
     fn tell(&self, message: &ToWorker) {
@@ -297,10 +301,12 @@ impl Watched {
                     return Err(EngineError::WorkerMismatch { theirs: 0, ours: PROTOCOL });
                 }
                 Seen::Message(FromWorker::Loaded(facts)) => return Ok(*facts),
-                Seen::Message(FromWorker::LoadFailed { message }) => {
-                    let said = self.process.tail.lock().unwrap_or_else(PoisonError::into_inner).failures();
-                    let reason = if said.is_empty() { message } else { format!("{message}; the engine said: {said}") };
-                    return Err(EngineError::LoadFailed { model, reason });
+                Seen::Message(FromWorker::LoadFailed { message: reason, fault }) => {
+                    return Err(match fault {
+                        LoadFault::Settings => EngineError::UnusableSettings { model, reason },
+                        LoadFault::Model => EngineError::LoadFailed { model, reason },
+                        LoadFault::Engine => EngineError::LoadFailed { model, reason: self.with_what_was_said(reason) },
+                    });
                 }
                 // Progress: a sign of life.
                 Seen::Message(_) => {}
@@ -310,6 +316,12 @@ impl Watched {
                 Seen::Silence => return Err(self.stuck()),
             }
         }
+    }
+
+    /// A reason that the engine knows better, with what it said.
+    fn with_what_was_said(&self, reason: String) -> String {
+        let said = self.process.tail.lock().unwrap_or_else(PoisonError::into_inner).failures();
+        if said.is_empty() { reason } else { format!("{reason}; the engine said: {said}") }
     }
 
     /// Delivers lines until the process ends or rests.
@@ -368,10 +380,10 @@ impl Watched {
 
     /// The error of a worker that ended by itself, or has to be ended because it talks nonsense.
     async fn died(&mut self, nonsense: Option<String>) -> EngineError {
-        let how = match nonsense {
+        let (how, killer) = match nonsense {
             Some(what) => {
                 self.kill().await;
-                format!("its output is not of the protocol: {what}")
+                (format!("its output is not of the protocol: {what}"), None)
             }
             None => self.how_it_ended().await,
         };
@@ -379,25 +391,48 @@ impl Watched {
         let _ = tokio::time::timeout(LAST_WORDS, &mut self.process.last_words).await;
         let tail = self.process.tail.lock().unwrap_or_else(PoisonError::into_inner);
         // Who was killed from outside had no last words about it.
-        let is_killed = how.contains("SIGKILL");
-        died(&self.launch.model, how, if is_killed { String::new() } else { tail.shown() })
+        let stderr = if killer.is_some() { String::new() } else { tail.shown() };
+        EngineError::WorkerDied { model: self.launch.model.to_string(), how, killer, stderr }
     }
 
-    async fn how_it_ended(&mut self) -> String {
+    /// In words; and who killed it, if it was killed.
+    async fn how_it_ended(&mut self) -> (String, Option<Killer>) {
         // Its output is closed: it is ending, or it is broken and has to be ended.
         match tokio::time::timeout(GRACE, self.process.child.wait()).await {
-            Ok(Ok(status)) => exit_reason(status),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Ok(status)) => (exit_reason(status), is_killed(status).then(|| self.killer())),
+            Ok(Err(error)) => (error.to_string(), None),
             Err(_) => {
                 self.kill().await;
-                "it closed its output".into()
+                ("it closed its output".into(), None)
             }
+        }
+    }
+
+    fn killer(&self) -> Killer {
+        match (self.process.kills_before, out_of_memory_kills()) {
+            (Some(before), Some(now)) if now > before => Killer::Memory,
+            (Some(_), Some(_)) => Killer::Somebody,
+            _ => Killer::Unknown,
         }
     }
 
     async fn kill(&mut self) {
         // Fails only when it is gone already.
         let _ = self.process.child.kill().await;
+    }
+}
+
+/// Whether a process was ended by a signal that it cannot see.
+fn is_killed(status: ExitStatus) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::ExitStatusExt;
+        status.signal() == Some(9)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = status;
+        false
     }
 }
 

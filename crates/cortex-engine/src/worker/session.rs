@@ -230,8 +230,3 @@ impl Drop for Running {
         }
     }
 }
-
-/// The error of a worker that ended by itself.
-pub(crate) fn died(model: &ModelId, how: String, stderr: String) -> EngineError {
-    EngineError::WorkerDied { model: model.to_string(), how, stderr }
-}

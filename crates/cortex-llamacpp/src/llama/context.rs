@@ -259,7 +259,10 @@ impl<'model> Context<'model> {
         if let Some(own) = of_mtp {
             params.ctx_type = sys::LLAMA_CONTEXT_TYPE_MTP;
             params.ctx_other = own.as_ptr();
-        } else if load.mtp && embeds.is_none() && (model.is_recurrent() || model.is_hybrid()) {
+        } else if (load.mtp || load.draft_model.is_some())
+            && embeds.is_none()
+            && (model.is_recurrent() || model.is_hybrid())
+        {
             params.n_rs_seq = ROLLBACK;
         }
         // SAFETY: the model lives for as long as the context, and the parameters point to nothing.

@@ -181,7 +181,7 @@ impl Shape for ChatStream {
                 self.call(index, Some(fresh_id("call")), function)
             }
             AnswerEvent::Arguments(arguments) => self.call(index, None, FunctionDelta { name: None, arguments }),
-            AnswerEvent::CallEnds => return vec![],
+            AnswerEvent::CallEnds | AnswerEvent::BeginsAnew => return vec![],
             AnswerEvent::Finished { reason, timings } => {
                 let reason = finish_reason(reason, self.calls[index] > 0);
                 let mut chunk = self.delta(index, Delta::default(), Some(reason));

@@ -23,6 +23,8 @@ use cortex_api::{
 };
 use cortex_engine::AnswerEvent;
 use cortex_remote::Call;
+use serde_json::{Map, Value};
+use std::fmt::Write as _;
 
 /// Continues a text, whole or as a stream.
 pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
@@ -83,6 +85,32 @@ struct TextStream {
     total: Total,
 }
 
+/// The most likely tokens by their texts. Of several with the same text, as those of control tokens that have none, the likelier counts.
+fn most_likely(top: &[TokenProbability]) -> Map<String, Value> {
+    let mut by_text = Map::new();
+    for it in top {
+        by_text.entry(shown(&it.bytes)).or_insert_with(|| it.logprob.into());
+    }
+    by_text
+}
+
+/// The text of a token, or OpenAI's form of its bytes when they are only a part of a character.
+fn shown(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().fold("bytes:".to_owned(), |mut text, byte| {
+            // A text takes all that is written.
+            let _ = write!(text, "\\x{byte:02x}");
+            text
+        }),
+    }
+}
+
+/// How many characters begin in these bytes of UTF-8.
+fn beginnings(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte & 0xC0 != 0x80).count()
+}
+
 impl TextStream {
     fn completion(&self, choices: Vec<CompletionChoice>) -> Completion {
         Completion {
@@ -105,16 +133,14 @@ impl TextStream {
 
     /// OpenAI's shape of probabilities; `None` when there are none.
     fn logprobs(&mut self, index: usize, probabilities: &[TokenProbabilities]) -> Option<TextLogprobs> {
-        let text = |it: &TokenProbability| String::from_utf8_lossy(&it.bytes).into_owned();
         let mut logprobs = TextLogprobs::default();
         for it in probabilities {
-            let token = text(&it.chosen);
             let length = &mut self.lengths[index];
             logprobs.text_offset.push(*length);
-            *length += token.chars().count();
-            logprobs.tokens.push(token);
+            *length += beginnings(&it.chosen.bytes);
+            logprobs.tokens.push(shown(&it.chosen.bytes));
             logprobs.token_logprobs.push(it.chosen.logprob);
-            logprobs.top_logprobs.push(it.top.iter().map(|top| (text(top), top.logprob.into())).collect());
+            logprobs.top_logprobs.push(most_likely(&it.top));
         }
         (!probabilities.is_empty()).then_some(logprobs)
     }
@@ -144,7 +170,8 @@ impl Shape for TextStream {
             AnswerEvent::Reasoning(_)
             | AnswerEvent::CallBegins { .. }
             | AnswerEvent::Arguments(_)
-            | AnswerEvent::CallEnds => return vec![],
+            | AnswerEvent::CallEnds
+            | AnswerEvent::BeginsAnew => return vec![],
         };
         completion.warnings = std::mem::take(&mut self.warnings);
         vec![data(&completion)]
@@ -157,5 +184,30 @@ impl Shape for TextStream {
         let mut counts = self.completion(vec![]);
         counts.usage = Some(self.total.usage());
         vec![data(&counts)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_with_the_same_text_or_none_do_not_hide_each_other() {
+        let token = |bytes: &[u8], logprob| TokenProbability { token: 0, bytes: bytes.to_vec(), logprob };
+        let top =
+            [token(b" a", -0.5), token(b"", -1.0), token(b"\xe2\x96", -2.0), token(b"", -3.0), token(b"\xe2", -4.0)];
+        let told: Vec<(String, f64)> =
+            most_likely(&top).into_iter().map(|(text, logprob)| (text, logprob.as_f64().unwrap())).collect();
+        let expected = [(" a", -0.5), ("", -1.0), ("bytes:\\xe2\\x96", -2.0), ("bytes:\\xe2", -4.0)];
+        let mut expected: Vec<(String, f64)> = expected.map(|(text, logprob)| (text.to_owned(), logprob)).into();
+        expected.sort_by(|left, right| left.0.cmp(&right.0));
+        let mut told = told;
+        told.sort_by(|left, right| left.0.cmp(&right.0));
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_character_of_several_tokens_counts_once() {
+        assert_eq!([b"a".as_slice(), b"\xe2\x96", b"\x81", "é!".as_bytes()].map(beginnings), [1, 1, 0, 2]);
     }
 }

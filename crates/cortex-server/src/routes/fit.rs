@@ -43,12 +43,24 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
         }
         Err(error) => return Err(error),
     };
-    let load = ordered(&order, load_settings(&yaml, app.engines.load_settings()))?;
+    let load = as_ordered(&order, load_settings(&yaml, app.engines.load_settings()))?;
     let (engines, id, path) = (app.engines.clone(), model.id.clone(), files.weights.clone());
+    let guesser_of = files.clone();
     let (shape, room) = blocking(move || (files.shape(), Room::of(&engines, &id))).await?;
     let shape = shape.map_err(|error| ApiError::told(ErrorKind::Invalid, "model_broken", &error, None))?;
+    let wrong = guesser_of.check_guesser(&shape);
     app.engines.remember_shape(&model.id, &path, &shape);
-    Ok(Json(of_shape(&app, &model.id, &shape, load, &room)))
+    let mut answer = of_shape(&app, &model.id, &shape, load, &room);
+    if let (Err(why), FitAnswer::Model(fit)) = (wrong, &mut answer) {
+        fit.loads = false;
+        fit.verdict = format!("it cannot be loaded: {why}; beside that, {}", fit.verdict);
+    }
+    Ok(Json(answer))
+}
+
+/// How a start with these words would load a model.
+fn as_ordered(order: &ModelRequest, stored: LoadSettings) -> Result<LoadSettings, ApiError> {
+    Ok(ordered(order, stored)?.over(stored))
 }
 
 /// A shape with what a load would give it on a machine that has this for models.
@@ -64,7 +76,7 @@ pub(super) fn as_loaded(shape: &ModelShape, load: LoadSettings, all: Budget) -> 
 
 /// What a file needs that is no model yet.
 async fn of_file(app: &App, name: String, order: &ModelRequest) -> Result<Json<FitAnswer>, ApiError> {
-    let load = ordered(order, app.engines.load_settings())?;
+    let load = as_ordered(order, app.engines.load_settings())?;
     let (engines, id) = (app.engines.clone(), ModelId::existing(&name));
     let (shape, room, id) = blocking(move || {
         let room = Room::of(&engines, &id);
@@ -89,7 +101,7 @@ fn is_of_hub(name: &str) -> bool {
 
 /// What the models of a repository need.
 async fn of_hub(app: &App, name: &str, order: &ModelRequest) -> Result<Json<FitAnswer>, ApiError> {
-    let load = ordered(order, app.engines.load_settings())?;
+    let load = as_ordered(order, app.engines.load_settings())?;
     let shapes = app.pulls.shapes(name).await.map_err(|error| pull_error(&error))?;
     let unknown =
         || ApiError::told(ErrorKind::NotFound, "model_not_found", &format!("there is no model `{name}`"), None);

@@ -32,8 +32,13 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
         return Ok(sse::stream(answers, shape));
     }
     let mut content = String::new();
+    answers.are_shown_whole();
     while let Some((_, prompt_tokens, event)) = answers.next().await {
-        if let Some(piece) = shape.piece(event?, prompt_tokens) {
+        let event = event?;
+        if event == AnswerEvent::BeginsAnew {
+            content.clear();
+        }
+        if let Some(piece) = shape.piece(event, prompt_tokens) {
             content.push_str(&piece.content);
             if piece.stop {
                 return Ok(Json(InfillAnswer { content, ..piece }).into_response());
@@ -68,7 +73,8 @@ impl InfillStream {
             AnswerEvent::Reasoning(_)
             | AnswerEvent::CallBegins { .. }
             | AnswerEvent::Arguments(_)
-            | AnswerEvent::CallEnds => None,
+            | AnswerEvent::CallEnds
+            | AnswerEvent::BeginsAnew => None,
         }
     }
 }

@@ -23,7 +23,7 @@ use cortex_api::{
     },
     worker::{Buffer, BufferKind},
 };
-use cortex_engine::{ContextOrigin, LoadSettings, Phase};
+use cortex_engine::{ContextOrigin, LoadOrder, LoadSettings, Phase};
 use cortex_hardware::{CacheType, Memory};
 use cortex_models::{ErrorKind, KeepAlive, Model, ModelId};
 use serde::{Deserialize, Serialize};
@@ -43,21 +43,22 @@ pub(crate) async fn start(
         return Ok(Json(StartResponse { message: "Started successfully!".into(), ..StartResponse::default() }));
     }
     let (model, yaml, files) = find(&app, &name).await.map_err(bad_request)?;
-    let load = ordered(&request, load_settings(&yaml, app.engines.load_settings()))?;
+    let stored = load_settings(&yaml, app.engines.load_settings());
+    let order = ordered(&request, stored)?;
     let keep_alive = keep_alive(request.keep_alive.as_ref())?.unwrap_or(KeepAlive::Forever);
-    let started = app.engines.start_model(&model.id, &files, load, (keep_alive, request.pin)).await?;
+    let started = app.engines.start_model(&model.id, &files, (stored, order), (keep_alive, request.pin)).await?;
     Ok(Json(StartResponse {
         message: "Started successfully!".into(),
         context_length: started.context,
         parallel: started.parallel,
-        requested_context_length: if load.fixed_context { load.context_length } else { started.requested_context },
+        requested_context_length: order.context_length.unwrap_or(started.requested_context),
         requested_parallel: started.requested_parallel,
     }))
 }
 
 /// What a start request orders. What differs from the stored settings is an order, and is not cut to what fits; clients
 /// send the settings back as they read them.
-pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<LoadSettings, ApiError> {
+pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<LoadOrder, ApiError> {
     let order = |field: &str, given: Option<i64>, stored: u32, most: u32| match given {
         None => Ok(stored),
         Some(number) => match u32::try_from(number) {
@@ -70,8 +71,7 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
     let said = order("ctx_len", asked, stored.context_length, 1 << 28)?;
     let exact = request.exact.unwrap_or(false);
     let is_sent_back = said == stored.context_length || Some(said) == stored.stored_context;
-    let fixed_context = asked.is_some() && (exact || !is_sent_back);
-    let context_length = if fixed_context { said } else { stored.context_length };
+    let is_context_meant = asked.is_some() && (exact || !is_sent_back);
     let parallel = order("n_parallel", request.n_parallel, stored.parallel, 64)?;
     let wrong_type = |name: &str| {
         let names = CacheType::NAMES.map(|(name, _)| name).join(", ");
@@ -88,15 +88,14 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
             return Err(ApiError::field("ngl", format!("ngl is {layers}; it must be between -1 and 65536")));
         }
     };
-    Ok(LoadSettings {
-        cache_type,
-        device_layers,
-        context_length,
-        parallel,
-        threads: order("cpu_threads", request.cpu_threads.filter(|&threads| threads > 0), stored.threads, 512)?,
-        fixed_context,
-        fixed_parallel: parallel != stored.parallel || exact && request.n_parallel.is_some(),
-        ..stored
+    let threads = order("cpu_threads", request.cpu_threads.filter(|&threads| threads > 0), stored.threads, 512)?;
+    let is_parallel_meant = parallel != stored.parallel || exact && request.n_parallel.is_some();
+    Ok(LoadOrder {
+        context_length: is_context_meant.then_some(said),
+        parallel: is_parallel_meant.then_some(parallel),
+        threads: Some(threads).filter(|&it| it != stored.threads),
+        cache_type: Some(cache_type).filter(|&it| it != stored.cache_type),
+        device_layers: Some(device_layers).filter(|&it| it != stored.device_layers),
     })
 }
 
@@ -105,7 +104,7 @@ pub async fn preload(app: App, names: Vec<String>) {
     for name in names {
         let loaded = async {
             let (model, yaml, files) = find(&app, &name).await?;
-            let load = load_settings(&yaml, app.engines.load_settings());
+            let load = (load_settings(&yaml, app.engines.load_settings()), LoadOrder::default());
             let started = app.engines.start_model(&model.id, &files, load, (KeepAlive::Forever, None)).await;
             started.map_err(ApiError::from)
         };

@@ -19,7 +19,7 @@ use cortex_api::native::{
     RegistryHealth, ReindexRequest, ReindexResponse, UnusableModel, UpdateResponse, WrongSettings,
 };
 use cortex_models::{
-    BatchEntry, ErrorKind, Import, ImportError, Mode, ModelId, ModelState, ModelStore, RemoveError, StoreError,
+    BatchEntry, ErrorKind, Import, ImportError, Mode, Model, ModelId, ModelState, ModelStore, RemoveError, StoreError,
     UpdateError, WhyLeft,
 };
 use serde::Deserialize;
@@ -391,8 +391,10 @@ pub(crate) fn registry_health(store: &ModelStore) -> Result<RegistryHealth, Stor
         settings: models
             .iter()
             .filter_map(|model| {
-                let reason = model.wrong_settings()?.to_owned();
-                Some(WrongSettings { id: model.id.to_string(), reason })
+                let wrong = model.wrong_settings().map(str::to_owned);
+                let reason: Vec<String> = wrong.into_iter().chain(wrong_guesser(store, model)).collect();
+                let is_wrong = !reason.is_empty();
+                is_wrong.then(|| WrongSettings { id: model.id.to_string(), reason: reason.join("; ") })
             })
             .collect(),
         lost: store.lost_list(),
@@ -404,6 +406,12 @@ pub(crate) fn registry_health(store: &ModelStore) -> Result<RegistryHealth, Stor
             .collect(),
         unusable,
     })
+}
+
+/// Why nothing can guess for a model as its settings say; they are loaded with it. Reads headers of those that have such settings.
+fn wrong_guesser(store: &ModelStore, model: &Model) -> Option<String> {
+    let (_, files) = store.known_files(model).filter(|(_, files)| files.mtp)?;
+    files.check_guesser(&files.shape().ok()?).err().map(|why| format!("{why}; until then it cannot be loaded"))
 }
 
 /// Builds the list again from what lies in the data folder.

@@ -110,6 +110,13 @@ impl Answers {
         self.0.len()
     }
 
+    /// Nothing of them is shown before their end: see [`cortex_engine::Answer::is_shown_whole`].
+    pub(crate) fn are_shown_whole(&mut self) {
+        for answer in self.0.iter_mut().flatten() {
+            answer.is_shown_whole();
+        }
+    }
+
     /// The next piece of any of them, and of which; `None` when all have ended. May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Option<(usize, u32, Result<AnswerEvent, EngineError>)> {
         let nexts = self.0.iter_mut().enumerate().filter_map(|(index, answer)| {
@@ -142,6 +149,7 @@ pub(crate) struct Whole {
 pub(crate) async fn collect(mut answers: Answers, mut total: Total) -> Result<(Vec<Whole>, Usage, Timings), ApiError> {
     let mut wholes: Vec<Whole> = (0..answers.len()).map(|_| Whole::default()).collect();
     let mut last = worker::Timings::default();
+    answers.are_shown_whole();
     while let Some((index, prompt_tokens, event)) = answers.next().await {
         let whole = &mut wholes[index];
         match event? {
@@ -157,6 +165,7 @@ pub(crate) async fn collect(mut answers: Answers, mut total: Total) -> Result<(V
                 }
             }
             AnswerEvent::CallEnds => {}
+            AnswerEvent::BeginsAnew => *whole = Whole::default(),
             AnswerEvent::Finished { reason, timings } => {
                 whole.finish_reason = finish_reason(reason, !whole.calls.is_empty()).into();
                 total.add(index, prompt_tokens, &timings);

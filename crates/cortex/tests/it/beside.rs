@@ -1,13 +1,13 @@
 //! What is loaded beside a model: what lets it see, and adapters.
 
-use crate::http::{MODEL, client, import, post, question};
+use crate::http::{MODEL, client, get, import, post, question};
 use cortex_test::{
     daemon::{Options, TestDaemon},
     dist,
     made::{self, Projector, picture},
 };
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const BLUE: [u8; 3] = [10, 40, 230];
 const GREEN: [u8; 3] = [20, 220, 60];
@@ -219,7 +219,7 @@ async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     fs_err::write(&paths[0], made::qwen()).unwrap();
     post(&daemon, "/v1/models/stop", &json!({"model": MODEL})).await;
     let (status, body) = post(&daemon, "/v1/chat/completions", &asked(None)).await;
-    assert_eq!(status, 503, "{body}");
+    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("unusable_settings")), "{body}");
     assert!(body["error"]["message"].as_str().unwrap().contains("is no LoRA adapter for this model"), "{body}");
     assert_eq!(patch(json!({"lora_adapters": null})).await.unwrap().status(), 200);
     post(&daemon, "/v1/models/start", &json!({"model": MODEL})).await;
@@ -234,11 +234,22 @@ async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     fs_err::write(&other, made::qwen()).unwrap();
     assert_eq!(patch(json!({"draft_model": other})).await.unwrap().status(), 200);
     let (status, body) = post(&daemon, "/v1/chat/completions", &asked()).await;
-    assert_eq!(status, 503, "{body}");
+    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("unusable_settings")), "{body}");
     let message = body["error"]["message"].as_str().unwrap();
-    assert!(message.contains("are not those of the model") && !message.contains("create_tensor"), "{message}");
+    assert!(message.contains("are not those of the model") && !message.contains("the engine said"), "{message}");
     assert_eq!(patch(json!({"draft_model": null})).await.unwrap().status(), 200);
     assert_eq!(post(&daemon, "/v1/chat/completions", &asked()).await.0, 200);
+}
+
+/// The YAML file in a folder that says this.
+fn yaml_with(folder: &Path, words: &str) -> Option<PathBuf> {
+    fs_err::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).find_map(|path| {
+        if path.is_dir() {
+            return yaml_with(&path, words);
+        }
+        let is_yaml = path.extension().is_some_and(|it| it == "yaml" || it == "yml");
+        (is_yaml && fs_err::read_to_string(&path).is_ok_and(|text| text.contains(words))).then_some(path)
+    })
 }
 
 #[tokio::test]
@@ -257,31 +268,73 @@ async fn layers_of_a_model_guess_for_it_when_its_settings_say_so() {
         let asked = json!({"model": name, "prompt": "<s>Who pays most?</s><s>says: ", "max_tokens": 40, "temperature": 0, "ignore_eos": true});
         post(&daemon, "/v1/completions", &asked).await
     };
-    let patch = async |name: &str, mtp: Value| {
-        client()
-            .patch(daemon.url(&format!("/v1/models/{name}")))
-            .json(&json!({"mtp": mtp}))
-            .send()
-            .await
-            .unwrap()
-            .status()
+    let patch = async |name: &str, settings: Value| {
+        let url = daemon.url(&format!("/v1/models/{name}"));
+        let answer = client().patch(url).json(&settings).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
     };
     let (status, body) = ask("predicting").await;
     assert_eq!((status, body["timings"]["draft_n"].as_u64().unwrap_or(0)), (200, 0), "{body}");
     plain.push(body["choices"][0]["text"].clone());
     // It counts from the next request on.
-    assert_eq!(patch("predicting", json!(true)).await, 200);
+    assert_eq!(patch("predicting", json!({"mtp": true})).await.0, 200);
     let (status, body) = ask("predicting").await;
     assert_eq!(status, 200, "{body}");
     assert!(body["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0, "{body}");
     plain.push(body["choices"][0]["text"].clone());
     assert_eq!(plain[0], plain[1]);
-    // A file without such layers says so, and answers again without them.
-    assert_eq!(patch("without", json!("yes")).await, 400);
-    assert_eq!(patch("without", json!(true)).await, 200);
+    // What is not possible is refused where it is said, and nothing is changed.
+    let other = folder.path().join("without.gguf");
+    for (name, settings, param, why) in [
+        ("without", json!({"mtp": "yes"}), "mtp", "true or false"),
+        ("without", json!({"mtp": true}), "mtp", "has no layers for multi-token prediction"),
+        ("predicting", json!({"draft_model": other}), "draft_model", "not both"),
+    ] {
+        let (status, body) = patch(name, settings).await;
+        assert_eq!((status, body["error"]["param"].as_str()), (400, Some(param)), "{body}");
+        assert!(body["error"]["message"].as_str().unwrap().contains(why), "{body}");
+        assert_eq!(ask(name).await.0, 200);
+    }
+    // Who writes it into the file is told by all who could know.
+    assert_eq!(patch("without", json!({"mtp": false})).await.0, 200);
+    let yaml = yaml_with(&daemon.data(), "mtp: false").expect("its model.yaml");
+    let before = fs_err::read_to_string(&yaml).unwrap();
+    fs_err::write(&yaml, before.replace("mtp: false", "mtp: true")).unwrap();
     let (status, body) = ask("without").await;
-    assert_eq!(status, 503, "{body}");
-    assert!(body["error"]["message"].as_str().unwrap().contains("multi-token prediction"), "{body}");
-    assert_eq!(patch("without", json!(null)).await, 200);
+    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("unusable_settings")), "{body}");
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("multi-token prediction") && !message.contains("the engine said"), "{message}");
+    let (status, fit) = post(&daemon, "/v1/models/fit", &json!({"model": "without"})).await;
+    assert_eq!((status, &fit["loads"]), (200, &json!(false)), "{fit}");
+    assert!(fit["verdict"].as_str().unwrap().contains("multi-token prediction"), "{fit}");
+    let (_, health) = get(&daemon, "/v1/models/health").await;
+    assert!(health["settings"].to_string().contains("multi-token prediction"), "{health}");
+    assert_eq!(patch("without", json!({"mtp": null})).await.0, 200);
     assert_eq!(ask("without").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_small_model_guesses_for_one_with_a_state_too() {
+    let cheap = vec![("CORTEX_TEST_ENTRY_COST".into(), "20".into())];
+    let daemon = TestDaemon::with(Options { environment: cheap, ..Options::default() });
+    let folder = tempfile::tempdir().unwrap();
+    for (name, file) in [("hybrid", made::predicting()), ("small", made::guessing())] {
+        let path = folder.path().join(format!("{name}.gguf"));
+        fs_err::write(&path, file).unwrap();
+        let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": name, "modelPath": path})).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let ask = async || {
+        let asked = json!({"model": "hybrid", "prompt": "<s>Who pays most?</s><s>says: ", "max_tokens": 60, "temperature": 0, "ignore_eos": true});
+        post(&daemon, "/v1/completions", &asked).await
+    };
+    let (status, plain) = ask().await;
+    assert_eq!((status, plain["timings"]["draft_n"].as_u64().unwrap_or(0)), (200, 0), "{plain}");
+    let small = json!({"draft_model": folder.path().join("small.gguf")});
+    let patched = client().patch(daemon.url("/v1/models/hybrid")).json(&small).send().await.unwrap();
+    assert_eq!(patched.status(), 200);
+    let (status, guessed) = ask().await;
+    assert_eq!(status, 200, "{guessed}");
+    assert!(guessed["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0, "{guessed}");
+    assert_eq!(guessed["choices"][0]["text"], plain["choices"][0]["text"]);
 }

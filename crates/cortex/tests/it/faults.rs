@@ -1,4 +1,4 @@
-use crate::http::{Events, MODEL, fold, get, import, post, question};
+use crate::http::{Events, MODEL, client, fold, get, import, post, question};
 use cortex_test::{
     daemon::{Options, TestDaemon},
     dist, fake_worker,
@@ -62,6 +62,35 @@ async fn a_request_that_has_shown_nothing_is_sent_again() {
     let (text, reason, _) = fold(&waiting.rest().await);
     assert!(text.contains("Paris") && reason.as_deref() == Some("stop"), "{text}");
     assert!(first.rest().await.pop().unwrap().contains("worker_died"));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_shown_whole_begins_anew_until_its_end() {
+    let daemon = TestDaemon::start();
+    import(&daemon).await;
+    let mut asked = question("Write a long story.");
+    asked["max_tokens"] = json!(400);
+    asked["ignore_eos"] = json!(true);
+    asked["temperature"] = json!(0);
+    let has_begun = async || {
+        let metrics = client().get(daemon.url("/metrics")).send().await.unwrap().text().await.unwrap();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("cortex_time_to_first_token_seconds_count "));
+        count.is_some_and(|count| count.trim().parse::<u64>().unwrap() > 0)
+    };
+    let ask = async || post(&daemon, "/v1/chat/completions", &asked).await;
+    let kill = async {
+        while !has_begun().await {
+            tokio::task::yield_now().await;
+        }
+        signal(worker_pid(&daemon).await, "-9");
+    };
+    let ((status, answer), ()) = tokio::join!(ask(), kill);
+    assert_eq!((status, &answer["usage"]["completion_tokens"]), (200, &json!(400)), "{answer}");
+    // Nothing of the first beginning is left in it.
+    let (_, again) = ask().await;
+    assert_eq!(again["choices"][0]["message"], answer["choices"][0]["message"]);
+    let metrics = client().get(daemon.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.lines().any(|line| line == "cortex_lost_workers_total 1"), "{metrics}");
 }
 
 #[tokio::test]

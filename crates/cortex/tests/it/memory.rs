@@ -12,7 +12,7 @@ use cortex_test::{
     worker::TestWorker,
 };
 use serde_json::{Value, json};
-use std::{os::unix::process::ExitStatusExt, sync::LazyLock};
+use std::{os::unix::process::ExitStatusExt, process::Command, sync::LazyLock};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -404,6 +404,39 @@ async fn an_order_that_was_followed_holds_also_when_there_was_no_room_for_a_whil
     let (_, again) =
         post(&daemon, "/v1/models/start", &json!({"model": "b", "ctx_len": 1000, "keep_alive": "2h"})).await;
     assert_eq!((&again["context_length"], &again["requested_parallel"]), (&json!(1000), &json!(1)), "{again}");
+}
+
+#[tokio::test]
+async fn an_order_holds_for_what_it_names_and_the_settings_count_for_the_rest() {
+    let daemon = TestDaemon::start();
+    import(&daemon).await;
+    let patch = async |settings: Value| {
+        let url = daemon.url(&format!("/v1/models/{MODEL}"));
+        assert_eq!(client().patch(url).json(&settings).send().await.unwrap().status(), 200);
+    };
+    let start = async |order: Value| {
+        let mut asked = json!({"model": MODEL});
+        asked.as_object_mut().unwrap().extend(order.as_object().unwrap().clone());
+        let (status, body) = post(&daemon, "/v1/models/start", &asked).await;
+        assert_eq!(status, 200, "{body}");
+        (body["context_length"].as_u64().unwrap(), body["parallel"].as_u64().unwrap())
+    };
+    patch(json!({"ctx_len": 512, "n_parallel": 3})).await;
+    assert_eq!(start(json!({})).await, (512, 3));
+    // Fewer, too: a start takes the settings as they are now.
+    patch(json!({"n_parallel": 2})).await;
+    assert_eq!(start(json!({})).await, (512, 2));
+    // What was ordered stays when the rest changes, also for a worker that comes after another has died.
+    assert_eq!(start(json!({"ctx_len": 768})).await, (768, 2));
+    patch(json!({"ctx_len": 1024, "n_parallel": 1})).await;
+    let loaded = async || get(&daemon, "/inferences/server/models").await.1["data"][0].clone();
+    let pid = loaded().await["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    assert_eq!(post(&daemon, "/v1/chat/completions", &question("x")).await.0, 200);
+    let now = loaded().await;
+    assert_eq!((&now["context_length"], &now["parallel"]), (&json!(768), &json!(1)), "{now}");
+    // A bare start orders nothing.
+    assert_eq!(start(json!({})).await, (1024, 1));
 }
 
 #[tokio::test]
