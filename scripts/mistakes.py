@@ -42,13 +42,13 @@ MISTAKES = [
     ("guesses lie in the wrong places", f"{WORKER}/answering/steps.rs", "entries.push(Entry { token, position: position(offset), sequence, wants_logits: true });", "entries.push(Entry { token, position: position(offset.min(1)), sequence, wants_logits: true });", "worker", "what_repeats"),
     ("the matcher does not hear of a token", f"{WORKER}/sampling.rs", "guide.accept(token).map_err(|LlamaError(why)| NoChoice::Constraint(why))?;", "let _ = guide;", "worker", "an_answer_is_what"),
     ("what fills a gap stays", f"{WORKER}/answering/steps.rs", "self.truncate(slot, self.slots[slot].cells.len());", "let _ = slot;", "worker", "between_two_that_run"),
-    ("what is nobody's is kept", f"{WORKER}/answering/mod.rs", "self.slots[index].scope = scope;", "self.slots[index].scope = Some(scope.unwrap_or(0));", "prompt_cache", "for_nobody"),
+    ("what is nobody's is kept", f"{WORKER}/answering/places.rs", "self.slots[index].scope = scope;", "self.slots[index].scope = Some(scope.unwrap_or(0));", "prompt_cache", "for_nobody"),
     ("a checkpoint outlives what it was of", f"{WORKER}/slot.rs", "self.checkpoints.retain(|it| it.tokens <= keep);", "", "layouts", "alone"),
-    ("what was there before leaves its checkpoints", f"{WORKER}/answering/mod.rs", "                self.truncate(slot, 0);\n", "", "layouts", "what_comes_from_disk"),
+    ("what was there before leaves its checkpoints", f"{WORKER}/answering/places.rs", "                self.truncate(slot, 0);\n", "", "layouts", "what_comes_from_disk"),
     ("an image is taken for another one", f"{WORKER}/images.rs", "let content = Sha256::new().chain_update(size.0.to_le_bytes()).chain_update(&pixels).finalize();", "let content = Sha256::new().chain_update(size.0.to_le_bytes()).finalize();", "beside", "part_of_prompts"),
-    ("half of an image is computed again", f"{WORKER}/answering/mod.rs", "keep = image.range.start;", "", "beside", "images_are_part"),
+    ("half of an image is computed again", f"{WORKER}/answering/places.rs", "keep = image.range.start;", "", "beside", "images_are_part"),
     ("text behind an image stands where its tokens are counted", f"{WORKER}/images.rs", "token >= 0 || token & 1 == 0", "token != 1", WORKER, "images::tests"),
-    ("what was computed with other adapters is used", f"{WORKER}/answering/mod.rs", "scope_with(scope, &generate.adapters)", "scope_with(scope, &[])", "beside", "adapters_count"),
+    ("what was computed with other adapters is used", f"{WORKER}/answering/places.rs", "scope_with(scope, &generate.adapters)", "scope_with(scope, &[])", "beside", "adapters_count"),
     ("adapters of another request count", f"{WORKER}/answering/steps.rs", "self.context.use_adapters(set)", "self.context.use_adapters(&vec![])", "beside", "adapters_count"),
 ]
 
