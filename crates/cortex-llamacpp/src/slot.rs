@@ -197,6 +197,12 @@ pub(crate) fn place(
     }
 }
 
+/// How many of the first tokens of a prompt a slot holds, whether they are of use or not: what comes later may part from it there too.
+pub(crate) fn parting(slots: &[Slot], wanted: Wanted<'_>) -> usize {
+    let common = |slot: &Slot| common_prefix(&slot.cells, wanted.prompt);
+    slots.iter().filter(|slot| slot.is_for(wanted)).map(common).max().unwrap_or(0)
+}
+
 impl Slot {
     /// How many of the first tokens of a prompt the cells hold in a way that is of use to it.
     fn usable(&self, wanted: Wanted<'_>) -> usize {

@@ -23,6 +23,8 @@ enum Kept {
     Window,
     /// As the first, with a layer for multi-token prediction.
     StatesAhead,
+    /// As the first, with a small model that guesses.
+    StatesDrafted,
 }
 
 impl Kept {
@@ -31,7 +33,7 @@ impl Kept {
     #[track_caller]
     fn check(self, found: u32, end: u32) {
         match self {
-            Self::States | Self::StatesAhead => assert_eq!(found, end),
+            Self::States | Self::StatesAhead | Self::StatesDrafted => assert_eq!(found, end),
             Self::Window => assert!((end..end + 16).contains(&found), "{found} {end}"),
         }
     }
@@ -44,7 +46,7 @@ impl Kept {
             let file = match self {
                 Self::States => made::hybrid(),
                 Self::Window => made::windowed(),
-                Self::StatesAhead => made::predicting(),
+                Self::StatesAhead | Self::StatesDrafted => made::predicting(),
             };
             fs_err::write(&path, file).unwrap();
         }
@@ -54,7 +56,16 @@ impl Kept {
     fn load(self, folder: &Path, parallel: u32) -> Load {
         // Guesses are cheap, whatever else the machine does.
         let (mtp, entry_cost) = (self == Self::StatesAhead, Some(20));
-        Load { checkpoint_bytes: CHECKPOINTS, mtp, entry_cost, ..load_of(&self.model(folder), 2048, parallel) }
+        let load =
+            Load { checkpoint_bytes: CHECKPOINTS, mtp, entry_cost, ..load_of(&self.model(folder), 2048, parallel) };
+        if self != Self::StatesDrafted {
+            return load;
+        }
+        let small = folder.join("small.gguf");
+        if !small.exists() {
+            fs_err::write(&small, made::guessing()).unwrap();
+        }
+        Load { draft_model: Some(small.display().to_string()), ..load }
     }
 
     fn keeping(self, folder: &Path, parallel: u32) -> Load {
@@ -141,6 +152,11 @@ fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one
 #[test]
 fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one_with_guesses() {
     turns(Kept::StatesAhead);
+}
+
+#[test]
+fn a_turn_goes_on_where_the_last_prompt_ended_although_its_answer_is_another_one_with_a_draft_model() {
+    turns(Kept::StatesDrafted);
 }
 
 #[test]
@@ -259,7 +275,7 @@ fn restart(kept: Kept) {
 
 #[test]
 fn a_prompt_that_goes_on_amid_an_answer_has_what_was_there() {
-    for kept in [Kept::States, Kept::Window, Kept::StatesAhead] {
+    for kept in [Kept::States, Kept::Window, Kept::StatesAhead, Kept::StatesDrafted] {
         let scratch = tempfile::tempdir().unwrap();
         let (mut worker, _) = TestWorker::loaded_as(kept.keeping(scratch.path(), 1));
         let (mut alone, _) = TestWorker::loaded_as(kept.load(scratch.path(), 1));
@@ -276,6 +292,26 @@ fn a_prompt_that_goes_on_amid_an_answer_has_what_was_there() {
         assert!(timings.cached_tokens >= length(&text) - length(END), "{timings:?}");
         assert!(same(&expected, &found), "{kept:?}: {expected:?} {found:?}");
     }
+}
+
+#[test]
+fn where_prompts_without_marks_parted_the_next_one_goes_on() {
+    let scratch = tempfile::tempdir().unwrap();
+    // As ChatML is for a model that does not know its marks.
+    let text = |question: &str| format!("|system: {}|user: {question}|says: ", system("Lund"));
+    let shared = length(&text("")) - length("|says: ");
+    let (mut worker, _) = TestWorker::loaded_as(Kept::States.load(scratch.path(), 3));
+    let (mut alone, _) = TestWorker::loaded_as(Kept::States.load(scratch.path(), 1));
+    let questions =
+        ["Who pays the most of all of them?", "And who pays nothing at all?", "Does the weather count?", "Is it true?"];
+    let mut found = vec![];
+    for (id, question) in (1..).zip(questions) {
+        let text = text(question);
+        let (said, timings) = ask(&mut worker, request(id, &text));
+        check_answer(&mut alone, 100 + id, &text, &said);
+        found.push(timings.cached_tokens);
+    }
+    assert_eq!(found, [0, 0, shared, shared]);
 }
 
 #[test]
@@ -320,6 +356,11 @@ fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone() {
 #[test]
 fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone_with_guesses() {
     mixes(Kept::StatesAhead);
+}
+
+#[test]
+fn whatever_runs_together_an_answer_is_that_of_its_prompt_alone_with_a_draft_model() {
+    mixes(Kept::StatesDrafted);
 }
 
 #[test]
@@ -376,8 +417,17 @@ fn has_ended(messages: &[FromWorker], wanted: u64) -> bool {
 
 #[test]
 fn a_layer_for_multi_token_prediction_guesses_and_the_answer_is_the_same() {
+    guesses(Kept::StatesAhead);
+}
+
+#[test]
+fn a_small_model_guesses_for_one_with_states_and_the_answer_is_the_same() {
+    guesses(Kept::StatesDrafted);
+}
+
+fn guesses(kept: Kept) {
     let scratch = tempfile::tempdir().unwrap();
-    let (mut worker, _) = TestWorker::loaded_as(Kept::StatesAhead.load(scratch.path(), 2));
+    let (mut worker, _) = TestWorker::loaded_as(kept.load(scratch.path(), 2));
     let (mut drafted, mut accepted) = (0, 0);
     for (at, name) in ["Bergen", "Oslo", "Turku"].into_iter().enumerate() {
         let text = prompt(&[&system(name), "Who pays most?"]);

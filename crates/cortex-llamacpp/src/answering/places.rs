@@ -41,11 +41,19 @@ impl Worker<'_> {
                 at += 1;
                 continue;
             }
+            // Before it is given away.
+            let parting = slot::parting(&self.slots, wanted);
             let Some(Accepted { generate, prompt, guide }) = self.waiting.remove(at) else { return };
             let (index, reused, restored) = self.take_place(place, &prompt);
             let TokenisedPrompt { tokens: prompt, images } = prompt;
             let (first, turn) = self.marks(&prompt);
-            let stops = if is_alone || self.checkpoint_bytes == 0 { vec![] } else { vec![first, turn] };
+            let stops = if is_alone || self.checkpoint_bytes == 0 {
+                vec![]
+            } else {
+                // What was there so far and could not be used: the next one can.
+                let parting = Some(parting).filter(|&it| it >= reused + slot::WORTH && it < turn);
+                [first, turn].into_iter().chain(parting).collect()
+            };
             self.slots[index].turn = turn;
             self.slots[index].scope = scope;
             self.has_unsaved = true;
