@@ -314,7 +314,7 @@ impl Engines {
         if job.prompt.has_images() && !lease.session.facts.sees_images {
             return Err(EngineError::NoImages);
         }
-        let Rendered { segments, constraint, parser, has_calls_only, shows_control } =
+        let Rendered { segments, constraint, parser, has_calls_only, shows_control, next_turn } =
             job.prompt.render(&lease.session.template, lease.session.facts.infill, job.constraint.as_ref())?;
         let running = lease.session.generate(|id| Generate {
             id,
@@ -331,6 +331,7 @@ impl Engines {
             probabilities: job.probabilities,
             shows_control,
             adapters: job.adapters.clone(),
+            next_turn,
         })?;
         let prompt_tokens = running.reader.accepted().await?;
         Ok(answer::Answer::new(running, prompt_tokens, parser.map(|it| (it, has_calls_only)), replay, lease))

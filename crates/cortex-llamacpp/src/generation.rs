@@ -23,6 +23,8 @@ pub(crate) struct Generation {
     pub(crate) adapters: AdapterSet,
     /// How many of its tokens the cells hold. Smaller than the prompt: it is still being computed.
     pub(crate) computed: usize,
+    /// What the prompt of the next turn has behind the answer; see [`Generate::next_turn`](cortex_api::worker::Generate::next_turn).
+    pub(crate) next_turn: Vec<Token>,
     /// The token that was chosen last and is not in the cells yet.
     pub(crate) pending: Option<Token>,
     /// Tokens chosen so far, the end token included.
@@ -245,6 +247,7 @@ impl Generation {
             images: vec![],
             adapters: vec![],
             computed,
+            next_turn: vec![],
             pending: None,
             produced: 0,
             limit: 1,

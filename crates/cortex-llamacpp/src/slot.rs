@@ -1,6 +1,9 @@
 //! One sequence of the context: what its cells hold, and who uses it.
 
-use crate::{generation::Generation, llama::Token};
+use crate::{
+    generation::Generation,
+    llama::{AdapterSet, Token},
+};
 use std::sync::Arc;
 
 /// What the recurrent layers held of a sequence when it had fewer tokens.
@@ -10,6 +13,16 @@ pub(crate) struct Checkpoint {
     pub(crate) tokens: usize,
     /// As llama.cpp writes it. Slots that begin alike share it.
     pub(crate) state: Arc<Vec<u8>>,
+}
+
+/// What the next turn of a conversation has behind what is there, and can be computed before it comes.
+pub(crate) struct Ahead {
+    /// How many tokens are there.
+    pub(crate) at: usize,
+    /// Those behind them.
+    pub(crate) tokens: Vec<Token>,
+    /// The adapters that count.
+    pub(crate) adapters: AdapterSet,
 }
 
 /// One sequence of the context.
@@ -27,6 +40,8 @@ pub(crate) struct Slot {
     pub(crate) scope: Option<u64>,
     /// The request that runs here.
     pub(crate) generation: Option<Generation>,
+    /// What will most likely come next, when nothing runs here.
+    pub(crate) ahead: Option<Ahead>,
     /// When a request last left, in steps of the engine: the least recently used slot is given away first.
     pub(crate) last_used: u64,
 }

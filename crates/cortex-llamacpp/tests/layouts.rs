@@ -295,6 +295,33 @@ fn a_prompt_that_goes_on_amid_an_answer_has_what_was_there() {
 }
 
 #[test]
+fn what_the_next_turn_begins_with_is_computed_ahead_in_windows_only() {
+    for kept in [Kept::Window, Kept::States, Kept::StatesAhead] {
+        let scratch = tempfile::tempdir().unwrap();
+        let (mut worker, _) = TestWorker::loaded_as(kept.load(scratch.path(), 2));
+        let (mut alone, _) = TestWorker::loaded_as(kept.load(scratch.path(), 1));
+        let first = prompt(&[&system("Turku"), "Who pays most?"]);
+        let before = worker.steps();
+        let next_turn = "</s><s>asks: ".to_owned();
+        let (said, _) = ask(&mut worker, Generate { next_turn, most_guesses: Some(0), ..request(1, &first) });
+        let tokens: Vec<i32> = said.iter().map(|it| it.chosen.token).collect();
+        let mut turn = request(2, &first);
+        let rest = "</s><s>asks: And who pays least?</s><s>says: ";
+        turn.prompt.extend([Segment::Tokens { tokens }, Segment::Text { text: rest.into(), special: true }]);
+        if kept == Kept::Window {
+            // Two for the prompt, one for each token but the last, and what comes ahead.
+            while worker.steps() <= before + 2 + 11 {}
+        }
+        let (expected, _) = ask(&mut alone, Generate { deterministic: true, ..turn.clone() });
+        let (found, timings) = ask(&mut worker, turn);
+        assert!(same(&expected, &found), "{kept:?}: {expected:?} {found:?}");
+        let there = length(&first) + 11;
+        let ahead = if kept == Kept::Window { 1 + length("</s><s>asks: ") } else { 0 };
+        assert_eq!(timings.cached_tokens, there + ahead, "{kept:?}");
+    }
+}
+
+#[test]
 fn where_prompts_without_marks_parted_the_next_one_goes_on() {
     let scratch = tempfile::tempdir().unwrap();
     // As ChatML is for a model that does not know its marks.

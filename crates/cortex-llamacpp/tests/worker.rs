@@ -316,6 +316,43 @@ fn control_tokens_are_shown_where_that_is_asked_for() {
 }
 
 #[test]
+fn what_the_next_turn_begins_with_is_computed_when_there_is_nothing_else_to_do() {
+    const NEXT: &str = "<|im_end|>\n<|im_start|>user\n";
+    let (mut worker, _) = TestWorker::loaded(1024, 2);
+    // An answer that is cut, and one that ends by itself; with guesses, among which it ends.
+    for (id, most, ignore_eos, guesses) in [(10, 6, true, 0), (20, 60, false, 0), (30, 60, false, 16)] {
+        let question = QUESTION.replace("France", ["France", "Italy", "Spain"][usize::try_from(id / 10 - 1).unwrap()]);
+        let turn = Generate { ignore_eos, probabilities: Some(5), ..generate(id, &question, most) };
+        let before = worker.steps();
+        let (_, messages) =
+            run(&mut worker, Generate { next_turn: NEXT.into(), most_guesses: Some(guesses), ..turn.clone() });
+        let (reason, timings) = finished(&messages);
+        assert_eq!(reason == FinishReason::Stop, !ignore_eos);
+        let prompt = timings.prompt_tokens + timings.cached_tokens;
+        let tokens: Vec<i32> = told(&messages, id).iter().map(|it| it.chosen.token).collect();
+        // Each token is a step, but for those that were guessed, and then comes one more.
+        while worker.steps() <= before + u64::from(timings.answer_tokens - timings.accepted_tokens) {}
+        let said = u32::try_from(tokens.len()).unwrap();
+        let and = |rest: &str| {
+            let rest = Segment::Text { text: format!("{rest}<|im_end|>\n<|im_start|>assistant\n"), special: true };
+            turn.prompt.iter().cloned().chain([Segment::Tokens { tokens: tokens.clone() }, rest]).collect::<Vec<_>>()
+        };
+        let mut follow = |id, prompt: Vec<Segment>| {
+            let turn = Generate { id, prompt, max_tokens: Some(10), ..turn.clone() };
+            let reference = Generate { id: id + 1, deterministic: true, ..turn.clone() };
+            let (_, messages) = run(&mut worker, turn);
+            let (_, alone) = run(&mut worker, reference);
+            assert!(agree(&told(&alone, id + 1), &told(&messages, id)), "{messages:?} {alone:?}");
+            finished(&messages).1.cached_tokens
+        };
+        // The end, a line, the beginning, the name and a line.
+        assert_eq!(follow(id + 1, and(&format!("{NEXT}And of Norway?"))), prompt + said + 5);
+        // Somebody goes on in another way.
+        assert_eq!(follow(id + 3, and(", as I said")), prompt + said);
+    }
+}
+
+#[test]
 fn a_closed_input_ends_it_at_once_also_amid_an_answer() {
     let (mut worker, _) = TestWorker::loaded(1024, 1);
     worker.send(&ToWorker::Generate(Box::new(generate(1, "Once", 1000))));

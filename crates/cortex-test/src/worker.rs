@@ -39,6 +39,7 @@ pub fn generate(id: u64, text: &str, max_tokens: u32) -> Generate {
         constraint: None,
         probabilities: None,
         shows_control: false,
+        next_turn: String::new(),
         adapters: vec![],
     }
 }
@@ -121,6 +122,19 @@ impl TestWorker {
             match self.receive().expect("the worker is alive") {
                 FromWorker::Loading { .. } => {}
                 other => return other,
+            }
+        }
+    }
+
+    /// How many steps it has computed. To be asked when it answers nobody.
+    ///
+    /// # Panics
+    /// When it does not say.
+    pub fn steps(&mut self) -> u64 {
+        self.send(&ToWorker::Stats);
+        loop {
+            if let FromWorker::Stats(stats) = self.receive().expect("the worker is alive") {
+                return stats.steps;
             }
         }
     }

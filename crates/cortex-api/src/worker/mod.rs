@@ -219,6 +219,9 @@ pub struct Generate {
     pub shows_control: bool,
     /// The adapters that count, each once; all others do not.
     pub adapters: Vec<AdapterUse>,
+    /// What the prompt of the next turn has behind this answer, up to what is said then; its control tokens count. It is computed when
+    /// there is nothing else to do. Empty when it is not known.
+    pub next_turn: String,
 }
 
 /// What an answer must be; a token that would break it is not chosen.

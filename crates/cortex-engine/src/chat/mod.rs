@@ -142,11 +142,20 @@ pub(crate) struct Rendered {
     pub(crate) has_calls_only: bool,
     /// The parser needs to see control tokens.
     pub(crate) shows_control: bool,
+    /// What stands behind the answer in the prompt of the next turn, up to what is said then; empty when that is not known.
+    pub(crate) next_turn: String,
 }
 
 impl Rendered {
     fn plain(segments: Vec<Segment>) -> Self {
-        Self { segments, constraint: None, parser: None, has_calls_only: false, shows_control: false }
+        Self {
+            segments,
+            constraint: None,
+            parser: None,
+            has_calls_only: false,
+            shows_control: false,
+            next_turn: String::new(),
+        }
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) struct ChatTemplate {
     is_own: bool,
     source: String,
     abilities: OnceLock<Abilities>,
+    next_turn: OnceLock<String>,
 }
 
 /// What becomes of a prompt template of the settings, beside the model's own chat template.
@@ -141,6 +142,7 @@ impl ChatTemplate {
             is_own: warning.is_none(),
             source: loaded.chat_template.clone().filter(|_| warning.is_none()).unwrap_or_else(|| CHATML.to_owned()),
             abilities: OnceLock::new(),
+            next_turn: OnceLock::new(),
         };
         (template, warning)
     }
@@ -215,7 +217,9 @@ impl ChatTemplate {
         let has_calls_only = constraint.is_some() && beside == Beside::Nothing;
         let segments = guard::split(&text, &self.control_tokens, &chat.images);
         with_all_images(&segments, chat)?;
-        Ok(Rendered { segments, constraint, parser, has_calls_only, shows_control })
+        // What was thought or called is told in another way in the next turn than it was said.
+        let next_turn = if is_plain && !has_tools { self.next_turn().to_owned() } else { String::new() };
+        Ok(Rendered { segments, constraint, parser, has_calls_only, shows_control, next_turn })
     }
 
     /// What the answer must be when something has to be called, when calls have to follow their schemas, or when what is no call
@@ -295,6 +299,21 @@ impl ChatTemplate {
             let is_plain = |text: &str| text.contains(NEEDLE) && !text.contains(&format!("\\\"{NEEDLE}"));
             let wants_text = !is_plain(&rendered(false)) && is_plain(&rendered(true));
             Abilities { shows_tools, wants_text }
+        })
+    }
+
+    /// What it writes between an answer and what a user says next: found out once. Empty when an answer does not stand where the
+    /// prompt for it ended.
+    fn next_turn(&self) -> &str {
+        self.next_turn.get_or_init(|| {
+            let turns = [turn("user", "x"), turn("assistant", NEEDLE), turn("user", NEEDLE)];
+            let [prompt, whole] = [&turns[..1], &turns[..]].map(|turns| self.render_text(turns, &Map::new()));
+            let (Ok(prompt), Ok(whole)) = (prompt, whole) else { return String::new() };
+            let mut parts = whole.split(NEEDLE);
+            match (parts.next(), parts.next(), parts.next(), parts.next()) {
+                (Some(before), Some(between), Some(_), None) if before == prompt => between.to_owned(),
+                _ => String::new(),
+            }
         })
     }
 
@@ -454,6 +473,24 @@ mod tests {
             })
             .collect();
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_stands_before_the_next_turn_is_what_the_template_writes_there() {
+        let next_turn = |source: Option<&str>| template(source).0.next_turn().to_owned();
+        assert_eq!(next_turn(None), "<|im_end|>\n<|im_start|>user\n");
+        let named = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}</s>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+        assert_eq!(next_turn(Some(named)), "</s>[user]");
+        // Earlier answers are told in another way, or not at all.
+        let thinking = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]<think>{% endif %}";
+        let last_only = "{{ messages[-1].content }}";
+        assert_eq!((next_turn(Some(thinking)), next_turn(Some(last_only))), (String::new(), String::new()));
+        // Where calls may be, or thoughts, it is not told.
+        let chat = Chat { turns: vec![turn("user", "hi")], ..Chat::default() };
+        assert_eq!(template(Some(named)).0.render(&chat, None).expect("renders").next_turn, "</s>[user]");
+        let function = Function { name: "f".into(), description: None, parameters: None, strict: None };
+        let tools = Some(ToolUse { functions: vec![function], choice: ToolChoice::Auto, parallel: true });
+        assert_eq!(template(Some(named)).0.render(&Chat { tools, ..chat }, None).expect("renders").next_turn, "");
     }
 
     #[test]

@@ -28,6 +28,9 @@ const GLANCE: Duration = Duration::from_millis(2);
 /// Waiting requests that are looked at in a step: each is compared with all that the slots hold.
 const LOOKED_AT: usize = 64;
 
+/// A worker that had nothing to do for so long computes what the next turns will begin with: clients that ask again at once do not wait
+/// for it.
+const LULL: Duration = Duration::from_millis(50);
 /// A worker that had nothing to do for so long writes to disk what would be lost with it.
 const QUIET: Duration = Duration::from_secs(30);
 /// How long a process that should end waits for its disk; the daemon ends it soon after.
@@ -70,6 +73,7 @@ pub(crate) struct Worker<'model> {
     step_times: StepTimes,
     stats: Stats,
     admitted: u64,
+    last_step: Instant,
     last_sign: Instant,
 }
 
@@ -102,6 +106,7 @@ impl<'model> Worker<'model> {
             step_times: StepTimes::new(load.entry_cost),
             stats: Stats::default(),
             admitted: 0,
+            last_step: Instant::now(),
             last_sign: Instant::now(),
         }
     }
@@ -124,6 +129,12 @@ impl<'model> Worker<'model> {
             if !self.is_busy() || self.is_stalled {
                 let message = if self.waits_for_others() {
                     inbox.recv_timeout(GLANCE)
+                } else if let Some(slot) = self.slots.iter().position(|slot| slot.ahead.is_some()) {
+                    let message = inbox.recv_timeout(LULL.saturating_sub(self.last_step.elapsed()));
+                    if matches!(message, Err(RecvTimeoutError::Timeout)) {
+                        self.compute_ahead(slot);
+                    }
+                    message
                 } else if self.has_unsaved && self.saved.is_some() {
                     let message = inbox.recv_timeout(QUIET);
                     if matches!(message, Err(RecvTimeoutError::Timeout)) {

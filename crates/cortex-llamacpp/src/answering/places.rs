@@ -16,6 +16,9 @@ use cortex_api::worker::{AdapterUse, Generate, Segment};
 use sha2::{Digest, Sha256};
 use std::time::Instant;
 
+/// Tokens that are computed before somebody asks for them at most.
+const MOST_AHEAD: usize = 32;
+
 impl Worker<'_> {
     /// Gives free slots to waiting requests, first come first served; those that wait for what others compute let others pass.
     pub(super) fn admit(&mut self) {
@@ -56,6 +59,8 @@ impl Worker<'_> {
             };
             self.slots[index].turn = turn;
             self.slots[index].scope = scope;
+            self.slots[index].ahead = None;
+            let next_turn = if is_alone { vec![] } else { self.next_turn(&generate.next_turn) };
             self.has_unsaved = true;
             self.admitted += 1;
             let wanted =
@@ -72,6 +77,7 @@ impl Worker<'_> {
                 images,
                 adapters: generate.adapters,
                 computed: reused,
+                next_turn,
                 pending: None,
                 produced: 0,
                 limit: generate.max_tokens.map_or(room, |most| most.min(room)),
@@ -136,6 +142,17 @@ impl Worker<'_> {
         let kept = kept.map_or(0, |it| it.tokens);
         self.truncate(index, kept);
         kept
+    }
+
+    /// The tokens of what the next turn has behind an answer. None of a model that could not be taken back from them, if what comes is
+    /// something else.
+    fn next_turn(&self, text: &str) -> Vec<Token> {
+        if text.is_empty() || self.vocabulary.is_recurrent() {
+            return vec![];
+        }
+        let text = Segment::Text { text: text.to_owned(), special: true };
+        let tokens = self.vocabulary.tokenize(&[text], false).unwrap_or_default();
+        if tokens.len() > MOST_AHEAD { vec![] } else { tokens }
     }
 
     /// The tokens of the text that an answer is expected to be like.

@@ -9,6 +9,7 @@ use crate::{
     llama::{AdapterSet, Entry, LlamaError, Placed, Token},
     sampling::NoChoice,
     schedule::{self, Share, Want},
+    slot::Ahead,
     stdio::{self, Lines},
 };
 use cortex_api::worker::{FinishReason, FromWorker, Rejection, TokenProbabilities, TokenProbability};
@@ -18,6 +19,7 @@ impl Worker<'_> {
     /// One step: a token for every running answer, a chunk of the prompts that are waiting, and one of an image. Requests with
     /// other adapters are computed one after the other.
     pub(super) fn step(&mut self, lines: &mut Lines) {
+        self.last_step = Instant::now();
         self.ask_for_vectors();
         let mut sets: Vec<AdapterSet> = Vec::new();
         for generation in self.slots.iter().filter_map(|slot| slot.generation.as_ref()) {
@@ -271,6 +273,9 @@ impl Worker<'_> {
             if !self.truncate(slot, held) {
                 stdio::warn("guesses that were wrong could not be taken back");
                 self.finish(slot, FinishReason::Error, lines);
+            } else if let Some(ahead) = &mut self.slots[slot].ahead {
+                // It ended amid them.
+                ahead.at = held;
             }
         }
     }
@@ -374,15 +379,46 @@ impl Worker<'_> {
             lines.push(&generation.text_line(shown.text));
         }
         if shown.stopped {
+            // What is told ends before what is there.
+            generation.next_turn.clear();
             return self.finish_quietly(slot, FinishReason::Stop, lines);
         }
+        generation.pending = Some(token);
         if choice.is_last {
             return self.finish(slot, FinishReason::Stop, lines);
         }
         if generation.produced >= generation.limit {
-            return self.finish(slot, FinishReason::Length, lines);
+            self.finish(slot, FinishReason::Length, lines);
         }
-        generation.pending = Some(token);
+    }
+
+    /// Computes what the next turn of a conversation will most likely have behind what is there.
+    pub(super) fn compute_ahead(&mut self, index: usize) {
+        let Some(Ahead { at, tokens, adapters }) = self.slots[index].ahead.take() else { return };
+        let begin = positions(&self.slots[index].cells);
+        let has_room = begin + tokens.len() < self.context.sequence_length as usize;
+        if self.slots[index].cells.len() != at || !has_room || self.slots[index].generation.is_some() {
+            return;
+        }
+        let entry = |(offset, &token): (usize, &Token)| Entry {
+            token,
+            position: u32::try_from(begin + offset).unwrap_or(u32::MAX),
+            sequence: u32::try_from(index).unwrap_or(u32::MAX),
+            wants_logits: false,
+        };
+        let entries: Vec<Entry> = tokens.iter().enumerate().map(entry).collect();
+        let result = self.context.use_adapters(&adapters).and_then(|()| self.context.compute(&entries));
+        self.stats.steps += 1;
+        if let Err(LlamaError(message)) = result {
+            stdio::warn(&format!("the beginning of a next turn could not be computed: {message}"));
+            self.truncate(index, 0);
+            return;
+        }
+        self.settle();
+        if let Some(guesser) = &mut self.guesser {
+            guesser.follow(&entries, self.context.hidden(entries.len()), |_| true);
+        }
+        self.slots[index].cells.extend(tokens);
     }
 
     /// Ends the request of a slot; what was held back for a stop text is sent first.
@@ -398,8 +434,13 @@ impl Worker<'_> {
 
     fn finish_quietly(&mut self, slot: usize, reason: FinishReason, lines: &mut Lines) {
         if let Some(generation) = self.slots[slot].leave(self.stats.steps) {
-            if self.slots[slot].scope.is_none() {
+            let held = &mut self.slots[slot];
+            if held.scope.is_none() {
                 self.truncate(slot, 0);
+            } else if matches!(reason, FinishReason::Stop | FinishReason::Length) && !generation.next_turn.is_empty() {
+                // The last token of an answer is not computed for it.
+                let tokens = generation.pending.into_iter().chain(generation.next_turn.iter().copied()).collect();
+                held.ahead = Some(Ahead { at: held.cells.len(), tokens, adapters: generation.adapters.clone() });
             }
             lines.push(&FromWorker::Finished { id: generation.id, reason, timings: generation.timings() });
         }
