@@ -4,7 +4,7 @@
 //! the answer itself.
 
 use crate::{
-    EngineError,
+    EngineError, Killer,
     chat::{Piece, ReplyParser},
     engines::Replay,
     lease::Lease,
@@ -221,7 +221,11 @@ impl Answer {
                 }
             }
             let event = self.running.reader.next().await;
+            // What has grown until memory ran out would do so again.
+            let ran_out =
+                self.has_come && matches!(&event, Err(EngineError::WorkerDied { killer: Some(Killer::Memory), .. }));
             if event.as_ref().is_err_and(EngineError::lost_the_worker)
+                && !ran_out
                 && let Some(replay) = self.replay.take()
             {
                 self.replaying = Some(Box::pin(replay.again()));

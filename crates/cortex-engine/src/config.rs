@@ -88,6 +88,18 @@ pub struct LoadOrder {
 }
 
 impl LoadOrder {
+    /// This one, and what an earlier one says where it says nothing.
+    #[must_use]
+    pub fn after(self, earlier: Self) -> Self {
+        Self {
+            context_length: self.context_length.or(earlier.context_length),
+            parallel: self.parallel.or(earlier.parallel),
+            threads: self.threads.or(earlier.threads),
+            cache_type: self.cache_type.or(earlier.cache_type),
+            device_layers: self.device_layers.or(earlier.device_layers),
+        }
+    }
+
     /// A load with these settings, where nothing else is ordered.
     pub fn over(self, stored: LoadSettings) -> LoadSettings {
         LoadSettings {
@@ -100,5 +112,23 @@ impl LoadOrder {
             device_layers: self.device_layers.unwrap_or(stored.device_layers),
             ..stored
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_what_was_named_last_over_the_settings() {
+        let stored = LoadSettings { context_length: 8192, parallel: 4, device_layers: Some(3), ..Default::default() };
+        let context = LoadOrder { context_length: Some(512), ..LoadOrder::default() };
+        let all = LoadOrder { device_layers: Some(None), ..LoadOrder::default() };
+        assert_eq!(LoadOrder::default().over(stored), stored);
+        let ordered = LoadSettings { context_length: 512, fixed_context: true, ..stored };
+        assert_eq!(context.over(stored), ordered);
+        assert_eq!(all.after(context).over(stored), LoadSettings { device_layers: None, ..ordered });
+        let longer = LoadOrder { context_length: Some(1024), ..LoadOrder::default() };
+        assert_eq!(longer.after(context), longer);
     }
 }

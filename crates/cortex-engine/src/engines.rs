@@ -286,7 +286,7 @@ impl Engines {
         match self.attempt(&job, Some(replay), Purpose::Answer).await {
             Err(error) if error.lost_the_worker() => {
                 tracing::warn!(model = %job.model, %error, "the request is sent again");
-                self.attempt(&job, None, Purpose::Answer).await
+                self.attempt(&job, None, Purpose::Again).await
             }
             // It may have been loaded when memory was short, with less than it should have.
             Err(EngineError::ContextExceeded { available, .. }) if self.is_cut(&job.model, available) => {
@@ -518,6 +518,6 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) async fn again(self) -> Result<Answer, EngineError> {
         tracing::warn!(model = %self.job.model, "the worker died before anything was shown; the request is sent again");
-        self.engines.attempt(&self.job, None, Purpose::Answer).await
+        self.engines.attempt(&self.job, None, Purpose::Again).await
     }
 }

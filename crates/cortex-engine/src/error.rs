@@ -6,9 +6,9 @@ use std::path::PathBuf;
 /// Who ended a process that was killed (`SIGKILL`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Killer {
-    /// The kernel, because memory ran out: it counted more of these while the process ran.
+    /// The kernel, because memory ran out: it has counted more of these since a moment before.
     Memory,
-    /// Not the kernel for want of memory.
+    /// A person or a program, and not the kernel for want of memory.
     Somebody,
     /// The kernel does not count.
     Unknown,
@@ -267,13 +267,14 @@ impl EngineError {
                 "{}choose a smaller quantisation or context (`cortex fit` says what fits), or close other programs, for which some memory is kept free",
                 if pinned.is_empty() { "" } else { "stop a pinned model with `cortex models stop ID`, or " }
             )),
+            Self::FailedBefore { error, .. } if error.kind() == ErrorKind::Invalid => error.hint(),
             Self::FailedBefore { .. } => Some("`cortex models start ID` tries at once; `cortex logs` shows more".into()),
             Self::WorkerDied { killer: Some(killer @ (Killer::Memory | Killer::Unknown)), .. } => Some(format!(
                 "the system has killed it{} because memory ran out: close other programs, or take a shorter context or a smaller model (`cortex fit` says what fits); the next request loads it again",
                 if *killer == Killer::Unknown { ", most likely" } else { "" }
             )),
             Self::WorkerDied { killer: Some(Killer::Somebody), .. } => Some(
-                "somebody or another program has killed it; the kernel did not run out of memory. The next request loads it again".into(),
+                "a person or a program has killed it, and not the kernel for want of memory; programs such as systemd-oomd or earlyoom do that before memory runs out (`cortex fit` says what fits). The next request loads it again".into(),
             ),
             Self::UnusableSettings { model, .. } => {
                 Some(format!("change them with `cortex models update {model}`, or in its model.yaml"))

@@ -82,6 +82,8 @@ pub struct Architecture {
     pub output_is_copied: bool,
     /// The weights that a token passes, by how they are stored; empty when they are not known.
     pub passed: Vec<Weights>,
+    /// Its states, if it has any, can be taken back by a few tokens when guesses were wrong.
+    pub takes_states_back: bool,
     /// Nodes of a graph of [`BATCH`] tokens for which llama.cpp keeps room; 0 counts as the least that it does.
     pub graph_nodes: u64,
     /// Experts of a layer, of which a token passes a few; 0 when there are none.

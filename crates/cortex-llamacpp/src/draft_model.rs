@@ -42,13 +42,8 @@ pub(crate) struct Drafter {
 }
 
 impl Drafter {
-    /// Takes a small model for a large one, whose tokens must be the same, with as many sequences of the same length.
-    pub(crate) fn new(
-        small: &'static LlamaModel,
-        large: &Vocabulary<'_>,
-        load: &Load,
-        room: (u32, u32),
-    ) -> Result<Self, LlamaError> {
+    /// How many tokens a small model and a large one have in common; an error when it cannot guess for it.
+    pub(crate) fn check(small: &LlamaModel, large: &Vocabulary<'_>) -> Result<i32, LlamaError> {
         let vocabulary = Vocabulary::new(small);
         if !vocabulary.has_texts() || vocabulary.embeds().is_some() || vocabulary.is_recurrent() {
             return error("it is no model that can guess for another one");
@@ -58,9 +53,19 @@ impl Drafter {
         if (vocabulary.size - large.size).abs() > FILLED_UP || !(0..size).all(is_same) {
             return error("its tokens are not those of the model that it should guess for");
         }
+        Ok(size)
+    }
+
+    /// Takes a small model with so many of the large one's tokens, and allocates as many sequences of the same length.
+    pub(crate) fn new(
+        small: &'static LlamaModel,
+        vocabulary_size: i32,
+        load: &Load,
+        room: (u32, u32),
+    ) -> Result<Self, LlamaError> {
         let context = Context::new(small, load, room, None)?;
         let cells = (0..context.sequences).map(|_| vec![]).collect();
-        Ok(Self { context, cells, vocabulary_size: size, step: None })
+        Ok(Self { context, cells, vocabulary_size, step: None })
     }
 
     /// Seconds that it takes to guess a token; nothing before it has.

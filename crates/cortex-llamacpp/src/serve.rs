@@ -196,7 +196,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     llama::end_process(0)
 }
 
-/// Loads the small model that guesses; one that cannot is a wrong setting. What it takes is not told: the daemon counts it beside the model.
+/// Loads the small model that guesses; one that is there and cannot is a wrong setting. What it takes is not told: the daemon counts it beside the model.
 fn load_drafter(
     engine: &LlamaBackend,
     load: &Load,
@@ -205,11 +205,16 @@ fn load_drafter(
     log: &llama::LoadLog,
 ) -> Result<Drafter, LoadError> {
     let before = log.mark();
-    let named = |LlamaError(why)| LoadError::settings(format!("{path} cannot guess for it (`draft_model`): {why}"));
+    let named = |LlamaError(why)| LlamaError(format!("{path}, which should guess for it (`draft_model`): {why}"));
+    if !std::path::Path::new(path).is_file() {
+        return Err(LoadError::settings(format!("there is no file {path}, which `draft_model` names")));
+    }
     let small = Load { model: path.into(), ..load.clone() };
     let model: &'static LlamaModel = Box::leak(Box::new(llama::load_model(engine, &small, |_| ()).map_err(named)?));
     let room = (context.sequence_length, context.sequences);
-    let drafter = Drafter::new(model, vocabulary, &small, room).map_err(named)?;
+    let common = Drafter::check(model, vocabulary)
+        .map_err(|LlamaError(why)| LoadError::settings(format!("{path} cannot guess for it (`draft_model`): {why}")))?;
+    let drafter = Drafter::new(model, common, &small, room).map_err(named)?;
     log.back_to(before);
     Ok(drafter)
 }

@@ -45,7 +45,7 @@ pub use migrate::{
     Down, Finding, GivenModel, Homes, LegacyRemotes, Migrate, MigrateError, MigrationReport, Migrations, Outcome,
     Template,
 };
-pub use model::{Model, ModelFiles, ModelState};
+pub use model::{GuesserError, Model, ModelFiles, ModelState};
 pub use model_yaml::{ModelYaml, YamlError};
 pub use models_list::ListProblem;
 pub use name::{InvalidId, ModelId};

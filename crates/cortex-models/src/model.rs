@@ -76,6 +76,9 @@ pub enum GuesserError {
     /// It has no such layers.
     #[error("its file has no layers for multi-token prediction: `mtp` has to be false")]
     NoLayers,
+    /// Wrong guesses would stay in its states.
+    #[error("llama.cpp cannot take guesses back for this kind of model: `{0}` has to be {1}")]
+    Stays(&'static str, &'static str),
 }
 
 impl ModelFiles {
@@ -84,10 +87,15 @@ impl ModelFiles {
     /// # Errors
     /// When it is not, and so the model could not be loaded.
     pub fn check_guesser(&self, shape: &ModelShape) -> Result<(), GuesserError> {
-        let has_none = shape.architecture.as_ref().is_some_and(|it| it.mtp_layers.is_empty());
+        let Some(architecture) = &shape.architecture else {
+            return if self.mtp && self.draft_model.is_some() { Err(GuesserError::Two) } else { Ok(()) };
+        };
+        let stays = architecture.layers.iter().any(|layer| layer.state > 0) && !architecture.takes_states_back;
         match (self.mtp, &self.draft_model) {
             (true, Some(_)) => Err(GuesserError::Two),
-            (true, None) if has_none => Err(GuesserError::NoLayers),
+            (true, None) if architecture.mtp_layers.is_empty() => Err(GuesserError::NoLayers),
+            (true, None) if stays => Err(GuesserError::Stays("mtp", "false")),
+            (false, Some(_)) if stays => Err(GuesserError::Stays("draft_model", "empty")),
             _ => Ok(()),
         }
     }
@@ -235,5 +243,45 @@ impl Model {
             && self.author_repo == other.author_repo
             && self.branch == other.branch
             && self.status == other.status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cortex_hardware::{Architecture, Layer};
+
+    #[test]
+    fn who_guesses_must_be_possible() {
+        let attention = Layer { keys: 64, values: 64, ..Layer::default() };
+        let state = Layer { state: 64, ..Layer::default() };
+        let shape = |layers, mtp_layers, takes_states_back| ModelShape {
+            architecture: Some(Architecture { layers, mtp_layers, takes_states_back, ..Architecture::default() }),
+            ..ModelShape::default()
+        };
+        let plain = shape(vec![attention], vec![], false);
+        let ahead = shape(vec![attention], vec![attention], false);
+        let hybrid = shape(vec![state], vec![attention], true);
+        let stays = shape(vec![state], vec![attention], false);
+        let files = |mtp, draft: bool| ModelFiles {
+            mtp,
+            draft_model: draft.then(|| "small.gguf".into()),
+            ..ModelFiles::of_weights("large.gguf".into())
+        };
+        for (files, shape, expected) in [
+            (files(false, false), &stays, Ok(())),
+            (files(true, true), &ahead, Err(GuesserError::Two)),
+            (files(true, true), &ModelShape::default(), Err(GuesserError::Two)),
+            (files(true, false), &ModelShape::default(), Ok(())),
+            (files(true, false), &plain, Err(GuesserError::NoLayers)),
+            (files(true, false), &ahead, Ok(())),
+            (files(true, false), &hybrid, Ok(())),
+            (files(true, false), &stays, Err(GuesserError::Stays("mtp", "false"))),
+            (files(false, true), &plain, Ok(())),
+            (files(false, true), &hybrid, Ok(())),
+            (files(false, true), &stays, Err(GuesserError::Stays("draft_model", "empty"))),
+        ] {
+            assert_eq!(files.check_guesser(shape), expected, "{files:?} {shape:?}");
+        }
     }
 }

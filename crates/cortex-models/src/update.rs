@@ -389,6 +389,8 @@ impl ModelStore {
             yaml = if now.texts("files").is_empty() { now.over(yaml) } else { now };
         }
         let guesser = changes.iter().map(|(key, _)| *key).rfind(|key| ["mtp", "draft_model"].contains(key));
+        // A change that leaves something wrong that was wrong before may be on the way to mend it.
+        let guesser = guesser.filter(|field| self.check_guesser(&model, &yaml, field).is_ok());
         for (key, value) in changes {
             yaml.set(key, value);
         }

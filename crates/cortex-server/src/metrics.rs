@@ -266,7 +266,9 @@ impl Observed {
         let counted = &self.metrics.0;
         match &event {
             // The parts of a call are one piece: they come from the same token.
-            Ok(AnswerEvent::CallBegins { .. } | AnswerEvent::CallEnds | AnswerEvent::BeginsAnew) | Err(_) => {}
+            Ok(AnswerEvent::CallBegins { .. } | AnswerEvent::CallEnds) | Err(_) => {}
+            // Loading and waiting are no gap between two tokens.
+            Ok(AnswerEvent::BeginsAnew) => self.has_begun = false,
             Ok(AnswerEvent::Text { .. } | AnswerEvent::Reasoning(_) | AnswerEvent::Arguments(_)) => {
                 let now = Instant::now();
                 let since = (now - self.last).as_secs_f64();

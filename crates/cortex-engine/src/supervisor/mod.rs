@@ -55,10 +55,12 @@ pub(crate) struct Wanted {
 pub(crate) enum Purpose {
     /// To answer, as it is loaded.
     Answer,
+    /// To answer once more what a worker has died of or beside. Who came since may want it loaded otherwise, and comes first.
+    Again,
     /// To answer, with more room than it has if there is more now.
     MoreRoom,
     /// A person or a program ordered this load: it is tried whatever happened before, made anew when it is loaded
-    /// otherwise, and kept in mind until the model is stopped. The pin is as it was without a word about it.
+    /// otherwise, and kept in mind until the model is stopped. What it does not name is as in an order before it.
     Order { order: LoadOrder, pin: Option<bool> },
 }
 
@@ -275,15 +277,23 @@ impl Supervisor {
         }
         let Wanted { id, files, load, keep_alive, purpose } = wanted.clone();
         if let Purpose::Order { order, pin } = purpose {
+            let before = self.orders.get(&id);
+            let order = before.map_or(order, |before| order.after(before.load));
+            let pin = pin.or(before.and_then(|before| before.pin));
             // What cannot be is refused before anything leaves for it.
             if let Err(error) = self.could_be(&id, order.over(load)) {
                 let _ = reply.send(Err(error));
                 return;
             }
-            let before = self.orders.get(&id).and_then(|order| order.pin);
-            self.orders.insert(id.clone(), Order { load: order, keep_alive, pin: pin.or(before), was_followed: false });
+            self.orders.insert(id.clone(), Order { load: order, keep_alive, pin, was_followed: false });
         }
         let load = self.as_ordered(&id, load);
+        // Its adapters are numbers of files.
+        if purpose == Purpose::Again && self.entries.get(&id).is_some_and(|it| it.files.adapters != files.adapters) {
+            let _ = reply.send(Err(EngineError::Stopped { model: id.to_string() }));
+            return;
+        }
+        let is_again = purpose == Purpose::Again && self.entries.contains_key(&id);
         let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(files.clone(), load));
         (entry.load.keep_alive, entry.load.pin) = (load.keep_alive, load.pin);
         // An order's is in mind by itself.
@@ -291,21 +301,24 @@ impl Supervisor {
         entry.demand.asked(self.began.elapsed());
         self.settle(&id);
         // A request names adapters by their numbers among those that it knows; and who sets another model to guess means it.
-        let has_other_files = self.entries.get(&id).is_some_and(|entry| {
-            entry.files.adapters != files.adapters
-                || entry.files.draft_model != files.draft_model
-                || entry.files.mtp != files.mtp
-        });
+        let has_other_files = !is_again
+            && self.entries.get(&id).is_some_and(|entry| {
+                entry.files.adapters != files.adapters
+                    || entry.files.draft_model != files.draft_model
+                    || entry.files.mtp != files.mtp
+            });
         match self.entries.get(&id).map(|entry| entry.state) {
             // What loads now may be another size: that is seen when it is there.
-            Some(State::Loading { .. }) if purpose != Purpose::Answer || has_other_files => {
+            Some(State::Loading { .. }) if may_be_larger(purpose) || has_other_files => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.later.push((wanted, reply));
                 }
                 return;
             }
             Some(State::Ready { .. })
-                if has_other_files || purpose != Purpose::Answer && self.has_other_size(&id, load) =>
+                if has_other_files
+                    || may_be_larger(purpose) && self.is_larger_now(&id, load)
+                    || matches!(purpose, Purpose::Order { .. }) && self.is_loaded_otherwise(&id, load) =>
             {
                 // What runs ends as it began, and then it is loaded anew.
                 self.apply(&id, Event::Unload, None);
@@ -314,7 +327,7 @@ impl Supervisor {
         }
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let is_loaded_later = matches!(entry.state, State::Idle | State::Queued { .. } | State::Draining { .. });
-        if is_loaded_later && (entry.load != load || entry.files != files) {
+        if is_loaded_later && !is_again && (entry.load != load || entry.files != files) {
             (entry.files, entry.load, entry.measure) = (files, load, Measure::Unknown);
         }
         self.apply(&id, Event::Acquire, Some(reply));
@@ -404,8 +417,10 @@ impl Supervisor {
             Err(error) => {
                 tracing::warn!(model = %id, %error, "could not be loaded");
                 let is_ours = matches!(error, EngineError::Stopped { .. } | EngineError::ShuttingDown);
+                let is_of_settings = matches!(error, EngineError::UnusableSettings { .. });
                 // Their module, or a driver, may be another than it was: what works is found out anew, and the next load goes by it.
-                if !is_ours && self.entries.get(id).is_some_and(|entry| !entry.devices.is_empty()) {
+                let has_devices = self.entries.get(id).is_some_and(|entry| !entry.devices.is_empty());
+                if !is_ours && !is_of_settings && has_devices {
                     self.accelerators.expect_others();
                     self.look_for_accelerators();
                 }
@@ -601,6 +616,11 @@ impl Supervisor {
             changed
         });
     }
+}
+
+/// Whether a model is loaded anew for this when more fits than it has.
+fn may_be_larger(purpose: Purpose) -> bool {
+    matches!(purpose, Purpose::MoreRoom | Purpose::Order { .. })
 }
 
 async fn all_returned(mut loaded: watch::Receiver<Arc<Vec<LoadedModel>>>) {

@@ -155,8 +155,8 @@ impl Supervisor {
         });
     }
 
-    /// Whether a loaded model would be loaded in another way now: what is ordered differs, or more fits than it has.
-    pub(super) fn has_other_size(&self, id: &ModelId, load: LoadSettings) -> bool {
+    /// Whether a loaded model would be loaded in another way now: what is ordered differs, or its settings are others than they were.
+    pub(super) fn is_loaded_otherwise(&self, id: &ModelId, load: LoadSettings) -> bool {
         let Some(entry) = self.entries.get(id) else { return false };
         let (Some(session), Measure::Known(need), Some(size)) = (&entry.session, &entry.measure, entry.size) else {
             return false;
@@ -170,15 +170,23 @@ impl Supervisor {
         let need = need.with(load);
         let (context, parallel) = need.whole();
         let facts = (session.facts.context_length, session.facts.parallel);
-        if is_stored_otherwise
+        is_stored_otherwise
             // Its settings are others now.
             || before != (context, parallel) && facts != (context, parallel)
             || is_elsewhere
             || load.fixed_context && facts.0 != context
             || load.fixed_parallel && facts.1 != parallel
-        {
-            return true;
-        }
+    }
+
+    /// Whether a loaded model would get more now than it has.
+    pub(super) fn is_larger_now(&self, id: &ModelId, load: LoadSettings) -> bool {
+        let Some(entry) = self.entries.get(id) else { return false };
+        let (Some(session), Measure::Known(need), Some(size)) = (&entry.session, &entry.measure, entry.size) else {
+            return false;
+        };
+        let need = need.with(load);
+        let (context, parallel) = need.whole();
+        let facts = (session.facts.context_length, session.facts.parallel);
         // Nobody has to leave for it.
         let is_more = |larger: Size| {
             facts != (context, parallel) && (larger.context, larger.parallel) > (size.context, size.parallel)

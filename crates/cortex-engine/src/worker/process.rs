@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncWriteExt, BufReader},
@@ -22,6 +22,9 @@ use tokio::{
 
 /// How long a worker that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
+
+/// How old the count of what the kernel has ended may become while a worker speaks.
+const COUNTED: Duration = Duration::from_secs(5);
 
 /// How long the last words of a worker that is gone may take to arrive.
 const LAST_WORDS: Duration = Duration::from_millis(250);
@@ -139,12 +142,13 @@ pub(crate) async fn load(
         let over = watched.until_over(&requests).await;
         let error = if let Over::Gone(error) = &over { error.clone() } else { None };
         let reason = error.clone().unwrap_or_else(|| EngineError::Stopped { model: watched.launch.model.to_string() });
-        requests.end_all(&reason);
-        let _ = gone_sender.send(true);
         if let Over::Rests = over {
             on_rest(Resting { process: watched.process, backends: watched.launch.load.backends });
         }
+        // First: who is told that its request is lost may ask again at once, and must not get this worker.
         on_exit(error);
+        requests.end_all(&reason);
+        let _ = gone_sender.send(true);
     });
     Ok(Arc::new(session))
 }
@@ -158,13 +162,13 @@ struct Process {
     tail: Arc<Mutex<Tail>>,
     /// Told when standard error is closed.
     last_words: oneshot::Receiver<()>,
-    /// What the kernel had ended for want of memory when it was started.
-    kills_before: Option<u64>,
+    /// What the kernel had ended for want of memory a moment ago, and when that was.
+    kills_before: (Option<u64>, Instant),
 }
 
 impl Process {
     fn start(launch: &Launch, tasks: &Tasks) -> Result<Self, EngineError> {
-        let kills_before = out_of_memory_kills();
+        let kills_before = (out_of_memory_kills(), Instant::now());
         let mut child = spawn(launch)?;
         let pid = child.id().unwrap_or(0);
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -328,7 +332,11 @@ impl Watched {
     async fn until_over(&mut self, requests: &Requests) -> Over {
         let mut asked = false;
         loop {
-            match self.see().await {
+            let seen = self.see().await;
+            if matches!(seen, Seen::Message(_) | Seen::Silence) && self.process.kills_before.1.elapsed() > COUNTED {
+                self.process.kills_before = (out_of_memory_kills(), Instant::now());
+            }
+            match seen {
                 Seen::Message(message) => {
                     asked = false;
                     requests.deliver(message, &self.launch.model);
@@ -409,7 +417,7 @@ impl Watched {
     }
 
     fn killer(&self) -> Killer {
-        match (self.process.kills_before, out_of_memory_kills()) {
+        match (self.process.kills_before.0, out_of_memory_kills()) {
             (Some(before), Some(now)) if now > before => Killer::Memory,
             (Some(_), Some(_)) => Killer::Somebody,
             _ => Killer::Unknown,

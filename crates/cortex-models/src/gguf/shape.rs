@@ -59,6 +59,20 @@ const MANY_NODES: &[(&str, u64, u64)] = &[
     ("minimax-m3", 40, 32),
     ("hy_v4", 40, 32),
 ];
+/// Architectures whose states llama.cpp can take back by a few tokens (`llm_arch_supports_rs_rollback`).
+const TAKES_BACK: &[&str] = &[
+    "kimi-k3",
+    "qwen35",
+    "qwen35moe",
+    "qwen4exp",
+    "deepseek4",
+    "glm5-next",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "lfm2",
+    "lfm2moe",
+    "bailingmoe3",
+];
 /// For all others: none for each token, and so many for each tensor.
 const NODES: (u64, u64) = (0, 8);
 /// Layers of a model at most; a header that says more is nonsense.
@@ -107,6 +121,7 @@ impl Gguf {
         let mtp_layers = layers.split_off(usize::try_from(own).unwrap_or(usize::MAX).min(layers.len()));
         Some(Architecture {
             mtp_layers,
+            takes_states_back: TAKES_BACK.contains(&self.architecture()),
             graph_nodes: self.graph_nodes(),
             vocabulary: self.vocabulary(),
             embedding,

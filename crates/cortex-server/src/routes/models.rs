@@ -93,9 +93,9 @@ pub(crate) fn ordered(request: &ModelRequest, stored: LoadSettings) -> Result<Lo
     Ok(LoadOrder {
         context_length: is_context_meant.then_some(said),
         parallel: is_parallel_meant.then_some(parallel),
-        threads: Some(threads).filter(|&it| it != stored.threads),
-        cache_type: Some(cache_type).filter(|&it| it != stored.cache_type),
-        device_layers: Some(device_layers).filter(|&it| it != stored.device_layers),
+        threads: Some(threads).filter(|&it| it != stored.threads || exact && request.cpu_threads.is_some()),
+        cache_type: Some(cache_type).filter(|&it| it != stored.cache_type || exact && request.cache_type.is_some()),
+        device_layers: Some(device_layers).filter(|&it| it != stored.device_layers || exact && request.ngl.is_some()),
     })
 }
 

@@ -410,7 +410,12 @@ pub(crate) fn registry_health(store: &ModelStore) -> Result<RegistryHealth, Stor
 
 /// Why nothing can guess for a model as its settings say; they are loaded with it. Reads headers of those that have such settings.
 fn wrong_guesser(store: &ModelStore, model: &Model) -> Option<String> {
-    let (_, files) = store.known_files(model).filter(|(_, files)| files.mtp)?;
+    let says = |members: &str| members.contains("\"mtp\"") || members.contains("\"draft_model\"");
+    model.members().filter(|(own, common)| says(own) || says(common))?;
+    // What is not there is told as missing.
+    let is_there = model.state() == ModelState::Ready;
+    let (_, files) =
+        store.known_files(model).filter(|(_, files)| is_there && (files.mtp || files.draft_model.is_some()))?;
     files.check_guesser(&files.shape().ok()?).err().map(|why| format!("{why}; until then it cannot be loaded"))
 }
 

@@ -435,7 +435,10 @@ async fn an_order_holds_for_what_it_names_and_the_settings_count_for_the_rest() 
     assert_eq!(post(&daemon, "/v1/chat/completions", &question("x")).await.0, 200);
     let now = loaded().await;
     assert_eq!((&now["context_length"], &now["parallel"]), (&json!(768), &json!(1)), "{now}");
-    // A bare start orders nothing.
+    // A start that names something else adds to it, until somebody stops the model.
+    assert_eq!(start(json!({"pin": true})).await, (768, 1));
+    assert_eq!(start(json!({"n_parallel": 2})).await, (768, 2));
+    assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": MODEL})).await.0, 200);
     assert_eq!(start(json!({})).await, (1024, 1));
 }
 
