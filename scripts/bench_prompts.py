@@ -19,8 +19,8 @@ RESULTS = ROOT / "bench/results/prompts.json"
 BEGIN, END = "<!-- prompts:begin -->", "<!-- prompts:end -->"
 
 
-def turns(server, salt):
-    """The mean time to the first text of the second turns of 16 users who come one after the other."""
+def turns(server, salt, pause=0.0):
+    """The mean time to the first text of the second turns of 16 users who come one after the other, so many seconds after an answer."""
     histories = {}
     for number in range(16):
         words = " ".join(f"word{(index * 7919 + salt * 17 + number * 977) % 9973}" for index in range(60))
@@ -28,10 +28,12 @@ def turns(server, salt):
         answer = json.loads(server.call("POST", "/v1/chat/completions", {
             "model": MODEL_ID, "temperature": 0, "max_tokens": 8, "ignore_eos": True, "messages": histories[number]}))
         histories[number] += [answer["choices"][0]["message"], {"role": "user", "content": "And then?"}]
+        time.sleep(pause)
     times = []
     for number in range(16):
         began = time.perf_counter()
         times.append(read_together(server, [request(server, histories[number], 1)])[0][0] - began)
+        time.sleep(pause)
     return statistics.mean(times)
 
 
@@ -78,6 +80,8 @@ def run(arguments):
     servers = [Cortex(model, 16, threads).ready(), Peer(arguments.peer, model, 16, threads).ready()]
     measure(line("16 users in turn, first text of their second turns", "s", "≤ 0.8 ×", "lower", 0.8),
             lambda index: [turns(server, index) for server in servers])
+    measure(line("… who read for 0.1 s before the next one asks", "s", "≤ 0.8 ×", "lower", 0.8),
+            lambda index: [turns(server, 100 + index, 0.1) for server in servers])
     for server in servers:
         server.stop()
     # From here on, the other column is the same daemon: without guesses, or with nothing on disk.
