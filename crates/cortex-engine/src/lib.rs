@@ -33,6 +33,7 @@ pub use cortex_models::{KeepAlive, Shutdown, Tasks, tasks};
 pub use engines::{Engines, Job, Started, Usable};
 pub use error::{EngineError, Killer};
 pub use modules::Module;
+pub use need::NARROW_HEADS;
 pub use prompt_cache::cache_scope;
 pub use speeds::Expected;
 pub use supervisor::{ContextOrigin, Count, Counts, LoadedModel, Phase};

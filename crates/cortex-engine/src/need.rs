@@ -6,6 +6,10 @@ use cortex_hardware::{Architecture, Budget, Graphics, ModelShape};
 /// Fewer tokens than this are no use to anybody.
 const SHORTEST: u32 = 256;
 
+/// Why keys and values of some models have 16 bits.
+pub const NARROW_HEADS: &str =
+    "the heads of the model are no multiple of 32 numbers wide, so `cache_type` has to be f16";
+
 /// What a load was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Need {
@@ -70,6 +74,11 @@ impl Need {
     /// The same model, loaded in another way.
     pub(crate) fn with(&self, load: LoadSettings) -> Self {
         Self::new(self.shape.clone(), load, self.all)
+    }
+
+    /// Why it cannot be loaded like this, whatever there is of memory.
+    pub(crate) fn unusable(&self) -> Option<String> {
+        (!self.shape.stores_cache()).then(|| NARROW_HEADS.into())
     }
 
     /// All that was asked for: the context, and the requests at the same time.

@@ -82,6 +82,8 @@ pub struct Architecture {
     pub output_is_copied: bool,
     /// The weights that a token passes, by how they are stored; empty when they are not known.
     pub passed: Vec<Weights>,
+    /// Keys or values of a head do not fill blocks of 32 numbers: they cannot be stored in fewer bits.
+    pub has_narrow_heads: bool,
     /// Its states, if it has any, can be taken back by a few tokens when guesses were wrong.
     pub takes_states_back: bool,
     /// Nodes of a graph of [`BATCH`] tokens for which llama.cpp keeps room; 0 counts as the least that it does.
@@ -290,6 +292,14 @@ impl ModelShape {
     fn graph_bytes(&self) -> u64 {
         let nodes = self.architecture.as_ref().map_or(0, |it| it.graph_nodes.max(LEAST_NODES));
         nodes.saturating_mul(GRAPHS * GRAPH_NODE * if self.mtp { 2 } else { 1 })
+    }
+
+    /// Whether keys and values can be stored as it says: llama.cpp has blocks of 32 numbers in each head.
+    pub fn stores_cache(&self) -> bool {
+        let is_narrow =
+            |architecture: &Option<Architecture>| architecture.as_ref().is_some_and(|it| it.has_narrow_heads);
+        let drafts = self.draft.as_ref().is_some_and(|draft| is_narrow(&draft.architecture));
+        self.cache_type == CacheType::F16 || !is_narrow(&self.architecture) && !drafts
     }
 
     /// Bytes of its weights that are loaded.

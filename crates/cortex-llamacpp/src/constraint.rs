@@ -11,7 +11,10 @@ use llguidance::{
     toktrie::{SimpleVob, TokEnv},
 };
 use serde_json::{Map, Value, json};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::{
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    time::{Duration, Instant},
+};
 
 /// Constraints that may wait to be compiled.
 const QUEUE: usize = 256;
@@ -42,7 +45,7 @@ impl Grammars {
         }
         // What is impossible from the start shows with the first step.
         matcher.compute_mask().map_err(|why| LlamaError(reason(&why.to_string())))?;
-        Ok(Guide(matcher))
+        Ok(Guide { matcher, pace: Pace::default() })
     }
 }
 
@@ -108,26 +111,66 @@ fn reason(text: &str) -> String {
     }
 }
 
+/// Tokens over which the time of a constraint is looked at.
+const LOOKED_AT: u32 = 16;
+/// Time that it may take for each of them. All answers wait for it, and an ambiguous grammar takes longer with each token.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// A constraint on the way through one answer.
-pub(crate) struct Guide(Matcher);
+pub(crate) struct Guide {
+    matcher: Matcher,
+    pace: Pace,
+}
+
+/// How long a constraint takes.
+#[derive(Default)]
+struct Pace {
+    spent: Duration,
+    tokens: u32,
+    /// The tokens before took too long.
+    was_slow: bool,
+}
+
+impl Pace {
+    /// A token took so long; false when it has been too long for many of them. The first ones may be: what they need is made then.
+    fn is_bearable(&mut self, spent: Duration) -> bool {
+        self.spent += spent;
+        self.tokens += 1;
+        if self.tokens < LOOKED_AT {
+            return true;
+        }
+        let is_slow = self.spent > PATIENCE * LOOKED_AT;
+        let is_bearable = !(is_slow && self.was_slow);
+        *self = Self { was_slow: is_slow, ..Self::default() };
+        is_bearable
+    }
+}
 
 impl Guide {
     /// The tokens that may come next; those that end an answer when it may end here.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob, LlamaError> {
-        self.0.compute_mask_or_eos().map_err(|why| LlamaError(reason(&why.to_string())))
+        let began = Instant::now();
+        let allowed = self.matcher.compute_mask_or_eos().map_err(|why| LlamaError(reason(&why.to_string())))?;
+        if self.pace.is_bearable(began.elapsed()) {
+            return Ok(allowed);
+        }
+        let most = PATIENCE.as_millis();
+        Err(LlamaError(format!(
+            "it takes more than {most} ms for each token; a grammar in which a text can be read in many ways gets slower with each"
+        )))
     }
 
     /// Takes the token that was chosen.
     pub(crate) fn accept(&mut self, token: Token) -> Result<(), LlamaError> {
-        if self.0.is_stopped() {
+        if self.matcher.is_stopped() {
             return Ok(());
         }
-        self.0.consume_token(token.cast_unsigned()).map_err(|why| LlamaError(reason(&why.to_string())))
+        self.matcher.consume_token(token.cast_unsigned()).map_err(|why| LlamaError(reason(&why.to_string())))
     }
 
     /// Whether nothing can follow.
     pub(crate) fn is_complete(&self) -> bool {
-        self.0.is_stopped()
+        self.matcher.is_stopped()
     }
 }
 
@@ -154,7 +197,7 @@ mod tests {
             }
             guide.accept(Token::from(byte)).expect("accepted");
         }
-        let may_end = guide.is_complete() || guide.0.is_accepting().expect("accepting");
+        let may_end = guide.is_complete() || guide.matcher.is_accepting().expect("accepting");
         (text.len(), may_end)
     }
 
@@ -241,6 +284,17 @@ mod tests {
                 ("x", 0, false),
             ],
         );
+    }
+
+    #[test]
+    fn what_takes_too_long_again_and_again_is_not_borne() {
+        let mut pace = Pace::default();
+        let mut windows = |milliseconds: &[u64]| {
+            let borne = |&time: &u64| (0..LOOKED_AT).all(|_| pace.is_bearable(Duration::from_millis(time)));
+            milliseconds.iter().map(borne).collect::<Vec<_>>()
+        };
+        assert_eq!(windows(&[40, 60, 40, 60, 1, 900]), [true; 6]);
+        assert_eq!(windows(&[1, 60, 60]), [true, true, false]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod guesser;
 mod images;
 mod llama;
 mod load_log;
+mod load_signs;
 mod lookup;
 mod measure;
 mod mtp;

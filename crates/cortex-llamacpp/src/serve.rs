@@ -11,6 +11,7 @@ use crate::{
     guesser::Guesser,
     images::Images,
     llama::{self, Adapter, Context, LONGEST_EMBEDDED, LlamaError},
+    load_signs::LoadSigns,
     mtp::Mtp,
     saved::SavedPrompts,
     stdio::{self, Lines},
@@ -120,6 +121,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
     let mut load = load.clone();
     let mut adapters: Vec<Adapter<'_>> = Vec::new();
     loop {
+        let signs = lines.another().map(LoadSigns::begin).map_err(|why| LlamaError(why.to_string()))?;
         // Once: adapters belong to the model, and a load of the same model has the same ones.
         if adapters.len() != load.adapters.len() {
             let loaded = load.adapters.iter().map(|path| Adapter::load(model, path)).collect::<Result<_, _>>();
@@ -151,6 +153,7 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
             None => Threads::choose(&mut context, &load, &build()),
             Some(_) => Threads { answer: load.threads, prompt: load.threads_batch },
         };
+        drop(signs);
         lines.send(&FromWorker::Loaded(Box::new(Loaded {
             context_length: context.sequence_length,
             parallel: context.sequences,

@@ -79,7 +79,16 @@ pub enum GuesserError {
     /// Wrong guesses would stay in its states.
     #[error("llama.cpp cannot take guesses back for this kind of model: `{0}` has to be {1}")]
     Stays(&'static str, &'static str),
+    /// The small model is not there, or none.
+    #[error("the file that `draft_model` names is not there, or no model that can be read")]
+    Unreadable,
+    /// The small model is none that can guess, or not for this one.
+    #[error("the model that `draft_model` names {0}")]
+    Unsuitable(&'static str),
 }
+
+/// Tokens of the vocabularies of two models that go together that need not be the same: some are filled up to a round number.
+const FILLED_UP: u64 = 128;
 
 impl ModelFiles {
     /// Whether what its settings say of guesses is possible for a model that is built like this.
@@ -96,6 +105,17 @@ impl ModelFiles {
             (true, None) if architecture.mtp_layers.is_empty() => Err(GuesserError::NoLayers),
             (true, None) if stays => Err(GuesserError::Stays("mtp", "false")),
             (false, Some(_)) if stays => Err(GuesserError::Stays("draft_model", "empty")),
+            (false, Some(_)) => {
+                let small =
+                    shape.draft.as_ref().and_then(|it| it.architecture.as_ref()).ok_or(GuesserError::Unreadable)?;
+                if small.vocabulary.abs_diff(architecture.vocabulary) > FILLED_UP {
+                    return Err(GuesserError::Unsuitable("has other tokens"));
+                }
+                if small.layers.iter().any(|layer| layer.state > 0) {
+                    return Err(GuesserError::Unsuitable("has states that cannot be cut, and so cannot guess"));
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -263,6 +283,9 @@ mod tests {
         let ahead = shape(vec![attention], vec![attention], false);
         let hybrid = shape(vec![state], vec![attention], true);
         let stays = shape(vec![state], vec![attention], false);
+        let with = |draft: &ModelShape| ModelShape { draft: Some(Box::new(draft.clone())), ..plain.clone() };
+        let others = Architecture { vocabulary: 200, layers: vec![attention], ..Architecture::default() };
+        let others = ModelShape { architecture: Some(others), ..ModelShape::default() };
         let files = |mtp, draft: bool| ModelFiles {
             mtp,
             draft_model: draft.then(|| "small.gguf".into()),
@@ -277,8 +300,16 @@ mod tests {
             (files(true, false), &ahead, Ok(())),
             (files(true, false), &hybrid, Ok(())),
             (files(true, false), &stays, Err(GuesserError::Stays("mtp", "false"))),
-            (files(false, true), &plain, Ok(())),
-            (files(false, true), &hybrid, Ok(())),
+            (files(false, true), &with(&plain), Ok(())),
+            (files(false, true), &plain, Err(GuesserError::Unreadable)),
+            (files(false, true), &with(&ModelShape::default()), Err(GuesserError::Unreadable)),
+            (files(false, true), &with(&others), Err(GuesserError::Unsuitable("has other tokens"))),
+            (
+                files(false, true),
+                &with(&stays),
+                Err(GuesserError::Unsuitable("has states that cannot be cut, and so cannot guess")),
+            ),
+            (files(false, true), &ModelShape { draft: Some(Box::new(plain.clone())), ..hybrid.clone() }, Ok(())),
             (files(false, true), &stays, Err(GuesserError::Stays("draft_model", "empty"))),
         ] {
             assert_eq!(files.check_guesser(shape), expected, "{files:?} {shape:?}");

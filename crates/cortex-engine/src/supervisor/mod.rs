@@ -339,12 +339,14 @@ impl Supervisor {
         if !matches!(entry.measure, Measure::Asked(asked) if asked == number) {
             return;
         }
-        let wrong = entry.files.check_guesser(&shape);
+        let guesser = entry.files.check_guesser(&shape).err().map(|why| why.to_string());
         self.shapes.remember(id, &entry.files.weights, shape.clone());
-        entry.measure = Measure::Known(Need::new(shape, entry.load, all));
+        let need = Need::new(shape, entry.load, all);
+        let wrong = guesser.or_else(|| need.unusable());
+        entry.measure = Measure::Known(need);
         // Before others leave for it.
-        if let Err(why) = wrong {
-            self.refuse(id, &EngineError::UnusableSettings { model: id.to_string(), reason: why.to_string() });
+        if let Some(reason) = wrong {
+            self.refuse(id, &EngineError::UnusableSettings { model: id.to_string(), reason });
         }
     }
 
@@ -423,6 +425,10 @@ impl Supervisor {
                 if !is_ours && !is_of_settings && has_devices {
                     self.accelerators.expect_others();
                     self.look_for_accelerators();
+                }
+                // An order that could never be followed would be in the way of the next.
+                if !is_ours && self.orders.get(id).is_some_and(|order| !order.was_followed) {
+                    self.orders.remove(id);
                 }
                 if !is_ours && let Some(entry) = self.entries.get(id) {
                     self.counts.failed_loads.add();

@@ -200,6 +200,9 @@ impl Supervisor {
         let Some(Measure::Known(need)) = self.entries.get(id).map(|entry| &entry.measure) else { return Ok(()) };
         let most = self.room_beside(id, |entry| entry.pinned);
         let need = need.with(load);
+        if let Some(reason) = need.unusable() {
+            return Err(EngineError::UnusableSettings { model: id.to_string(), reason });
+        }
         match need.within(most) {
             Some(_) => Ok(()),
             None => Err(self.does_not_fit(id, need.least(most.graphics), most)),

@@ -121,6 +121,7 @@ impl Gguf {
         let mtp_layers = layers.split_off(usize::try_from(own).unwrap_or(usize::MAX).min(layers.len()));
         Some(Architecture {
             mtp_layers,
+            has_narrow_heads: self.has_narrow_heads(embedding),
             takes_states_back: TAKES_BACK.contains(&self.architecture()),
             graph_nodes: self.graph_nodes(),
             vocabulary: self.vocabulary(),
@@ -133,6 +134,19 @@ impl Gguf {
             passed,
             experts: self.of_architecture("expert_count").unwrap_or(0),
         })
+    }
+
+    /// Whether keys or values of a head are no multiple of 32 numbers. Values of latent attention are a part of the keys.
+    fn has_narrow_heads(&self, embedding: u64) -> bool {
+        let heads = self.of_layer("attention.head_count", 0).unwrap_or(0);
+        let usual = embedding.checked_div(heads).unwrap_or(0);
+        let lengths =
+            ["attention.key_length", "attention.value_length"].map(|key| self.of_architecture(key).unwrap_or(usual));
+        let in_windows = ["attention.key_length_swa", "attention.value_length_swa"]
+            .map(|key| self.of_architecture(key).unwrap_or(0));
+        let is_latent = self.of_architecture("attention.key_length_mla").is_some_and(|length| length > 0);
+        let keys_only = if is_latent { 1 } else { 2 };
+        lengths[..keys_only].iter().chain(&in_windows).any(|length| !length.is_multiple_of(32))
     }
 
     /// Nodes of a graph for which llama.cpp keeps room.

@@ -19,7 +19,7 @@ use axum::{
 };
 use cortex_api::{
     openai::{Completion, CompletionChoice, CompletionRequest, TextLogprobs},
-    worker::{TokenProbabilities, TokenProbability},
+    worker::TokenProbabilities,
 };
 use cortex_engine::AnswerEvent;
 use cortex_remote::Call;
@@ -44,7 +44,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
         with_usage,
         warnings,
         echoes,
-        lengths: vec![0; answers.len()],
+        lengths: vec![(0, vec![]); answers.len()],
         total,
     };
     if streams {
@@ -80,15 +80,16 @@ struct TextStream {
     warnings: Vec<String>,
     /// What stands in front of each answer, until it was told.
     echoes: Vec<String>,
-    /// Characters of the tokens that were told, of each answer.
-    lengths: Vec<usize>,
+    /// Characters of the tokens that were told, of each answer, and the bytes of one that is not complete.
+    lengths: Vec<(usize, Vec<u8>)>,
     total: Total,
 }
 
-/// The most likely tokens by their texts. Of several with the same text, as those of control tokens that have none, the likelier counts.
-fn most_likely(top: &[TokenProbability]) -> Map<String, Value> {
+/// The most likely tokens by their texts, and the one that was chosen. Of several with the same text, as those of control tokens that have
+/// none, the likelier counts.
+fn most_likely(told: &TokenProbabilities) -> Map<String, Value> {
     let mut by_text = Map::new();
-    for it in top {
+    for it in told.top.iter().chain([&told.chosen]) {
         by_text.entry(shown(&it.bytes)).or_insert_with(|| it.logprob.into());
     }
     by_text
@@ -106,9 +107,24 @@ fn shown(bytes: &[u8]) -> String {
     }
 }
 
-/// How many characters begin in these bytes of UTF-8.
-fn beginnings(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|&&byte| byte & 0xC0 != 0x80).count()
+/// How many characters of a text are complete with these further bytes; `begun` is what there is of one that is not. Bytes that are of none
+/// are shown as one replacement character each time.
+fn characters(begun: &mut Vec<u8>, bytes: &[u8]) -> usize {
+    begun.extend(bytes);
+    let (mut count, mut from) = (0, 0);
+    while let Err(error) = std::str::from_utf8(&begun[from..]) {
+        let valid = from + error.valid_up_to();
+        count += String::from_utf8_lossy(&begun[from..valid]).chars().count();
+        let Some(length) = error.error_len() else {
+            begun.drain(..valid);
+            return count;
+        };
+        count += 1;
+        from = valid + length;
+    }
+    count += String::from_utf8_lossy(&begun[from..]).chars().count();
+    begun.clear();
+    count
 }
 
 impl TextStream {
@@ -135,12 +151,12 @@ impl TextStream {
     fn logprobs(&mut self, index: usize, probabilities: &[TokenProbabilities]) -> Option<TextLogprobs> {
         let mut logprobs = TextLogprobs::default();
         for it in probabilities {
-            let length = &mut self.lengths[index];
+            let (length, begun) = &mut self.lengths[index];
             logprobs.text_offset.push(*length);
-            *length += beginnings(&it.chosen.bytes);
+            *length += characters(begun, &it.chosen.bytes);
             logprobs.tokens.push(shown(&it.chosen.bytes));
             logprobs.token_logprobs.push(it.chosen.logprob);
-            logprobs.top_logprobs.push(most_likely(&it.top));
+            logprobs.top_logprobs.push(most_likely(it));
         }
         (!probabilities.is_empty()).then_some(logprobs)
     }
@@ -190,15 +206,19 @@ impl Shape for TextStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cortex_api::worker::TokenProbability;
 
     #[test]
     fn tokens_with_the_same_text_or_none_do_not_hide_each_other() {
         let token = |bytes: &[u8], logprob| TokenProbability { token: 0, bytes: bytes.to_vec(), logprob };
         let top =
             [token(b" a", -0.5), token(b"", -1.0), token(b"\xe2\x96", -2.0), token(b"", -3.0), token(b"\xe2", -4.0)];
-        let told: Vec<(String, f64)> =
-            most_likely(&top).into_iter().map(|(text, logprob)| (text, logprob.as_f64().unwrap())).collect();
-        let expected = [(" a", -0.5), ("", -1.0), ("bytes:\\xe2\\x96", -2.0), ("bytes:\\xe2", -4.0)];
+        let chosen = token(b"z", -9.0);
+        let told: Vec<(String, f64)> = most_likely(&TokenProbabilities { chosen, top: top.to_vec() })
+            .into_iter()
+            .map(|(text, logprob)| (text, logprob.as_f64().unwrap()))
+            .collect();
+        let expected = [(" a", -0.5), ("", -1.0), ("bytes:\\xe2\\x96", -2.0), ("bytes:\\xe2", -4.0), ("z", -9.0)];
         let mut expected: Vec<(String, f64)> = expected.map(|(text, logprob)| (text.to_owned(), logprob)).into();
         expected.sort_by(|left, right| left.0.cmp(&right.0));
         let mut told = told;
@@ -208,6 +228,11 @@ mod tests {
 
     #[test]
     fn a_character_of_several_tokens_counts_once() {
-        assert_eq!([b"a".as_slice(), b"\xe2\x96", b"\x81", "é!".as_bytes()].map(beginnings), [1, 1, 0, 2]);
+        let mut begun = vec![];
+        let pieces = [b"a".as_slice(), b"\xe2\x96", b"\x81", "é!".as_bytes(), b"\xf0\x9f", b"n\xff\x80", b"\xc3"];
+        let counts = pieces.map(|bytes| characters(&mut begun, bytes));
+        assert_eq!(counts, [1, 0, 1, 2, 0, 4, 0]);
+        let shown: usize = String::from_utf8_lossy(&pieces.concat()).chars().count();
+        assert_eq!((counts.iter().sum::<usize>() + 1, begun), (shown, vec![0xc3]));
     }
 }

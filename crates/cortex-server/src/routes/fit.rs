@@ -16,7 +16,7 @@ use axum::{
 use cortex_api::native::{
     ExpectedSpeed, FitAnswer, FitList, FitRequest, FitResponse, GraphicsFit, MemoryUse, ModelRequest,
 };
-use cortex_engine::{Engines, LoadSettings};
+use cortex_engine::{Engines, LoadSettings, NARROW_HEADS};
 use cortex_hardware::{Bound, Budget, CacheType, Fit, Graphics, Memory, ModelShape, fit as fit_of};
 use cortex_models::{ErrorKind, ModelId};
 
@@ -52,8 +52,7 @@ pub(crate) async fn fit(State(app): State<App>, headers: HeaderMap, body: Bytes)
     app.engines.remember_shape(&model.id, &path, &shape);
     let mut answer = of_shape(&app, &model.id, &shape, load, &room);
     if let (Err(why), FitAnswer::Model(fit)) = (wrong, &mut answer) {
-        fit.loads = false;
-        fit.verdict = format!("it cannot be loaded: {why}; beside that, {}", fit.verdict);
+        cannot_be_loaded(fit, &why.to_string());
     }
     Ok(Json(answer))
 }
@@ -214,7 +213,8 @@ fn predicted(
     if !fit.fits() && !room.pinned.is_empty() {
         verdict = format!("{verdict}; pinned models keep their memory: {}", room.pinned.join(", "));
     }
-    FitResponse {
+    let stores_cache = shape.stores_cache();
+    let mut response = FitResponse {
         object: "fit".into(),
         model,
         quantization,
@@ -242,7 +242,17 @@ fn predicted(
         largest_context: fit.largest_context,
         trained_context,
         verdict,
+    };
+    if !stores_cache {
+        cannot_be_loaded(&mut response, NARROW_HEADS);
     }
+    response
+}
+
+/// Says of a prediction that something else than memory is in the way.
+fn cannot_be_loaded(fit: &mut FitResponse, why: &str) {
+    fit.loads = false;
+    fit.verdict = format!("it cannot be loaded: {why}; beside that, {}", fit.verdict);
 }
 
 /// For a person, and whether a load would find a way: what was not ordered may be less.

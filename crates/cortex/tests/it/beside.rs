@@ -232,11 +232,10 @@ async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     assert!(body["timings"]["draft_n_accepted"].as_u64().unwrap_or(0) > 0, "{body}");
     let other = folder.path().join("other.gguf");
     fs_err::write(&other, made::qwen()).unwrap();
-    assert_eq!(patch(json!({"draft_model": other})).await.unwrap().status(), 200);
-    let (status, body) = post(&daemon, "/v1/chat/completions", &asked()).await;
-    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("unusable_settings")), "{body}");
-    let message = body["error"]["message"].as_str().unwrap();
-    assert!(message.contains("are not those of the model") && !message.contains("the engine said"), "{message}");
+    let refused = patch(json!({"draft_model": other})).await.unwrap();
+    assert_eq!(refused.status(), 400);
+    let refused: Value = refused.json().await.unwrap();
+    assert!(refused["error"]["message"].as_str().unwrap().contains("has other tokens"), "{refused}");
     assert_eq!(patch(json!({"draft_model": null})).await.unwrap().status(), 200);
     assert_eq!(post(&daemon, "/v1/chat/completions", &asked()).await.0, 200);
 }
@@ -311,6 +310,46 @@ async fn layers_of_a_model_guess_for_it_when_its_settings_say_so() {
     assert!(health["settings"].to_string().contains("multi-token prediction"), "{health}");
     assert_eq!(patch("without", json!({"mtp": null})).await.0, 200);
     assert_eq!(ask("without").await.0, 200);
+}
+
+#[tokio::test]
+async fn what_its_file_does_not_allow_is_told_and_a_loaded_model_stays() {
+    let daemon = TestDaemon::start();
+    let path = daemon.scratch().join("narrow.gguf");
+    fs_err::write(&path, made::guessing()).unwrap();
+    let (status, body) = post(&daemon, "/v1/models/import", &json!({"model": "narrow", "modelPath": path})).await;
+    assert_eq!(status, 200, "{body}");
+    let ask = async || {
+        post(&daemon, "/v1/completions", &json!({"model": "narrow", "prompt": "<s>Who", "max_tokens": 4})).await
+    };
+    let pid = async || get(&daemon, "/inferences/server/models").await.1["data"][0]["pid"].clone();
+    assert_eq!(ask().await.0, 200);
+    let before = pid().await;
+    let order = json!({"model": "narrow", "cache_type": "q8_0"});
+    let (status, body) = post(&daemon, "/v1/models/start", &order).await;
+    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("unusable_settings")), "{body}");
+    assert_eq!((ask().await.0, pid().await), (200, before));
+    let (_, fit) = post(&daemon, "/v1/models/fit", &order).await;
+    assert_eq!(fit["loads"], false, "{fit}");
+    // Nor is it in the way of the next start.
+    assert_eq!(post(&daemon, "/v1/models/stop", &json!({"model": "narrow"})).await.0, 200);
+    assert_eq!(post(&daemon, "/v1/models/start", &order).await.0, 400);
+    assert_eq!(post(&daemon, "/v1/models/start", &json!({"model": "narrow"})).await.0, 200);
+    // A small model that was there and is no more.
+    let small = daemon.scratch().join("small.gguf");
+    fs_err::write(&small, made::guessing()).unwrap();
+    let set = json!({"draft_model": small});
+    let set = client().patch(daemon.url("/v1/models/narrow")).json(&set).send().await.unwrap();
+    assert_eq!(set.status(), 200);
+    assert_eq!(ask().await.0, 200);
+    fs_err::remove_file(&small).unwrap();
+    post(&daemon, "/v1/models/stop", &json!({"model": "narrow"})).await;
+    let (status, body) = ask().await;
+    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("unusable_settings")), "{body}");
+    let (_, fit) = post(&daemon, "/v1/models/fit", &json!({"model": "narrow"})).await;
+    assert_eq!(fit["loads"], false, "{fit}");
+    let (_, health) = get(&daemon, "/v1/models/health").await;
+    assert!(health["settings"].to_string().contains("draft_model"), "{health}");
 }
 
 #[tokio::test]
