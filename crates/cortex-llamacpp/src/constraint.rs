@@ -114,7 +114,7 @@ fn reason(text: &str) -> String {
 /// Tokens over which the time of a constraint is looked at.
 const LOOKED_AT: u32 = 16;
 /// Time that it may take for each of them. All answers wait for it, and an ambiguous grammar takes longer with each token.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A constraint on the way through one answer.
 pub(crate) struct Guide {
@@ -293,8 +293,8 @@ mod tests {
             let borne = |&time: &u64| (0..LOOKED_AT).all(|_| pace.is_bearable(Duration::from_millis(time)));
             milliseconds.iter().map(borne).collect::<Vec<_>>()
         };
-        assert_eq!(windows(&[40, 60, 40, 60, 1, 900]), [true; 6]);
-        assert_eq!(windows(&[1, 60, 60]), [true, true, false]);
+        assert_eq!(windows(&[15, 25, 15, 25, 1, 900]), [true; 6]);
+        assert_eq!(windows(&[1, 25, 25]), [true, true, false]);
     }
 
     #[test]
