@@ -15,20 +15,25 @@ pub(crate) const MOST_DRAFTED: usize = 16;
 const ENTRIES: usize = 96;
 /// How much of a new time is believed.
 const BELIEF: f64 = 0.2;
+/// After so many steps of other lengths a time counts as unknown, and is hoped to be better: one that was measured while something else ran
+/// would otherwise never be tried again.
+const STALE: u64 = 512;
 /// What an entry costs beside the first, as long as nothing is known: less than it will, so that it is tried.
 const HOPED: f64 = 0.1;
 
 /// How long steps take that only answer, by their entries.
 #[derive(Debug)]
 pub(crate) struct StepTimes {
-    measured: [Option<f64>; ENTRIES + 1],
+    /// Seconds, and after how many steps they were last measured.
+    measured: [Option<(f64, u64)>; ENTRIES + 1],
+    steps: u64,
     /// What an entry costs beside the first, when that is not to be measured.
     given: Option<f64>,
 }
 
 impl Default for StepTimes {
     fn default() -> Self {
-        Self { measured: [None; ENTRIES + 1], given: None }
+        Self { measured: [None; ENTRIES + 1], steps: 0, given: None }
     }
 }
 
@@ -40,12 +45,21 @@ impl StepTimes {
 
     /// Learns from a step.
     pub(crate) fn learn(&mut self, entries: usize, took: Duration) {
-        if let Some(known) = self.measured.get_mut(entries).filter(|_| entries > 0) {
-            let seen = took.as_secs_f64();
-            // The system may have taken the processor away: a step is not ten times slower than the last ones.
-            let seen = known.map_or(seen, |known| seen.min(known * 3.0));
-            *known = Some(known.map_or(seen, |known| known + BELIEF * (seen - known)));
+        self.steps += 1;
+        let known = self.measured(entries);
+        #[expect(clippy::cast_precision_loss, reason = "less than a hundred")]
+        let one_by_one = self.measured(1).map_or(f64::INFINITY, |one| one * entries as f64);
+        if let Some(measured) = self.measured.get_mut(entries).filter(|_| entries > 0) {
+            // The system may have taken the processor away: a step is not ten times slower than the last ones, nor than one for each entry.
+            let seen = took.as_secs_f64().min(known.map_or(one_by_one, |known| known * 3.0));
+            *measured = Some((known.map_or(seen, |known| known + BELIEF * (seen - known)), self.steps));
         }
+    }
+
+    /// Seconds of a step of this length, when one was measured lately.
+    fn measured(&self, entries: usize) -> Option<f64> {
+        let (seconds, at) = (*self.measured.get(entries)?)?;
+        (self.steps - at < STALE).then_some(seconds)
     }
 
     /// Seconds of a step, or shares of the shortest one where the cost is given; nothing before any was seen. Between known ones a straight line, beyond them what is hoped for.
@@ -56,8 +70,8 @@ impl StepTimes {
         if let Some(cost) = self.given {
             return Some(1.0 + cost * number(entries - 1));
         }
-        let below = (1..=entries).rev().find_map(|at| Some((at, self.measured[at]?)));
-        let above = (entries..=ENTRIES).find_map(|at| Some((at, self.measured[at]?)));
+        let below = (1..=entries).rev().find_map(|at| Some((at, self.measured(at)?)));
+        let above = (entries..=ENTRIES).find_map(|at| Some((at, self.measured(at)?)));
         match (below, above) {
             (Some((low, seconds)), Some((high, more))) if high > low => {
                 Some(seconds + (more - seconds) * number(entries - low) / number(high - low))
@@ -279,6 +293,19 @@ mod tests {
         given.learn(1, Duration::from_secs(100));
         close(given.of(1), 1.0);
         close(given.of(6), 2.0);
+    }
+
+    #[test]
+    fn a_time_that_was_measured_beside_something_else_is_tried_again() {
+        let mut disturbed = times(&[(1, 100), (9, 5000)]);
+        assert!((disturbed.of(9).unwrap() - 0.9).abs() < 1e-9, "no slower than one by one");
+        assert_eq!(lengths(&[candidate(0.9, 8)], 1, &disturbed), [0]);
+        for _ in 0..STALE {
+            disturbed.learn(1, Duration::from_millis(100));
+        }
+        assert!(lengths(&[candidate(0.9, 8)], 1, &disturbed)[0] > 0);
+        disturbed.learn(9, Duration::from_millis(150));
+        assert_eq!(lengths(&[candidate(0.9, 8)], 1, &disturbed), [8]);
     }
 
     #[test]
