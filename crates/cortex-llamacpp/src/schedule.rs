@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How long a step may take while answers are running. Shorter steps make the prompt that comes late much
 /// slower: each step computes a token of every answer too, and small chunks use the processor badly.
-const STEP_AMID_ANSWERS: Duration = Duration::from_millis(470);
+const STEP_AMID_ANSWERS: Duration = Duration::from_millis(360);
 /// How long a step may take when only prompts are computed: a cancel waits no longer than this.
 const STEP_OF_PROMPTS: Duration = Duration::from_secs(2);
 /// Smaller chunks waste the machine.
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn answers_come_first_and_a_long_prompt_gets_a_chunk() {
         let pace = pace(1000.0);
-        check(&[want(0, 1400), want(1, 0), want(2, 0)], &pace, &[&[(0, 464), (1, 1), (2, 1)]]);
+        check(&[want(0, 1400), want(1, 0), want(2, 0)], &pace, &[&[(0, 352), (1, 1), (2, 1)]]);
     }
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
     fn answers_elsewhere_keep_chunks_small() {
         let pace = pace(400.0);
         let share = |others_answer| plan(&[want(0, 1400)], 512, &pace, others_answer)[0][0].tokens;
-        assert_eq!((share(true), share(false)), (176, 512));
+        assert_eq!((share(true), share(false)), (144, 512));
     }
 
     #[test]
@@ -264,7 +264,7 @@ mod tests {
             chunks.push((tokens, seconds));
         }
         assert!(chunks.iter().skip(4).is_sorted_by(|left, right| left.0 >= right.0), "{chunks:?}");
-        assert!(chunks.iter().skip(4).all(|(_, seconds)| (0.40..0.48).contains(seconds)), "{chunks:?}");
+        assert!(chunks.iter().skip(4).all(|(_, seconds)| (0.31..0.37).contains(seconds)), "{chunks:?}");
     }
 
     #[test]
