@@ -80,7 +80,7 @@ def run(arguments):
     servers = [Cortex(model, 16, threads).ready(), Peer(arguments.peer, model, 16, threads).ready()]
     measure(line("16 users in turn, first text of their second turns", "s", "≤ 0.8 ×", "lower", 0.8),
             lambda index: [turns(server, index) for server in servers])
-    measure(line("… who read for 0.1 s before the next one asks", "s", "≤ 0.8 ×", "lower", 0.8),
+    measure(line("16 users in turn who read for 0.1 s, first text of their second turns", "s", "≤ 0.8 ×", "lower", 0.8),
             lambda index: [turns(server, 100 + index, 0.1) for server in servers])
     for server in servers:
         server.stop()
