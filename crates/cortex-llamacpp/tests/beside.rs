@@ -296,9 +296,11 @@ fn a_model_that_guesses_is_asked_as_far_as_it_pays_and_changes_nothing() {
 fn a_model_with_other_tokens_cannot_guess() {
     let folder = tempfile::tempdir().expect("a folder");
     let other = written(folder.path(), "other.gguf", &made::qwen()).display().to_string();
-    for wrong in [other, folder.path().join("none.gguf").display().to_string()] {
+    for (wrong, why) in
+        [(other, "cannot guess"), (folder.path().join("none.gguf").display().to_string(), "there is no file")]
+    {
         let message = failure(Load { draft_model: Some(wrong.clone()), ..load_of(&dist::model(), 512, 1) });
-        assert!(message.contains(&wrong) && message.contains("cannot guess"), "{message}");
+        assert!(message.contains(&wrong) && message.contains(why), "{message}");
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::TcpListener,
@@ -34,6 +34,8 @@ const WORKER_BUDGET: Duration = Duration::from_millis(1500);
 const TASK_BUDGET: Duration = Duration::from_millis(300);
 /// How often the parent is looked for.
 const PARENT_CHECK: Duration = Duration::from_millis(250);
+/// How long the data folder may stay locked by one that is gone.
+const LOCK_PATIENCE: Duration = Duration::from_millis(400);
 
 /// Whose end is also ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -251,10 +253,17 @@ fn lock_folder(settings: &Settings) -> Result<File, DaemonError> {
         .open(state.join("daemon.lock"))
         .map_err(failed)?
         .into_file();
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(DaemonError::FolderInUse { folder: settings.data_folder.clone() }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // One that was killed a moment ago may have left a child that has not become its program yet, and holds what it held.
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_PATIENCE / 20),
+            Err(TryLockError::WouldBlock) => {
+                return Err(DaemonError::FolderInUse { folder: settings.data_folder.clone() });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
 }
 
