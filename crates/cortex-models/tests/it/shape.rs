@@ -159,7 +159,8 @@ fn models_with_layers_of_several_kinds() {
     assert_eq!((found.graph_nodes, shape("kimi-k3", &keys(4, vec![])).graph_nodes), (512 * 40, 512 * 160));
     assert_eq!(shape("llama", &keys(4, vec![])).graph_nodes, 8);
     assert!(found.takes_states_back && !shape("mamba", &keys(4, vec![])).takes_states_back);
-    let narrow = |length| shape("llama", &keys(4, vec![("attention.value_length", number(length))])).has_narrow_heads;
+    let narrow =
+        |length| shape("llama", &keys(4, vec![("attention.value_length_swa", number(length))])).has_narrow_heads;
     assert_eq!([64, 80, 0].map(narrow), [false, true, false]);
     assert_eq!(shape("glm4moe", &keys(3, vec![("nextn_predict_layers", number(9))])).layers.len(), 1);
     let lfm = vec![("shortconv.l_cache", number(3)), ("attention.head_count_kv", Value::Ints(vec![0, 4]))];
