@@ -9,16 +9,18 @@ mod fit;
 mod gpu;
 mod memory;
 mod monitor;
+mod shape;
 mod speed;
 mod system;
 #[cfg(test)]
 mod tree;
 
 pub use cpu::{Cache, Cpu, Topology, busy_seconds};
-pub use fit::{Architecture, BATCH, Budget, CacheType, Fit, Graphics, Layer, ModelShape, Parts, Placed, fit};
+pub use fit::{BATCH, Budget, Fit, Graphics, Parts, Placed, fit};
 pub use gpu::{Gpu, Gpus};
 pub use memory::{Memory, out_of_memory_kills, process_anonymous_bytes, process_resident_bytes};
 pub use monitor::{Facts, Machine, Monitor};
+pub use shape::{Architecture, CacheType, Layer, ModelShape};
 pub use speed::{Bound, Rates, Speed, TypeRate, Weights, speed};
 pub use system::{OperatingSystem, Power, Storage};
 
