@@ -310,7 +310,7 @@ fn what_the_next_turn_begins_with_is_computed_ahead_in_windows_only() {
         turn.prompt.extend([Segment::Tokens { tokens }, Segment::Text { text: rest.into(), special: true }]);
         if kept == Kept::Window {
             // Two for the prompt, one for each token but the last, and what comes ahead.
-            while worker.steps() <= before + 2 + 11 {}
+            worker.until_steps(before + 2 + 11 + 1);
         }
         let (expected, _) = ask(&mut alone, Generate { deterministic: true, ..turn.clone() });
         let (found, timings) = ask(&mut worker, turn);

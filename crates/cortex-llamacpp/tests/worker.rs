@@ -331,7 +331,7 @@ fn what_the_next_turn_begins_with_is_computed_when_there_is_nothing_else_to_do()
         let prompt = timings.prompt_tokens + timings.cached_tokens;
         let tokens: Vec<i32> = told(&messages, id).iter().map(|it| it.chosen.token).collect();
         // Each token is a step, but for those that were guessed, and then comes one more.
-        while worker.steps() <= before + u64::from(timings.answer_tokens - timings.accepted_tokens) {}
+        worker.until_steps(before + u64::from(timings.answer_tokens - timings.accepted_tokens) + 1);
         let said = u32::try_from(tokens.len()).unwrap();
         let and = |rest: &str| {
             let rest = Segment::Text { text: format!("{rest}<|im_end|>\n<|im_start|>assistant\n"), special: true };

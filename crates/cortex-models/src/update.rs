@@ -389,13 +389,16 @@ impl ModelStore {
             yaml = if now.texts("files").is_empty() { now.over(yaml) } else { now };
         }
         let guesser = changes.iter().map(|(key, _)| *key).rfind(|key| ["mtp", "draft_model"].contains(key));
-        // A change that leaves something wrong that was wrong before may be on the way to mend it.
-        let guesser = guesser.filter(|field| self.check_guesser(&model, &yaml, field).is_ok());
+        let before = yaml.clone();
         for (key, value) in changes {
             yaml.set(key, value);
         }
-        if let Some(field) = guesser {
-            self.check_guesser(&model, &yaml, field)?;
+        // A change that leaves something wrong that was wrong before may be on the way to mend it.
+        if let Some(field) = guesser
+            && let Err(wrong) = self.check_guesser(&model, &yaml, field)
+            && self.check_guesser(&model, &before, field).is_ok()
+        {
+            return Err(wrong);
         }
         let path = self.0.layout.yaml(&model.id, &model.path);
         let written = self.0.config.files.replace(&path, yaml.print().as_bytes());

@@ -7,6 +7,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
+    time::{Duration, Instant},
 };
 
 /// A running worker; dropping it closes its input, which ends it.
@@ -123,6 +124,17 @@ impl TestWorker {
                 FromWorker::Loading { .. } => {}
                 other => return other,
             }
+        }
+    }
+
+    /// Waits until it has computed so many steps, answering nobody.
+    ///
+    /// # Panics
+    /// When it has not after a minute.
+    pub fn until_steps(&mut self, wanted: u64) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while self.steps() < wanted {
+            assert!(Instant::now() < deadline, "{wanted} steps are wanted");
         }
     }
 

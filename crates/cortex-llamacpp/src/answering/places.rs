@@ -16,8 +16,8 @@ use cortex_api::worker::{AdapterUse, Generate, Segment};
 use sha2::{Digest, Sha256};
 use std::time::Instant;
 
-/// Tokens that are computed before somebody asks for them at most.
-const MOST_AHEAD: usize = 32;
+/// Tokens that are computed before somebody asks for them at most; with the last one of an answer they fit into the smallest batch.
+const MOST_AHEAD: usize = 16;
 
 impl Worker<'_> {
     /// Gives free slots to waiting requests, first come first served; those that wait for what others compute let others pass.

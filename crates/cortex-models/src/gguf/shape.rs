@@ -59,6 +59,8 @@ const MANY_NODES: &[(&str, u64, u64)] = &[
     ("minimax-m3", 40, 32),
     ("hy_v4", 40, 32),
 ];
+/// For all others: none for each token, and so many for each tensor.
+const NODES: (u64, u64) = (0, 8);
 /// Architectures whose states llama.cpp can take back by a few tokens (`llm_arch_supports_rs_rollback`).
 const TAKES_BACK: &[&str] = &[
     "kimi-k3",
@@ -73,8 +75,6 @@ const TAKES_BACK: &[&str] = &[
     "lfm2moe",
     "bailingmoe3",
 ];
-/// For all others: none for each token, and so many for each tensor.
-const NODES: (u64, u64) = (0, 8);
 /// Layers of a model at most; a header that says more is nonsense.
 const MOST_LAYERS: u64 = 4096;
 
