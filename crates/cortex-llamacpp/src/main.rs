@@ -10,6 +10,7 @@ mod drafting;
 mod embedding;
 mod generation;
 mod guesser;
+mod idle;
 mod images;
 mod llama;
 mod load_log;

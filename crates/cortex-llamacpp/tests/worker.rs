@@ -8,6 +8,7 @@ use cortex_test::{
     dist,
     worker::{TestWorker, agree, generate, load_of, text_of, told},
 };
+use std::time::{Duration, Instant};
 
 const QUESTION: &str = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
 
@@ -313,6 +314,21 @@ fn control_tokens_are_shown_where_that_is_asked_for() {
     let shown = Generate { id: 2, shows_control: true, ..forced.clone() };
     assert_eq!(run(&mut worker, forced).0, "");
     assert_eq!(run(&mut worker, shown).0, "<|im_start|>");
+}
+
+#[test]
+fn what_the_next_turn_begins_with_is_left_to_it_when_others_need_the_cores() {
+    let (mut worker, _) =
+        TestWorker::loaded_as(Load { idle_cores: Some(1), threads_batch: 2, ..load_of(&dist::model(), 1024, 1) });
+    let turn = Generate { next_turn: "<|im_end|>\n<|im_start|>user\n".into(), ..generate(1, QUESTION, 6) };
+    let before = worker.steps();
+    let (_, messages) = run(&mut worker, Generate { ignore_eos: true, most_guesses: Some(0), ..turn });
+    assert_eq!(finished(&messages).1.answer_tokens, 6);
+    // It would be there after a twentieth of a second of nothing to do.
+    let until = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < until {
+        assert_eq!(worker.steps(), before + 6);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub use sampling::{Sampling, SamplingStep};
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must agree on exactly.
-pub const PROTOCOL: u32 = 10;
+pub const PROTOCOL: u32 = 11;
 
 /// Names one request on one worker; chosen by the daemon, never reused in a worker's life.
 pub type RequestId = u64;
@@ -107,6 +107,8 @@ pub struct Load {
     /// What each further entry of a step costs, in percent of the first. Without it that is measured while answers run, and whether
     /// guesses pay depends on how busy the machine is.
     pub entry_cost: Option<u32>,
+    /// Cores that nobody else uses, for what is computed before somebody asks for it. Without it the system is asked each time.
+    pub idle_cores: Option<u32>,
 }
 
 /// How much a LoRA adapter counts.

@@ -131,6 +131,7 @@ impl Supervisor {
                             draft_model: files.draft_model.as_deref().map(text),
                             mtp: files.mtp,
                             entry_cost: config.entry_cost,
+                            idle_cores: None,
                             adapters: files.adapters.iter().map(|path| text(path)).collect(),
                         },
                         environment: config.driver_environment,

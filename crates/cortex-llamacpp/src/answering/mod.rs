@@ -31,6 +31,9 @@ const LOOKED_AT: usize = 64;
 /// A worker that had nothing to do for so long computes what the next turns will begin with: clients that ask again at once do not wait
 /// for it.
 const LULL: Duration = Duration::from_millis(50);
+/// So often it looks whether the cores are free for that, each time after a longer wait: 2.75 s for all. Threads that share their cores
+/// with those of somebody else wait for each other at every turn, and what takes 30 ms then takes a second of both.
+const LOOKS: u32 = 10;
 /// A worker that had nothing to do for so long writes to disk what would be lost with it.
 const QUIET: Duration = Duration::from_secs(30);
 /// How long a process that should end waits for its disk; the daemon ends it soon after.
@@ -67,6 +70,10 @@ pub(crate) struct Worker<'model> {
     checkpoint_bytes: u64,
     /// Requests with images that are not tokenised yet.
     with_images: HashMap<u64, Generate>,
+    /// Cores that nobody uses; without it the system is asked.
+    idle_cores: Option<u32>,
+    /// How often the cores were not free for what comes next, since the last step.
+    looks: u32,
     /// All that has a slot waits for vectors of images.
     is_stalled: bool,
     pace: Pace,
@@ -101,6 +108,8 @@ impl<'model> Worker<'model> {
             is_copying: false,
             checkpoint_bytes,
             with_images: HashMap::new(),
+            idle_cores: load.idle_cores,
+            looks: 0,
             is_stalled: false,
             pace: Pace::default(),
             step_times: StepTimes::new(load.entry_cost),
@@ -130,9 +139,10 @@ impl<'model> Worker<'model> {
                 let message = if self.waits_for_others() {
                     inbox.recv_timeout(GLANCE)
                 } else if let Some(slot) = self.slots.iter().position(|slot| slot.ahead.is_some()) {
-                    let message = inbox.recv_timeout(LULL.saturating_sub(self.last_step.elapsed()));
+                    let lull = LULL * ((self.looks + 1) * (self.looks + 2) / 2);
+                    let message = inbox.recv_timeout(lull.saturating_sub(self.last_step.elapsed()));
                     if matches!(message, Err(RecvTimeoutError::Timeout)) {
-                        self.compute_ahead(slot);
+                        self.look_ahead(slot);
                     }
                     message
                 } else if self.has_unsaved && self.saved.is_some() {

@@ -1,10 +1,11 @@
 //! Steps of the engine: what is computed, and what becomes of the results.
 
-use super::Worker;
+use super::{LOOKS, Worker};
 use crate::{
     draft_model::Wish,
     drafting::{self, Candidate},
     generation::{Generation, Next},
+    idle,
     images::positions,
     llama::{AdapterSet, Entry, LlamaError, Placed, Token},
     sampling::NoChoice,
@@ -20,6 +21,7 @@ impl Worker<'_> {
     /// other adapters are computed one after the other.
     pub(super) fn step(&mut self, lines: &mut Lines) {
         self.last_step = Instant::now();
+        self.looks = 0;
         self.ask_for_vectors();
         let mut sets: Vec<AdapterSet> = Vec::new();
         for generation in self.slots.iter().filter_map(|slot| slot.generation.as_ref()) {
@@ -392,8 +394,23 @@ impl Worker<'_> {
         }
     }
 
+    /// Computes what the next turn of a conversation begins with, if nobody else needs the cores; when they stay busy, the turn itself
+    /// will do it.
+    pub(super) fn look_ahead(&mut self, index: usize) {
+        let idle = self.idle_cores.or_else(idle::cores);
+        if idle.is_none_or(|idle| idle >= self.context.threads()) {
+            return self.compute_ahead(index);
+        }
+        self.looks += 1;
+        if self.looks == LOOKS {
+            for slot in &mut self.slots {
+                slot.ahead = None;
+            }
+        }
+    }
+
     /// Computes what the next turn of a conversation will most likely have behind what is there.
-    pub(super) fn compute_ahead(&mut self, index: usize) {
+    fn compute_ahead(&mut self, index: usize) {
         let Some(Ahead { at, tokens, adapters }) = self.slots[index].ahead.take() else { return };
         let begin = positions(&self.slots[index].cells);
         let has_room = begin + tokens.len() < self.context.sequence_length as usize;

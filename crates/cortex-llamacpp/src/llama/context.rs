@@ -298,6 +298,12 @@ impl<'model> Context<'model> {
         })
     }
 
+    /// With how many threads more than one token of a sequence are computed.
+    pub(crate) fn threads(&self) -> u32 {
+        // SAFETY: the pointer is that of the context, which lives as long as `self`.
+        unsafe { sys::llama_n_threads_batch(self.inner.0.as_ptr()) }.cast_unsigned()
+    }
+
     /// Computes with so many threads from now on: single tokens, and prompts.
     pub(crate) fn set_threads(&mut self, answer: u32, prompt: u32) {
         let threads = |count: u32| signed(count.clamp(1, 512));
