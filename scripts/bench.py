@@ -261,6 +261,17 @@ def own_bench(peer, model, threads, tokens=96):
     return next(json.loads(text)["avg_ts"] for text in output.splitlines() if text.startswith("{"))
 
 
+def read_anew(program):
+    """Has a file in the system's cache as a program has that was installed: what was just written lies there in larger pieces than what was
+    read, and more of it then counts as the memory of who runs it."""
+    if not program.is_file():
+        return
+    with open(program, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.read()
+
+
 def line(name, unit, target, better, bound):
     return {"name": name, "unit": unit, "target": target, "better": better, "bound": bound, "ours": [], "peer": []}
 
@@ -287,9 +298,13 @@ def run(arguments):
         pairs([line(name, "tokens/s", "≥ 1.0 ×", "higher", 1.0)],
               lambda side, index: [together(servers[side], stories(streams, index), 96)])
         if streams == 1:
+            def anew(index):
+                # As llama-bench does: where its memory lies decides on a few percent, for as long as a model stays loaded.
+                servers["ours"].restart()
+                return decode(servers["ours"], 1, 500 + index)
+
             pairs([line("one stream, against llama-bench", "tokens/s", "≥ 0.97 ×", "higher", 0.97)],
-                  lambda side, index: [decode(servers[side], 1, 500 + index) if side == "ours"
-                                       else own_bench(arguments.peer, model, threads)])
+                  lambda side, index: [anew(index) if side == "ours" else own_bench(arguments.peer, model, threads)])
             prompt = "Tell me more about this: " + "the quick brown fox jumps over the lazy dog. " * 20
             for server in servers.values():
                 server.stream(prompt, 2)
@@ -316,6 +331,9 @@ def run(arguments):
              line("gateway's own share, p99 of 2,000 requests", "ms", "< 2 ms", "lower", 2.0)]
     pairs(alone, lambda side, _: gateway_share(fake) if side == "ours" else [])
     fake.stop()
+
+    for program in [ROOT / "dist/cortex-server", *pathlib.Path(arguments.peer).parent.glob("*")]:
+        read_anew(program)
 
     def idle(side, _):
         began = time.perf_counter()

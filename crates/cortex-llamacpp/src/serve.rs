@@ -129,7 +129,10 @@ fn run(load: &Load, lines: &mut Lines, inbox: &Receiver<ToWorker>) -> Result<(),
         }
         let images = match &load.projector {
             Some(path) if embeds.is_none() => {
-                Some(Images::start(model, path, load.threads_batch, load.device_layers > 0)?)
+                let started = Images::start(model, path, load.threads_batch, load.device_layers > 0);
+                Some(started.map_err(|LlamaError(why)| {
+                    LoadError::settings(format!("{why} (`mmproj`); without one it loads and takes no images"))
+                })?)
             }
             _ => None,
         };

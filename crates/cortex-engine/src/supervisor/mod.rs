@@ -426,9 +426,8 @@ impl Supervisor {
                     self.accelerators.expect_others();
                     self.look_for_accelerators();
                 }
-                // An order that could never be followed would be in the way of the next.
-                if !is_ours && self.orders.get(id).is_some_and(|order| !order.was_followed) {
-                    self.orders.remove(id);
+                if !is_ours {
+                    self.forget_order(id);
                 }
                 if !is_ours && let Some(entry) = self.entries.get(id) {
                     self.counts.failed_loads.add();

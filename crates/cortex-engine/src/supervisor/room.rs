@@ -118,12 +118,16 @@ impl Supervisor {
     /// A model that waits to be loaded will not be.
     pub(super) fn refuse(&mut self, id: &ModelId, error: &EngineError) {
         tracing::warn!(model = %id, %error, "cannot be loaded");
-        // An order that was followed before holds: it may be possible again.
+        self.forget_order(id);
+        self.apply_with(id, Event::Refused, None, error);
+        self.entries.remove(id);
+    }
+
+    /// An order that could never be followed would be in the way of the next; one that was holds: it may be possible again.
+    pub(super) fn forget_order(&mut self, id: &ModelId) {
         if self.orders.get(id).is_some_and(|order| !order.was_followed) {
             self.orders.remove(id);
         }
-        self.apply_with(id, Event::Refused, None, error);
-        self.entries.remove(id);
     }
 
     /// Has the headers of the models read that are wanted and not known.

@@ -81,11 +81,8 @@ pub enum GgufError {
         source: io::Error,
     },
     /// It begins with something else.
-    #[error("it is not a GGUF file: it begins with {found:02x?}")]
-    NotGguf {
-        /// The first bytes.
-        found: [u8; 4],
-    },
+    #[error("it is not a GGUF file: it does not begin as one")]
+    NotGguf,
     /// A version that is not supported.
     #[error("GGUF version {version} is not supported, only 2 and 3 are; convert the model again")]
     Version {
@@ -401,7 +398,7 @@ fn width_of(kind: u32) -> Option<u64> {
 fn read_start<R: Read + Seek>(input: &mut Input<R>) -> Result<(u32, u64, u64), GgufError> {
     let found: [u8; 4] = input.bytes()?;
     if &found != b"GGUF" {
-        return Err(GgufError::NotGguf { found });
+        return Err(GgufError::NotGguf);
     }
     let version = input.u32()?;
     if version.swap_bytes() == 2 || version.swap_bytes() == 3 {

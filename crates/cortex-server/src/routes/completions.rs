@@ -36,7 +36,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     let streams = request.stream.unwrap_or(false);
     let with_usage = request.stream_options.is_some_and(|options| options.include_usage);
     let Started { answers, total, warnings, echoes } =
-        run::start(&app, &headers, &model, |target| convert::completion(request, &target)).await?;
+        run::start(&app, &headers, &model, |target| convert::completion(request, &target)).await.map_err(of_prompt)?;
     let mut shape = TextStream {
         id: fresh_id("cmpl"),
         created: now(),
@@ -61,6 +61,15 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
     completion.timings = Some(timings);
     completion.warnings = std::mem::take(&mut shape.warnings);
     Ok(Json(completion).into_response())
+}
+
+/// An error of a request that says in `prompt` what others do in `messages`.
+fn of_prompt(mut error: ApiError) -> ApiError {
+    let param = &mut error.body.error.param;
+    if param.as_deref() == Some("messages") {
+        *param = Some("prompt".into());
+    }
+    error
 }
 
 fn choice(

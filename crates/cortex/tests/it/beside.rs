@@ -152,6 +152,27 @@ async fn a_model_without_a_projector_says_that_it_does_not_see() {
 }
 
 #[tokio::test]
+async fn a_projector_of_another_model_is_a_wrong_setting() {
+    let (daemon, folder) = (TestDaemon::start(), tempfile::tempdir().unwrap());
+    let right = made::projector(Projector::Llava, 576);
+    import_from(&daemon, folder.path(), Some(&right)).await;
+    let ask = async || post(&daemon, "/v1/chat/completions", &question("Who sails?")).await;
+    assert_eq!(ask().await.0, 200);
+    let projector = folder.path().join("mmproj-model-f32.gguf");
+    for wrong in [made::projector(Projector::Llava, 320), b"no model at all".to_vec()] {
+        post(&daemon, "/v1/models/stop", &json!({"model": MODEL})).await;
+        fs_err::write(&projector, wrong).unwrap();
+        let (status, body) = ask().await;
+        assert_eq!((status, body["error"]["code"].as_str()), (400, Some("unusable_settings")), "{body}");
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.contains("mmproj-model-f32.gguf") && message.contains("`mmproj`"), "{body}");
+        assert!(!message.contains("load_") && !message.contains('\n'), "no lines of the engine: {body}");
+    }
+    fs_err::write(&projector, right).unwrap();
+    assert_eq!(ask().await.0, 200);
+}
+
+#[tokio::test]
 async fn adapters_are_settings_of_a_model_and_requests_choose_among_them() {
     let (daemon, folder) = (TestDaemon::start(), tempfile::tempdir().unwrap());
     import(&daemon).await;

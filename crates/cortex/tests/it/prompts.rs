@@ -122,6 +122,11 @@ async fn what_an_answer_is_like_is_guessed_from() {
     assert_eq!(post(&daemon, "/v1/chat/completions", &long).await.0, 200);
     let (status, refused) = post(&daemon, "/v1/chat/completions", &question(&"x".repeat(30_000_000))).await;
     assert_eq!((status, &refused["error"]["code"]), (400, &json!("context_length_exceeded")), "{refused}");
+    assert_eq!(refused["error"]["param"], "messages", "{refused}");
+    let text = json!({"model": MODEL, "prompt": "x".repeat(30_000_000)});
+    let (status, refused) = post(&daemon, "/v1/completions", &text).await;
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!("context_length_exceeded")), "{refused}");
+    assert_eq!(refused["error"]["param"], "prompt", "{refused}");
     for (field, value) in [
         ("prediction", json!("text")),
         ("prediction", json!({"type": "content", "content": 1})),
