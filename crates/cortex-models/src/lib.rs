@@ -66,5 +66,5 @@ pub use sources::{Downloadable, HubAnswer, ModelSource, Sources, SourcesError};
 pub use store::{Config, ModelStore};
 pub use store_error::{DescribeError, ResolveError, StoreError};
 pub use tasks::{Shutdown, Tasks, tasks};
-pub use update::{LARGEST_SCALE, UpdateError, check_settings, is_read_only, is_setting, settings};
+pub use update::{LARGEST_SCALE, UpdateError, check_settings, is_read_only, is_setting, settings, settings_schema};
 pub use weights::{WeightsError, is_first_of_model, shape};

@@ -84,6 +84,12 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
+/// What a key means, where its name does not say all of it.
+pub(crate) fn comment(key: &str) -> Option<&'static str> {
+    let (_, comment) = SECTIONS.iter().flat_map(|(_, keys)| *keys).find(|(name, _)| *name == key)?;
+    Some(*comment).filter(|comment| !comment.is_empty())
+}
+
 /// Keys that follow from the files alone.
 const OF_FILES: &[&str] =
     &["id", "model", "version", "files", "mmproj", "architecture", "quantization", "parameters", "size", "created"];

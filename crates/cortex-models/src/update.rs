@@ -2,10 +2,10 @@
 
 use crate::{
     DescribeError, ErrorKind, KeepAlive, Model, ModelId, ModelStore, ModelYaml, ResolveError, StoreError, WeightsError,
-    weights,
+    model_yaml, weights,
 };
 use cortex_hardware::CacheType;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// What a field may hold.
@@ -106,6 +106,32 @@ pub const LARGEST_SCALE: f32 = 1e3;
 /// The settings that [`ModelStore::update`] knows.
 pub fn settings() -> Vec<&'static str> {
     FIELDS.iter().map(|(name, _)| *name).collect()
+}
+
+/// The settings as properties of a JSON schema, each with what it may be; `null` takes one back.
+pub fn settings_schema() -> Map<String, Value> {
+    let property = |(name, field): &(&str, Field)| {
+        let mut property = match *field {
+            Field::Text | Field::Path => json!({"type": "string"}),
+            Field::Texts => json!({"type": "array", "items": {"type": "string"}}),
+            Field::Truth => json!({"type": "boolean"}),
+            Field::Number(least, most) => json!({"type": "number", "minimum": least, "maximum": most}),
+            Field::Whole(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
+            Field::KeepAlive => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+            Field::CacheType => json!({"type": "string", "enum": CacheType::NAMES.map(|(name, _)| name)}),
+            Field::Adapters => json!({"type": "array", "items": {
+                "type": "object",
+                "properties": {"path": {"type": "string"}, "scale": {"type": "number"}},
+                "required": ["path"],
+            }}),
+        };
+        property["nullable"] = true.into();
+        if let Some(comment) = model_yaml::comment(name) {
+            property["description"] = comment.into();
+        }
+        ((*name).to_owned(), property)
+    };
+    FIELDS.iter().map(property).collect()
 }
 
 /// Whether [`ModelStore::update`] knows a setting.
@@ -457,7 +483,15 @@ impl ModelStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    #[test]
+    fn the_schema_says_what_each_setting_may_be() {
+        let schema = settings_schema();
+        assert!(settings().iter().all(|name| schema[*name]["nullable"] == true), "{schema:?}");
+        assert_eq!((&schema["n_parallel"]["minimum"], &schema["n_parallel"]["maximum"]), (&json!(1), &json!(64)));
+        assert_eq!(schema["cache_type"]["enum"], json!(["f16", "q8_0", "q4_0"]));
+        assert!(schema["draft_model"]["description"].as_str().is_some_and(|it| it.contains("guesses ahead")));
+    }
 
     #[track_caller]
     #[expect(clippy::needless_pass_by_value, reason = "callers write the values where they use them")]

@@ -59,6 +59,10 @@ fn any(_: &mut SchemaGenerator) -> Value {
     json!({"type": "object"})
 }
 
+fn settings(_: &mut SchemaGenerator) -> Value {
+    json!({"type": "object", "properties": cortex_models::settings_schema()})
+}
+
 fn list(_: &mut SchemaGenerator) -> Value {
     json!({"type": "array", "items": {"type": "object"}})
 }
@@ -77,6 +81,12 @@ impl Operation {
     /// A body with any fields.
     fn takes_any(mut self) -> Self {
         self.body = Some(any);
+        self
+    }
+
+    /// A body with settings of a model.
+    fn takes_settings(mut self) -> Self {
+        self.body = Some(settings);
         self
     }
 
@@ -197,11 +207,11 @@ fn models() -> Vec<Operation> {
         get("/v1/models", "All models, from memory.").query(LISTED),
         patch("/v1/models", "Changes settings of a model whose id no path can carry.")
             .query(BY_ID)
-            .takes_any()
+            .takes_settings()
             .gives::<UpdateResponse>(),
         delete("/v1/models", "Deletes a model whose id no path can carry.").query(DELETED).gives::<DeleteResponse>(),
         get("/v1/models/{id}", "One model. Its files are looked at now."),
-        patch("/v1/models/{id}", "Changes settings of a model.").takes_any().gives::<UpdateResponse>(),
+        patch("/v1/models/{id}", "Changes settings of a model.").takes_settings().gives::<UpdateResponse>(),
         delete("/v1/models/{id}", "Deletes a model; one that is loaded leaves first.")
             .query(FILES)
             .gives::<DeleteResponse>(),

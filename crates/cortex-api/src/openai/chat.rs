@@ -46,10 +46,13 @@ pub struct Tool {
     /// What it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<Function>,
+    /// What is none of these.
+    #[serde(flatten, skip_serializing)]
+    pub rest: serde_json::Map<String, Value>,
 }
 
 /// A function that the model may call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Function {
     /// Its name.
     pub name: String,
@@ -62,6 +65,9 @@ pub struct Function {
     /// The arguments must follow the schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
+    /// What is none of these.
+    #[serde(flatten, skip_serializing)]
+    pub rest: serde_json::Map<String, Value>,
 }
 
 /// `response_format`.
@@ -98,6 +104,9 @@ pub struct ChatMessage {
     /// Which call a `tool` message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// What is none of these.
+    #[serde(flatten, skip_serializing)]
+    pub rest: serde_json::Map<String, Value>,
 }
 
 impl ChatMessage {

@@ -279,7 +279,7 @@ impl ChatTemplate {
     /// What the template does with tools: found out once, by what appears in its text.
     fn abilities(&self) -> Abilities {
         *self.abilities.get_or_init(|| {
-            let function = Function { name: NEEDLE.into(), description: None, parameters: None, strict: None };
+            let function = Function { name: NEEDLE.into(), ..Function::default() };
             let tools = ToolUse { functions: vec![function], choice: ToolChoice::Auto, parallel: true };
             let extra = Map::from_iter([("tools".to_owned(), Value::Array(tools::listed(&tools)))]);
             let shows = |turns: &[ChatTurn]| self.render_text(turns, &extra).is_ok_and(|text| text.contains(NEEDLE));
@@ -488,7 +488,7 @@ mod tests {
         // Where calls may be, or thoughts, it is not told.
         let chat = Chat { turns: vec![turn("user", "hi")], ..Chat::default() };
         assert_eq!(template(Some(named)).0.render(&chat, None).expect("renders").next_turn, "</s>[user]");
-        let function = Function { name: "f".into(), description: None, parameters: None, strict: None };
+        let function = Function { name: "f".into(), ..Function::default() };
         let tools = Some(ToolUse { functions: vec![function], choice: ToolChoice::Auto, parallel: true });
         assert_eq!(template(Some(named)).0.render(&Chat { tools, ..chat }, None).expect("renders").next_turn, "");
     }

@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn calls_and_results_are_text_where_a_template_knows_none() {
-        let function = Function { name: "f".into(), description: None, parameters: None, strict: Some(true) };
+        let function = Function { name: "f".into(), strict: Some(true), ..Function::default() };
         let tools = ToolUse { functions: vec![function], choice: ToolChoice::Auto, parallel: true };
         let turns = [turn("system", "S"), turn("user", "U"), calls(r#"{"a":1}"#), turn("tool", "R"), turn("tool", "Q")];
         let written = written_out(&turns, Some(&tools));

@@ -2,18 +2,20 @@
 
 use crate::error::ApiError;
 use cortex_api::{
-    openai::{ChatMessage, Content, ContentPart, LoraScale},
+    openai::{ChatMessage, Content, ContentPart, LoraScale, Tool},
     worker::AdapterUse,
 };
 use cortex_models::{LARGEST_SCALE, ModelYaml};
+use serde_json::{Map, Value};
 
 /// Images of one request at most.
 const MOST_IMAGES: usize = 64;
 
-/// The fields inside messages that nobody knows.
+/// The fields inside messages that nobody knows and that say something: what comes with the messages of other services is often empty.
 pub(super) fn unknown_fields(messages: &[ChatMessage]) -> Vec<String> {
     let mut unknown = Vec::new();
     for (index, message) in messages.iter().enumerate() {
+        unknown.extend(named(&format!("messages[{index}]"), &message.rest));
         let Some(Content::Parts(parts)) = &message.content else { continue };
         for (number, part) in parts.iter().enumerate() {
             let place = format!("messages[{index}].content[{number}]");
@@ -23,6 +25,23 @@ pub(super) fn unknown_fields(messages: &[ChatMessage]) -> Vec<String> {
         }
     }
     unknown
+}
+
+/// The same inside tools.
+pub(super) fn unknown_of_tools(tools: &[Tool]) -> Vec<String> {
+    let mut unknown = Vec::new();
+    for (index, tool) in tools.iter().enumerate() {
+        unknown.extend(named(&format!("tools[{index}]"), &tool.rest));
+        let function =
+            tool.function.iter().flat_map(|function| named(&format!("tools[{index}].function"), &function.rest));
+        unknown.extend(function);
+    }
+    unknown
+}
+
+fn named(place: &str, rest: &Map<String, Value>) -> Vec<String> {
+    let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    rest.iter().filter(|(_, value)| !is_empty(value)).map(|(field, _)| format!("{place}.{field}")).collect()
 }
 
 /// The text of a message, and where in it the images stand, which are added to those of the messages before it.

@@ -8,7 +8,7 @@ mod tools;
 
 use crate::error::ApiError;
 use constraint::{constraint, constraint_field, response_format};
-use content::{adapters, content, unknown_fields};
+use content::{adapters, content, unknown_fields, unknown_of_tools};
 use cortex_api::openai::{
     ChatCompletionRequest, ChatMessage, CompletionRequest, InfillRequest, Prompt as WirePrompt, SharedFields,
 };
@@ -26,6 +26,8 @@ const MOST_STOPS: usize = 64;
 const MOST_ANSWERS: usize = 64;
 /// Of the most probable tokens in the place of each, as OpenAI allows it.
 const MOST_LOGPROBS: i64 = 20;
+/// OpenAI's degrees of thinking, and those that its clients send for others.
+const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 /// Fields of OpenAI's that concern its service, and not the answer.
 const OF_A_SERVICE: &[&str] =
     &["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
@@ -59,7 +61,8 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
         return Err(ApiError::field("messages", "messages is empty; a chat needs at least one message"));
     }
     let mut warnings = warnings(&request.rest, request.strict_parameters)?;
-    for field in unknown_fields(&request.messages) {
+    let unknown = unknown_of_tools(request.tools.as_deref().unwrap_or_default());
+    for field in unknown_fields(&request.messages).into_iter().chain(unknown) {
         warnings.push(without_effect(&field, request.strict_parameters)?);
     }
     let mut shared = request.shared();
@@ -70,6 +73,9 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
         if field != "type" && field != "content" {
             warnings.push(without_effect(&format!("prediction.{field}"), request.strict_parameters)?);
         }
+    }
+    for (field, why) in sampling::without_effect(&shared) {
+        warnings.push(idle(field, why, request.strict_parameters)?);
     }
     let tools = tools(&request)?;
     let format = response_format(request.response_format)?;
@@ -109,6 +115,13 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     }
     let mut extra = request.chat_template_kwargs.unwrap_or_default();
     if let Some(effort) = request.reasoning_effort {
+        if !EFFORTS.contains(&effort.as_str()) {
+            let known = EFFORTS.join(", ");
+            let message = format!(
+                "reasoning_effort is `{effort}`; possible are {known}, and for templates that know others `chat_template_kwargs`"
+            );
+            return Err(ApiError::field("reasoning_effort", message));
+        }
         // Templates that know no degrees know this.
         if effort == "none" {
             extra.entry("enable_thinking").or_insert(Value::Bool(false));
@@ -149,7 +162,7 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
 
 /// A text completion as a job for each answer.
 pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Result<Order, ApiError> {
-    let warnings = warnings(&request.rest, request.strict_parameters)?;
+    let mut warnings = warnings(&request.rest, request.strict_parameters)?;
     if request.best_of.is_some_and(|best_of| best_of != request.n.unwrap_or(1)) {
         return Err(ApiError::field(
             "best_of",
@@ -158,6 +171,9 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
     }
     let probabilities = request.logprobs.map(|wanted| count_of_logprobs("logprobs", wanted)).transpose()?;
     let shared = request.shared();
+    for (field, why) in sampling::without_effect(&shared) {
+        warnings.push(idle(field, why, request.strict_parameters)?);
+    }
     let prompts = match request.prompt {
         Some(WirePrompt::Text(text)) => vec![Prompt::Text(text)],
         Some(WirePrompt::Tokens(tokens)) => vec![Prompt::Tokens(tokens)],
@@ -301,7 +317,7 @@ fn several(job: &Job, count: usize) -> Vec<Job> {
     let one = |number: usize| {
         let mut job = job.clone();
         let further = u32::try_from(number).unwrap_or(0);
-        job.sampling.seed = job.sampling.seed.map(|seed| seed.wrapping_add(further));
+        job.sampling.seed = job.sampling.seed.map(|seed| sampling::a_seed(u64::from(seed) + u64::from(further)));
         job
     };
     (0..count).map(one).collect()
@@ -345,9 +361,11 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
         ));
     }
     stop.extend(yaml.texts("stop"));
+    let stored = |key: &str| yaml.number(key).and_then(whole_number).filter(|number| *number > 0);
     let max_tokens = match fields.max_tokens {
-        // -1 is "as many as fit", as in llama-server.
-        None | Some(-1) => None,
+        None => stored("max_tokens").and_then(|most| u32::try_from(most).ok()),
+        // "As many as fit", as in llama-server.
+        Some(-1) => None,
         Some(tokens) if tokens >= 1 => Some(u32::try_from(tokens).unwrap_or(u32::MAX)),
         Some(tokens) => {
             let field = fields.max_tokens_field.unwrap_or("max_tokens");
@@ -363,7 +381,7 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
         sampling,
         stop,
         max_tokens,
-        ignore_eos: fields.ignore_eos.unwrap_or(false),
+        ignore_eos: fields.ignore_eos.or(yaml.truth("ignore_eos")).unwrap_or(false),
         deterministic: fields.deterministic.unwrap_or(false),
         // The route says whose it is: it knows the key.
         cache_scope: fields.cache_prompt.unwrap_or(true).then_some(0),
@@ -379,6 +397,7 @@ fn job(prompt: Prompt, fields: SharedFields, target: Target<'_>) -> Result<Job, 
         constraint,
         probabilities: fields
             .n_probs
+            .or_else(|| stored("n_probs").map(|most| i64::from(most).min(MOST_LOGPROBS)))
             .filter(|&count| count > 0)
             .map(|count| count_of_logprobs("n_probs", count))
             .transpose()?,
@@ -449,12 +468,16 @@ mod tests {
     use cortex_api::worker::{Constraint, SamplingStep};
 
     fn order(body: &str) -> Result<Order, ApiError> {
-        let request: ChatCompletionRequest = serde_json::from_str(body).unwrap();
         let yaml = ModelYaml::parse("temperature: 0.5\nctx_len: 2048\nstop: [</s>]\nseed: -1\n").unwrap();
+        order_for(body, &yaml)
+    }
+
+    fn order_for(body: &str, yaml: &ModelYaml) -> Result<Order, ApiError> {
+        let request: ChatCompletionRequest = serde_json::from_str(body).unwrap();
         let target = Target {
             id: &ModelId::existing("m"),
             files: ModelFiles::of_weights("/m.gguf".into()),
-            yaml: &yaml,
+            yaml,
             load: LoadSettings { context_length: 8192, parallel: 4, ..LoadSettings::default() },
         };
         chat(request, target)
@@ -472,6 +495,59 @@ mod tests {
         assert_eq!((job.sampling.top_k, job.sampling.seed), (40, Some(7)));
         assert_eq!(job.stop, ["END", "</s>"]);
         assert_eq!(job.load.stored_context, Some(2048));
+    }
+
+    #[test]
+    fn what_settings_say_counts_until_a_request_says_something_else() {
+        let yaml = ModelYaml::parse("max_tokens: 5\nignore_eos: true\nn_probs: 3\nseed: 4294967290\n").unwrap();
+        let job = |fields: &str| {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":"x"}}]{fields}}}"#);
+            order_for(&body, &yaml).unwrap().jobs.remove(0)
+        };
+        let stored = job("");
+        assert_eq!((stored.max_tokens, stored.ignore_eos, stored.probabilities), (Some(5), true, Some(3)));
+        assert_eq!(stored.sampling.seed, Some(4_294_967_290));
+        let asked = job(r#","max_tokens":-1,"ignore_eos":false,"n_probs":0,"seed":1"#);
+        assert_eq!((asked.max_tokens, asked.ignore_eos, asked.probabilities), (None, false, None));
+    }
+
+    #[test]
+    fn no_seed_is_the_one_that_means_any() {
+        let seeds = |fields: &str| {
+            let order = with(fields).unwrap();
+            order.jobs.iter().map(|job| job.sampling.seed).collect::<Vec<_>>()
+        };
+        assert_eq!(seeds(r#""seed":4294967295"#), [Some(0)]);
+        assert_eq!(seeds(r#""seed":4294967294,"n":3"#), [Some(u32::MAX - 1), Some(0), Some(1)]);
+        assert_eq!(seeds(r#""seed":-7"#), [None]);
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_a_field_is_told() {
+        for (fields, warned) in [
+            (r#""mirostat":2,"top_k":1,"top_p":1"#, &["top_k has no effect: mirostat is in its place"][..]),
+            (r#""mirostat":2,"temperature":0,"top_k":1"#, &[]),
+            (
+                r#""samplers":["temperature"],"min_p":0.1,"dry_multiplier":0"#,
+                &["min_p has no effect: `samplers` does not have its step"],
+            ),
+            (r#""samplers":["min_p"],"min_p":0.1,"top_k":0"#, &[]),
+            (
+                r#""tools":[{"type":"function","zap":1,"function":{"name":"f","bar":1,"x":[]}}]"#,
+                &[
+                    "tools[0].zap is not known and has no effect",
+                    "tools[0].function.bar is not known and has no effect",
+                ],
+            ),
+        ] {
+            assert_eq!(with(fields).unwrap().warnings, warned, "{fields}");
+            let strict = with(&format!(r#"{fields},"strict_parameters":true"#));
+            assert_eq!(strict.is_err(), !warned.is_empty(), "{fields}");
+        }
+        let prefix = r#"{"messages":[{"role":"user","content":"x","refusal":null,"annotations":[],"prefix":true}]}"#;
+        assert_eq!(order(prefix).unwrap().warnings, ["messages[0].prefix is not known and has no effect"]);
+        assert!(with(r#""reasoning_effort":"banana""#).is_err() && with(r#""reasoning_effort":"low""#).is_ok());
+        assert!(with(r#""repeat_last_n":-5"#).is_err() && with(r#""repeat_last_n":-1"#).is_ok());
     }
 
     #[test]

@@ -47,13 +47,40 @@ pub(super) fn sampling(fields: &SharedFields, yaml: &ModelYaml) -> Result<Sampli
         mirostat_eta: number(fields.mirostat_eta, "mirostat_eta", neutral.mirostat_eta),
         order: order(fields.samplers.as_deref())?,
         logit_bias: logit_bias(fields.logit_bias.as_ref())?,
-        seed: seed(fields.seed.or_else(|| yaml.number("seed").and_then(whole_number).map(i64::from))),
+        seed: seed(fields.seed.or_else(|| yaml.number("seed").and_then(wide_whole_number))),
     };
+    if let Some(wrong) = fields.repeat_last_n.filter(|it| *it < -1) {
+        let message = format!("repeat_last_n is {wrong}; it must be -1 (all), 0 (off) or more");
+        return Err(ApiError::field("repeat_last_n", message));
+    }
     // The worker checks too; here the field is named before a model is loaded for nothing.
     if let Some((field, message)) = sampling.out_of_range() {
         return Err(ApiError::field(field, message));
     }
     Ok(sampling)
+}
+
+/// The fields that a request names and that change nothing, as others of it stand, and why.
+pub(super) fn without_effect(fields: &SharedFields) -> Vec<(&'static str, &'static str)> {
+    let (above, below) =
+        (|value: Option<f32>| value.is_some_and(|it| it > 0.0), |value: Option<f32>| value.is_some_and(|it| it < 1.0));
+    let named = [
+        ("top_k", SamplingStep::TopK, fields.top_k.is_some_and(|it| it > 0)),
+        ("top_p", SamplingStep::TopP, below(fields.top_p)),
+        ("min_p", SamplingStep::MinP, above(fields.min_p)),
+        ("typical_p", SamplingStep::TypP, below(fields.typical_p)),
+        ("top_n_sigma", SamplingStep::TopNSigma, above(fields.top_n_sigma)),
+        ("xtc_probability", SamplingStep::Xtc, above(fields.xtc_probability)),
+        ("dry_multiplier", SamplingStep::Dry, above(fields.dry_multiplier)),
+    ];
+    let has_mirostat = fields.mirostat.is_some_and(|it| it > 0) && fields.temperature.is_none_or(|it| it > 0.0);
+    let order = fields.samplers.as_deref().and_then(|names| order(Some(names)).ok());
+    let why = |step: SamplingStep| match &order {
+        Some(order) if !order.contains(&step) => Some("has no effect: `samplers` does not have its step"),
+        _ if has_mirostat && step != SamplingStep::Dry => Some("has no effect: mirostat is in its place"),
+        _ => None,
+    };
+    named.into_iter().filter_map(|(field, step, is_on)| Some((field, why(step).filter(|_| is_on)?))).collect()
 }
 
 fn logit_bias(given: Option<&Value>) -> Result<Vec<(i32, f32)>, ApiError> {
@@ -110,8 +137,19 @@ fn order(given: Option<&[String]>) -> Result<Vec<SamplingStep>, ApiError> {
     names.iter().map(step).collect()
 }
 
-/// A negative seed is a fresh one every time; of a large one the lower half counts.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the lower 32 bits are what is wanted")]
+#[expect(clippy::cast_possible_truncation, reason = "a whole number of 53 bits is one of 64")]
+fn wide_whole_number(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
+}
+
+/// Negative seeds are a fresh one every time.
 fn seed(given: Option<i64>) -> Option<u32> {
-    given.filter(|&seed| seed >= 0).map(|seed| seed as u32)
+    given.and_then(|seed| u64::try_from(seed).ok()).map(a_seed)
+}
+
+/// The engine's seed for a number: the number itself, or one that it is folded onto. The largest of 32 bits means to llama.cpp that it
+/// shall take any (`LLAMA_DEFAULT_SEED`).
+#[expect(clippy::cast_possible_truncation, reason = "the remainder has 32 bits")]
+pub(super) fn a_seed(number: u64) -> u32 {
+    (number % u64::from(u32::MAX)) as u32
 }

@@ -46,7 +46,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, body: Byt
             model,
             with_usage,
             warnings,
-            calls: vec![0; answers.len()],
+            calls: (0..answers.len()).map(|_| Calls::default()).collect(),
             total,
         };
         return Ok(sse::stream(answers, shape));
@@ -110,9 +110,18 @@ struct ChatStream {
     with_usage: bool,
     /// Told with the first chunk.
     warnings: Vec<String>,
-    /// Calls that began, of each answer.
-    calls: Vec<u32>,
+    /// The calls of each answer.
+    calls: Vec<Calls>,
     total: Total,
+}
+
+/// Calls of an answer that is streamed.
+#[derive(Default)]
+struct Calls {
+    /// How many began.
+    count: u32,
+    /// The arguments of the last one so far.
+    last: String,
 }
 
 impl ChatStream {
@@ -142,7 +151,7 @@ impl ChatStream {
     /// What is new of the call that began last.
     fn call(&self, index: usize, id: Option<String>, function: FunctionDelta) -> ChatCompletionChunk {
         let call = ToolCallDelta {
-            index: self.calls[index].saturating_sub(1),
+            index: self.calls[index].count.saturating_sub(1),
             kind: id.as_ref().map(|_| "function".into()),
             id,
             function,
@@ -176,14 +185,19 @@ impl Shape for ChatStream {
                 self.delta(index, Delta { reasoning_content: Some(text), ..Delta::default() }, None)
             }
             AnswerEvent::CallBegins { name } => {
-                self.calls[index] += 1;
+                self.calls[index].count += 1;
+                self.calls[index].last.clear();
                 let function = FunctionDelta { name: Some(name), arguments: String::new() };
                 self.call(index, Some(fresh_id("call")), function)
             }
-            AnswerEvent::Arguments(arguments) => self.call(index, None, FunctionDelta { name: None, arguments }),
+            AnswerEvent::Arguments(arguments) => {
+                self.calls[index].last.push_str(&arguments);
+                self.call(index, None, FunctionDelta { name: None, arguments })
+            }
             AnswerEvent::CallEnds | AnswerEvent::BeginsAnew => return vec![],
             AnswerEvent::Finished { reason, timings } => {
-                let reason = finish_reason(reason, self.calls[index] > 0);
+                let calls = &self.calls[index];
+                let reason = finish_reason(reason, (calls.count > 0).then_some(calls.last.as_str()));
                 let mut chunk = self.delta(index, Delta::default(), Some(reason));
                 chunk.timings = Some(wire_timings(&timings));
                 self.total.add(index, prompt_tokens, &timings);

@@ -185,7 +185,7 @@ impl Shape for TextStream {
             }
             AnswerEvent::Finished { reason, timings } => {
                 self.total.add(index, prompt_tokens, &timings);
-                let reason = Some(finish_reason(reason, false).to_owned());
+                let reason = Some(finish_reason(reason, None).to_owned());
                 let text = self.echo(index);
                 let mut last = self.completion(vec![choice(index, text, None, reason)]);
                 last.timings = Some(wire_timings(&timings));

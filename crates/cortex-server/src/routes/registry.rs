@@ -238,7 +238,7 @@ async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Res
     };
     let (store, name) = (app.models.clone(), id.clone());
     let shown = Value::Object(given.clone());
-    let ignored: Vec<String> = given
+    let mut ignored: Vec<String> = given
         .keys()
         .filter(|key| *key != "aliases" && !cortex_models::is_setting(key) && !cortex_models::is_read_only(key))
         .cloned()
@@ -257,6 +257,7 @@ async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Res
     match changed {
         Ok(model) => {
             if let Some(yaml) = model.yaml() {
+                ignored.extend(read_only_and_others(&shown, &yaml));
                 app.engines.settings_changed(&model.id, load_settings(&yaml, app.engines.load_settings()));
             }
             Ok(Json(UpdateResponse {
@@ -268,6 +269,17 @@ async fn change(app: &App, id: String, headers: &HeaderMap, body: &Bytes) -> Res
         }
         Err(error) => Err(update_error(&error, &id)),
     }
+}
+
+/// The fields that say what the registry alone decides, and not as it does: what clients send back as they read it is no mistake.
+fn read_only_and_others(given: &Value, yaml: &cortex_models::ModelYaml) -> Vec<String> {
+    let texts = |key: &str| given[key].as_array().map(|it| it.iter().filter_map(Value::as_str).collect::<Vec<_>>());
+    let is_other = |key: &str| match key {
+        "files" => texts(key).is_none_or(|files| files != yaml.texts(key)),
+        _ => given[key].as_str() != Some(yaml.text(key).unwrap_or_default()),
+    };
+    let said = |key: &&str| given.get(*key).is_some_and(|value| !value.is_null());
+    ["id", "model", "files", "mmproj"].into_iter().filter(said).filter(|key| is_other(key)).map(str::to_owned).collect()
 }
 
 fn update_error(error: &UpdateError, id: &str) -> ApiError {

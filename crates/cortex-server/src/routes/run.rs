@@ -14,6 +14,7 @@ use cortex_api::{
 };
 use cortex_engine::{AnswerEvent, EngineError, Phase};
 use cortex_models::{DescribeError, Model, ModelFiles, ModelState, ModelYaml, ResolveError};
+use serde::de::IgnoredAny;
 use std::{sync::Arc, time::Instant};
 
 impl From<ResolveError> for ApiError {
@@ -167,7 +168,8 @@ pub(crate) async fn collect(mut answers: Answers, mut total: Total) -> Result<(V
             AnswerEvent::CallEnds => {}
             AnswerEvent::BeginsAnew => *whole = Whole::default(),
             AnswerEvent::Finished { reason, timings } => {
-                whole.finish_reason = finish_reason(reason, !whole.calls.is_empty()).into();
+                let last_call = whole.calls.last().map(|call| call.arguments.as_str());
+                whole.finish_reason = finish_reason(reason, last_call).into();
                 total.add(index, prompt_tokens, &timings);
                 last = timings;
             }
@@ -213,12 +215,14 @@ impl Total {
     }
 }
 
-/// OpenAI's word.
-pub(crate) fn finish_reason(reason: FinishReason, has_calls: bool) -> &'static str {
+/// OpenAI's word for the end of an answer, whose last call, if it has any, has these arguments. A call that a stop text cut is none that
+/// could be made.
+pub(crate) fn finish_reason(reason: FinishReason, last_call: Option<&str>) -> &'static str {
+    let is_cut = |arguments| serde_json::from_str::<IgnoredAny>(arguments).is_err_and(|error| error.is_eof());
     match reason {
         FinishReason::Length => "length",
         // The one call that was allowed is complete: what else the model would say was not waited for.
-        FinishReason::Stop | FinishReason::Cancelled if has_calls => "tool_calls",
+        FinishReason::Stop | FinishReason::Cancelled if last_call.is_some_and(|it| !is_cut(it)) => "tool_calls",
         FinishReason::Stop | FinishReason::Cancelled | FinishReason::Error => "stop",
     }
 }
@@ -258,4 +262,26 @@ pub(crate) fn fresh_id(prefix: &str) -> String {
 /// Unix seconds.
 pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_is_cut_is_no_reason_to_call() {
+        for (reason, last_call, word) in [
+            (FinishReason::Stop, None, "stop"),
+            (FinishReason::Stop, Some("{}"), "tool_calls"),
+            (FinishReason::Cancelled, Some(r#"{"city": "Paris"}"#), "tool_calls"),
+            (FinishReason::Stop, Some(r#"{"city": ""#), "stop"),
+            (FinishReason::Stop, Some(r#"{"city": "Paris""#), "stop"),
+            (FinishReason::Stop, Some(""), "stop"),
+            // What a model writes without a grammar may be wrong: its client sees it.
+            (FinishReason::Stop, Some("{city: Paris}"), "tool_calls"),
+            (FinishReason::Length, Some("{}"), "length"),
+        ] {
+            assert_eq!(finish_reason(reason, last_call), word, "{last_call:?}");
+        }
+    }
 }

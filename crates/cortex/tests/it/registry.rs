@@ -97,6 +97,14 @@ async fn jan_works_with_the_registry_as_it_always_did() {
     let typo = json!({"aliases": ["short"], "temprature": 0.1, "size": 1});
     let (status, answer) = send(&daemon, "PATCH", &format!("/v1/models/{id}"), Some(&typo)).await;
     assert_eq!((status, &answer["ignored"]), (200, &json!(["temprature"])), "{answer}");
+    // What it reads may be sent back; something else would have no effect.
+    let (_, read) = get(&daemon, &format!("/v1/models/{id}")).await;
+    let back = json!({"id": read["id"], "model": read["model"], "files": read["files"], "mmproj": ""});
+    let (_, answer) = send(&daemon, "PATCH", &format!("/v1/models/{id}"), Some(&back)).await;
+    assert_eq!(answer.get("ignored"), None, "{back} {answer}");
+    let others = json!({"files": ["/etc/passwd"], "mmproj": "/nope.gguf", "id": "x"});
+    let (_, answer) = send(&daemon, "PATCH", &format!("/v1/models/{id}"), Some(&others)).await;
+    assert_eq!(answer["ignored"], json!(["id", "files", "mmproj"]), "{answer}");
     let (status, _) = send(&daemon, "PATCH", "/v1/models/short", Some(&json!({"aliases": null}))).await;
     assert_eq!((status, get(&daemon, "/v1/models/short").await.0), (200, 404));
 

@@ -96,7 +96,8 @@ async fn act(http: &reqwest::Client, url: &str, numbers: &mut Numbers) -> &'stat
     let status = answer.status().as_u16();
     let text = answer.text().await.unwrap();
     assert_eq!(status, expected, "{name}: {text}");
-    assert!(!text.contains("\"error\"") || expected >= 400, "{name}: {text}");
+    // A token of an answer may be that word too.
+    assert!(!text.contains("\"error\":") || expected >= 400, "{name}: {text}");
     name
 }
 
