@@ -60,12 +60,12 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
     if request.messages.is_empty() {
         return Err(ApiError::field("messages", "messages is empty; a chat needs at least one message"));
     }
-    let mut warnings = warnings(&request.rest, request.strict_parameters)?;
+    let mut shared = request.shared();
+    let mut warnings = warnings(&request.rest, &shared, request.strict_parameters)?;
     let unknown = unknown_of_tools(request.tools.as_deref().unwrap_or_default());
     for field in unknown_fields(&request.messages).into_iter().chain(unknown) {
         warnings.push(without_effect(&field, request.strict_parameters)?);
     }
-    let mut shared = request.shared();
     if request.max_completion_tokens.is_some() {
         (shared.max_tokens, shared.max_tokens_field) = (request.max_completion_tokens, Some("max_completion_tokens"));
     }
@@ -73,9 +73,6 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
         if field != "type" && field != "content" {
             warnings.push(without_effect(&format!("prediction.{field}"), request.strict_parameters)?);
         }
-    }
-    for (field, why) in sampling::without_effect(&shared) {
-        warnings.push(idle(field, why, request.strict_parameters)?);
     }
     let tools = tools(&request)?;
     let format = response_format(request.response_format)?;
@@ -162,7 +159,8 @@ pub(crate) fn chat(request: ChatCompletionRequest, target: Target<'_>) -> Result
 
 /// A text completion as a job for each answer.
 pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Result<Order, ApiError> {
-    let mut warnings = warnings(&request.rest, request.strict_parameters)?;
+    let shared = request.shared();
+    let warnings = warnings(&request.rest, &shared, request.strict_parameters)?;
     if request.best_of.is_some_and(|best_of| best_of != request.n.unwrap_or(1)) {
         return Err(ApiError::field(
             "best_of",
@@ -170,10 +168,6 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
         ));
     }
     let probabilities = request.logprobs.map(|wanted| count_of_logprobs("logprobs", wanted)).transpose()?;
-    let shared = request.shared();
-    for (field, why) in sampling::without_effect(&shared) {
-        warnings.push(idle(field, why, request.strict_parameters)?);
-    }
     let prompts = match request.prompt {
         Some(WirePrompt::Text(text)) => vec![Prompt::Text(text)],
         Some(WirePrompt::Tokens(tokens)) => vec![Prompt::Tokens(tokens)],
@@ -204,8 +198,8 @@ pub(crate) fn completion(request: CompletionRequest, target: &Target<'_>) -> Res
 
 /// The text of a gap.
 pub(crate) fn infill(request: InfillRequest, target: Target<'_>) -> Result<Order, ApiError> {
-    let warnings = warnings(&request.rest, request.strict_parameters)?;
     let shared = request.shared();
+    let warnings = warnings(&request.rest, &shared, request.strict_parameters)?;
     if request.input_prefix.is_none() && request.input_suffix.is_none() {
         return Err(ApiError::field(
             "input_prefix",
@@ -257,8 +251,12 @@ fn unsupported(field: &str) -> ApiError {
     error
 }
 
-/// Fields that nobody knows: a warning for each, or a refusal where that is asked for.
-fn warnings(rest: &Map<String, Value>, is_strict: Option<bool>) -> Result<Vec<String>, ApiError> {
+/// Fields that nobody knows, and those that others keep from any effect: a warning for each, or a refusal where that is asked for.
+fn warnings(
+    rest: &Map<String, Value>,
+    shared: &SharedFields,
+    is_strict: Option<bool>,
+) -> Result<Vec<String>, ApiError> {
     let mut warnings = Vec::new();
     for (field, value) in
         rest.iter().filter(|(field, value)| !value.is_null() && !OF_A_SERVICE.contains(&field.as_str()))
@@ -279,6 +277,9 @@ fn warnings(rest: &Map<String, Value>, is_strict: Option<bool>) -> Result<Vec<St
             }
             _ => warnings.push(without_effect(field, is_strict)?),
         }
+    }
+    for (field, why) in sampling::without_effect(shared) {
+        warnings.push(idle(field, why, is_strict)?);
     }
     Ok(warnings)
 }
